@@ -1,0 +1,157 @@
+"""The job: telemetry and bills in, ranked anomaly costs out.
+
+    collect -> assemble -> detect ----------------+
+    collect -> meter    -> detect, attribute      +-> rank -> tables
+    collect -> price    -> attribute -------------+
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pyflink.common import Types
+from pyflink.datastream import DataStream
+from pyflink.table import StatementSet, StreamTableEnvironment
+
+from jobs import config, progress, source, tables
+from jobs.config import Config
+from jobs.environment import materialise, run_sql, start_engine, statements
+from jobs.errors import JobError, UsageError
+from udfs import assemble, changelog, collect, columns, meter
+from udfs.attribute import Attribute
+from udfs.detect import Detect
+from udfs.rank import Rank
+
+FUNCTIONS = {
+    "collect_spans": collect.collect_spans,
+    "collect_metrics": collect.collect_metrics,
+    "collect_logs": collect.collect_logs,
+    "collect_charges": collect.collect_charges,
+    "reject_columns": collect.reject_columns,
+    "assemble": assemble.assemble,
+    "meter": meter.meter,
+    "own": meter.own,
+    "pod_owner": meter.pod_owner,
+    "ranked_rows": columns.ranked_rows,
+    "verdict_rows": columns.verdict_rows,
+    "allocation_rows": columns.allocation_rows,
+    "charge_anomaly_rows": columns.charge_anomaly_rows,
+}
+
+
+def _changes(t_env: StreamTableEnvironment, view: str) -> DataStream:
+    return t_env.to_changelog_stream(t_env.from_path(view))
+
+
+def _table(t_env: StreamTableEnvironment, name: str, stream: DataStream) -> None:
+    """Make what a keyed function sends a table, the newest row for each key."""
+    t_env.create_temporary_view(
+        name, t_env.from_changelog_stream(stream, changelog.SCHEMA, changelog.UPSERT)
+    )
+
+
+def anomaly_cost(
+    t_env: StreamTableEnvironment, sinks: dict[str, str], cost_column: str, rejected_at_ms: int
+) -> StatementSet:
+    """The way of the data, from the source tables to the five sinks, as one statement set.
+
+    Args:
+        t_env: has the tables otlp_spans, otlp_metrics, otlp_logs (line BYTES) and charge_files (path).
+        sinks: connector options of each table of ``sql/sinks``.
+        cost_column: the FOCUS column that is attributed.
+        rejected_at_ms: the time that rejected_records shows, the start of this run.
+    """
+    for name, function in FUNCTIONS.items():
+        t_env.create_temporary_system_function(name, function)
+
+    run_sql(t_env, "views", "1*_collected_*", cost_column=cost_column)
+    for view in ("collected_spans", "collected_metrics", "collected_logs", "collected_charges"):
+        materialise(t_env, view)
+    run_sql(t_env, "views", "1*_rejects")
+
+    run_sql(t_env, "views", "2*")  # assemble
+    run_sql(t_env, "views", "3*")  # meter
+    materialise(t_env, "usage_owned")
+
+    run_sql(t_env, "views", "4*")
+    detected = (
+        _changes(t_env, "detector_frames")
+        .key_by(lambda row: "", Types.STRING())
+        .process(Detect(), changelog.ROW_TYPE)
+        .name("detect")
+    )
+    _table(t_env, "detected", detected)
+
+    run_sql(t_env, "views", "5*")
+    attributed = (
+        _changes(t_env, "resource_events")
+        .key_by(lambda row: row[0], Types.STRING())
+        .process(Attribute(), changelog.ROW_TYPE)
+        .name("attribute")
+    )
+    _table(t_env, "attributed", attributed)
+
+    run_sql(t_env, "views", "6*")
+    ranked = (
+        _changes(t_env, "window_evidence")
+        .key_by(lambda row: row[1], Types.LONG())
+        .process(Rank(), changelog.ROW_TYPE)
+        .name("rank")
+    )
+    _table(t_env, "ranked", ranked)
+
+    run_sql(t_env, "sinks", **sinks)
+    inserts = t_env.create_statement_set()
+    for statement in statements("inserts", rejected_at_ms=str(rejected_at_ms)):
+        inserts.add_insert_sql(statement)
+    return inserts
+
+
+def run(configuration: Config) -> dict[str, int]:
+    """Run the job on an embedded MiniCluster over a directory; returns the rows of each table.
+
+    Raises:
+        UsageError: the input holds nothing to read.
+        JobError: a file can't be read, or the engine failed.
+    """
+    files = source.find(configuration.input)
+    configuration.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".anomaly_cost-", dir=configuration.output) as folder:
+        scratch = Path(folder)
+        t_env = start_engine(configuration.engine, scratch)
+        run_sql(t_env, "ddl", input=configuration.input.as_uri())
+        t_env.create_temporary_view(
+            "charge_files", source.charge_files(t_env, files["billing"])
+        )
+        inserts = anomaly_cost(
+            t_env,
+            tables.sink_options(scratch / "changes"),
+            configuration.cost_column,
+            rejected_at_ms=int(time.time() * 1000),
+        )
+        progress.wait(inserts.execute(), scratch)
+        return {
+            name: tables.fold(scratch / "changes", name, configuration.output)
+            for name in tables.SCHEMAS
+        }
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
+    try:
+        rows = run(config.load(argv))
+    except UsageError as error:
+        print(f"anomaly_cost: {error}", file=sys.stderr)
+        return 2
+    except (JobError, OSError) as error:
+        print(f"anomaly_cost: {error}", file=sys.stderr)
+        return 1
+    print(", ".join(f"{count} {name}" for name, count in rows.items()), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

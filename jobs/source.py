@@ -1,0 +1,66 @@
+"""What a directory holds: the files of each stream, opened once before the engine starts."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from pyflink.table import DataTypes, StreamTableEnvironment, Table
+
+from jobs.errors import JobError, UsageError
+from udfs.pure.focus import UnreadableBill, check_bill
+
+# Folder of each stream and the names in it that count; the DDL has the same patterns.
+STREAMS = {
+    "traces": (".jsonl", ".jsonl.gz"),
+    "metrics": (".jsonl", ".jsonl.gz"),
+    "logs": (".jsonl", ".jsonl.gz"),
+    "billing": (".csv", ".csv.gz", ".parquet"),
+}
+
+
+def _check(path: Path) -> None:
+    """Read the first bytes of ``path``, so that what can't be read is told before the engine starts."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            stream.read(1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise JobError(f"{path}: cannot be read ({error})") from error
+
+
+def find(root: Path) -> dict[str, list[Path]]:
+    """Files of each stream under ``root``, by folder name.
+
+    Raises:
+        UsageError: there is nothing to read.
+        JobError: a file can't be read.
+    """
+    files = {
+        stream: sorted(
+            path
+            for path in (root / stream).glob("*")
+            if path.name.endswith(endings) and path.is_file()
+        )
+        for stream, endings in STREAMS.items()
+    }
+    if not any(files.values()):
+        wanted = ", ".join(f"{stream}/*{endings[0]}" for stream, endings in STREAMS.items())
+        raise UsageError(f"--input {root}: nothing to read, it must hold some of {wanted}")
+    for stream, paths in files.items():
+        for path in paths:
+            _check(path)
+            if stream == "billing":
+                try:
+                    check_bill(path)
+                except UnreadableBill as error:
+                    raise JobError(str(error)) from error
+    return files
+
+
+def charge_files(t_env: StreamTableEnvironment, paths: list[Path]) -> Table:
+    """Billing files as a table (path STRING): a worker reads each whole, since its header names its columns."""
+    return t_env.from_elements(
+        [(str(path),) for path in paths],
+        DataTypes.ROW([DataTypes.FIELD("path", DataTypes.STRING())]),
+    )

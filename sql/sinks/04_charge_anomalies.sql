@@ -1,0 +1,15 @@
+-- Irregularities in the bill itself, found without traces.
+-- grain: one (window, resource, dimension) a row; key: these three
+create temporary table charge_anomalies (
+    window_start timestamp_ltz(3) not null,
+    resource_id string not null,
+    dimension string not null,
+    window_end timestamp_ltz(3),
+    billed_cost decimal(28, 12),
+    expected_cost decimal(28, 12),
+    anomaly_score double,
+    billing_currency string,
+    primary key (window_start, resource_id, dimension) not enforced
+) with (
+    ${charge_anomalies}
+)

@@ -1,0 +1,5 @@
+-- collect: decode each request once; log records go on by trace.
+-- grain: one request a row
+create temporary view collected_logs as
+select collect_logs(line) as collected
+from otlp_logs

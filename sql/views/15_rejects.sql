@@ -1,0 +1,27 @@
+-- collect: every record that could not be used, once, however often it was delivered.
+-- grain: one (`stream`, reason, payload) a row; state: one entry for each of them
+create temporary view rejects as
+with delivered as (
+    select r.reject
+    from (select collected_spans.collected.rejects as rs from collected_spans)
+    cross join unnest(rs) as r (reject)
+    union all
+    select r.reject
+    from (select collected_metrics.collected.rejects as rs from collected_metrics)
+    cross join unnest(rs) as r (reject)
+    union all
+    select r.reject
+    from (select collected_logs.collected.rejects as rs from collected_logs)
+    cross join unnest(rs) as r (reject)
+    union all
+    select reject
+    from collected_charges
+    where reject is not null
+)
+select
+    `stream`,
+    reason,
+    payload,
+    min(event_time_ms) as event_time_ms
+from delivered, lateral table(reject_columns(reject)) as c (`stream`, reason, payload, event_time_ms)
+group by `stream`, reason, payload

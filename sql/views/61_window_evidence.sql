@@ -1,0 +1,10 @@
+-- rank: all that concerns one window: who misbehaved in it, and who cost what.
+-- grain: one (kind, window_ms, event_key) a row; key: all three
+create temporary view window_evidence as
+select kind, time_ms as window_ms, event_key, payload
+from detected
+where kind = 'incidents'
+union all
+select kind, time_ms as window_ms, event_key, payload
+from attributed
+where kind = 'allocations'

@@ -1,0 +1,94 @@
+"""detect: minutes of traces and usage, in event-time order, to verdicts and incidents."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterator
+
+import orjson
+from pyflink.common import Row, RowKind, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+
+from udfs.changelog import upsert
+from udfs.pure.detect import RuleDetector
+from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
+
+TRACES, USAGE = "traces", "usage"
+VERDICTS, INCIDENTS = "verdicts", "incidents"
+
+
+Usage = dict[tuple[str, str], dict[str, float]]
+
+
+class Detect(KeyedProcessFunction):
+    """Rows (kind, time_ms, frame) -> verdicts and incidents of each minute, once its time has passed.
+
+    A frame holds the packed traces of a minute, or the usage of a bucket, one a line in any order.
+    State: the frames not yet worked off, and the detector with its baselines. A minute is compared
+    with what earlier minutes gave, and only then learnt from.
+    """
+
+    def open(self, context: RuntimeContext) -> None:
+        self._frames = {
+            kind: context.get_map_state(MapStateDescriptor(kind, Types.LONG(), Types.STRING()))
+            for kind in (TRACES, USAGE)
+        }
+        self._detector = context.get_state(
+            ValueStateDescriptor("detector", Types.PICKLED_BYTE_ARRAY())
+        )
+        # The bucket that was read last, as (its frame, minute -> usage): a copy of what is in state.
+        self._bucket: tuple[str, dict[str, Usage]] = ("", {})
+
+    def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
+        kind, time_ms, frame = row
+        frames = self._frames[kind]
+        if row.get_row_kind() == RowKind.DELETE:
+            frames.remove(time_ms)
+        elif row.get_row_kind() != RowKind.UPDATE_BEFORE:
+            if not frames.contains(time_ms):
+                end_ms = time_ms + (MINUTE_MS if kind == TRACES else USAGE_BUCKET_MS)
+                for timer_ms in range(time_ms + MINUTE_MS, end_ms + 1, MINUTE_MS):
+                    context.timer_service().register_event_time_timer(timer_ms)
+            frames.put(time_ms, frame)
+        yield from ()
+
+    def on_timer(
+        self, timestamp: int, context: KeyedProcessFunction.OnTimerContext
+    ) -> Iterator[Row]:
+        minute_ms = timestamp - MINUTE_MS
+        traces = (self._frames[TRACES].get(minute_ms) or "").split()
+        detector = self._detector.value() or RuleDetector()
+        result = detector.step(minute_ms, list(map(b64decode, traces)), self._usage(minute_ms))
+        self._detector.update(detector)
+        self._frames[TRACES].remove(minute_ms)
+        if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
+            self._frames[USAGE].remove(bucket_start(minute_ms))
+        if traces:
+            key = str(minute_ms)
+            yield upsert(VERDICTS, minute_ms, key, orjson.dumps(result.verdicts))
+            yield upsert(
+                INCIDENTS,
+                window_start(minute_ms),
+                key,
+                orjson.dumps([result.incidents, result.service_traces]),
+            )
+
+    def _usage(self, minute_ms: int) -> Usage:
+        """Usage of ``minute_ms`` by (workload, pod) and dimension."""
+        frame = self._frames[USAGE].get(bucket_start(minute_ms)) or ""
+        if frame != self._bucket[0]:
+            self._bucket = (frame, _by_minute(frame))
+        return self._bucket[1].get(str(minute_ms), {})
+
+
+def _by_minute(frame: str) -> dict[str, Usage]:
+    """Usage of a bucket by minute; a pod that shows under several consumers is summed in the order of names."""
+    minutes: dict[str, Usage] = {}
+    for consumer in sorted(frame.splitlines()):
+        otel_service_name, pod, metered = orjson.loads(consumer)
+        for minute, by_dimension in metered["minutes"].items():
+            into = minutes.setdefault(minute, {}).setdefault((otel_service_name, pod), {})
+            for dimension, used in by_dimension.items():
+                into[dimension] = into.get(dimension, 0.0) + used
+    return minutes

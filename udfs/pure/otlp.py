@@ -1,0 +1,788 @@
+"""collect, telemetry: one line of OTLP/JSON -> fragments by key, and rejects.
+
+A line is one ``Export{Trace,Metrics,Logs}ServiceRequest`` as JSON. It is read as emitters really
+write it, which is wider than the protobuf JSON mapping: ids in hex of either case or in base64,
+64-bit integers as strings or numbers, enums as integers or names, field names in camelCase or
+snake_case, ``instrumentationLibrary*`` of OTLP before 0.15, unknown fields. Nothing here raises on
+any bytes: what can't be used becomes a reject, the rest of the request is used.
+
+Sources: opentelemetry-proto 1.x (trace, metrics, logs, common, resource), OTLP/JSON encoding,
+OpenTelemetry semantic conventions (resource, http, rpc, db, k8s, container, logs data model).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import orjson
+
+from udfs.pure.reject import RejectedRecord, reject, shown
+from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
+
+SPANS, METRICS, LOGS = "otlp_spans", "otlp_metrics", "otlp_logs"
+
+NS_PER_MS = 1_000_000
+
+# A clock outside of this is a unit mistaken (s, ms or us for ns) or a clock never set.
+MIN_TIME_NS = 946_684_800_000_000_000  # 2000-01-01
+MAX_TIME_NS = 4_102_444_800_000_000_000  # 2100-01-01
+
+# Span names are a dimension of the detector's state: ids are taken out and the rest is cut here.
+OPERATION_MAX_CHARS = 200
+OPERATION_CACHE_SIZE = 1 << 16
+
+# Between the parts of a usage key and of a series' identity; no name in the field holds it.
+SEPARATOR = "\x1f"
+
+# A delta longer than a day is a total, not a measurement: it says nothing about a window.
+MAX_DELTA_MS = 24 * 60 * 60 * 1000
+
+# Attribute values nested deeper than this are cut off.
+MAX_VALUE_DEPTH = 16
+
+
+# ---- reading a request ----------------------------------------------------------------------
+
+# Each usable request of a snake_case writer holds one of these. (Two, as each costs 0.1 us a span.)
+_SNAKE_MARKS = (b'"scope_', b'_unix_nano"')
+_SNAKE = re.compile(r"_([a-z])")
+
+# Halves of a UTF-16 pair, as JavaScript writes a string that was cut through an emoji.
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+
+
+def _camel(node: object) -> object:
+    """``node`` with the field names of snake_case writers in camelCase (keys of objects only)."""
+    if type(node) is dict:
+        return {
+            _SNAKE.sub(lambda m: m[1].upper(), key): _camel(value) for key, value in node.items()
+        }
+    if type(node) is list:
+        return [_camel(value) for value in node]
+    return node
+
+
+def _decode(line: bytes) -> object:
+    """The line's JSON. What orjson refuses but emitters write (bare NaN, cut emojis, bytes that
+    are not UTF-8) is read a second time with replacement characters. ValueError: not JSON."""
+    try:
+        decoded = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            text = line.decode("utf-8", "replace")
+            decoded = json.loads(_LONE_SURROGATE.sub(r"\\ufffd", text))
+        except (ValueError, RecursionError):
+            raise ValueError(str(error)) from None
+    if any(mark in line for mark in _SNAKE_MARKS):
+        try:
+            return _camel(decoded)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+    return decoded
+
+
+class _Signal(NamedTuple):
+    """Where the records of one signal lie in a request."""
+
+    stream: str
+    resources: str
+    scopes: tuple[str, str]
+    records: str
+
+
+_TRACES = _Signal(SPANS, "resourceSpans", ("scopeSpans", "instrumentationLibrarySpans"), "spans")
+_MEASURES = _Signal(
+    METRICS, "resourceMetrics", ("scopeMetrics", "instrumentationLibraryMetrics"), "metrics"
+)
+_EVENTS = _Signal(LOGS, "resourceLogs", ("scopeLogs", "instrumentationLibraryLogs"), "logRecords")
+
+
+def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Iterator[dict]:
+    """The objects under ``parent[field]``; whatever else stands there is rejected."""
+    children = parent.get(field)
+    if children is None:
+        return
+    if type(children) is not list:
+        rejects.append(reject(stream, f"{field} is not an array", children))
+        return
+    for child in children:
+        if type(child) is dict:
+            yield child
+        else:
+            rejects.append(reject(stream, f"an element of {field} is not an object", child))
+
+
+def _records(
+    line: bytes, signal: _Signal, rejects: list[str]
+) -> Iterator[tuple["_Resource", Iterator[dict]]]:
+    """(resource, its records) of a request, one pair for each resource and scope."""
+    line = line.removeprefix(b"\xef\xbb\xbf").strip()
+    if not line:
+        return
+    try:
+        request = _decode(line)
+    except ValueError as error:
+        reason = f"not a line of JSON ({error}): write one request a line"
+        rejects.append(reject(signal.stream, reason, line))
+        return
+    if type(request) is not dict or signal.resources not in request:
+        reason = f"not an OTLP request of this stream: no object with {signal.resources}"
+        rejects.append(reject(signal.stream, reason, line))
+        return
+    for entry in _objects(request, signal.resources, signal.stream, rejects):
+        resource = _resource(entry.get("resource"))
+        for scopes in signal.scopes:
+            for scope in _objects(entry, scopes, signal.stream, rejects):
+                yield resource, _objects(scope, signal.records, signal.stream, rejects)
+
+
+# ---- values ---------------------------------------------------------------------------------
+
+
+def _integer(value: object, field: str) -> int:
+    """A 64-bit integer as number or string; absent is 0, as protobuf has it."""
+    if type(value) is int:
+        return value
+    if value is None or value == "":
+        return 0
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RejectedRecord(f"{field} {shown(value)} is not an integer") from None
+
+
+def _time_ns(value: object, field: str) -> int:
+    """A time in ns since the epoch, in [2000, 2100)."""
+    time_ns = value if type(value) is int else _integer(value, field)
+    if MIN_TIME_NS <= time_ns < MAX_TIME_NS:
+        return time_ns
+    if time_ns == 0:
+        raise RejectedRecord(f"{field} is missing")
+    raise RejectedRecord(
+        f"{field} {shown(value)} is outside of 2000 to 2100: give nanoseconds since 1970"
+    )
+
+
+def _time_ms_or_none(*values: object) -> int | None:
+    """The first of ``values`` that is a plausible time, in ms: the event time of a reject."""
+    for value in values:
+        try:
+            return _time_ns(value, "time") // NS_PER_MS
+        except RejectedRecord:
+            continue
+    return None
+
+
+# Valid ids as nearly every emitter writes them: lower-case hex, not all zeros.
+_is_span_id = re.compile(r"(?!0{16})[0-9a-f]{16}").fullmatch
+_is_trace_id = re.compile(r"(?!0{32})[0-9a-f]{32}").fullmatch
+
+
+def _hex_id(value: object, digits: int, field: str) -> str:
+    """A trace id (32) or span id (16) in lower-case hex, from hex of either case or base64."""
+    if value is None or value == "":
+        raise RejectedRecord(f"{field} is missing")
+    if type(value) is str:
+        text = value.lower()
+        if len(text) != digits:
+            try:
+                text = base64.b64decode(value.translate(_URL_SAFE), validate=True).hex()
+            except ValueError:  # not base64 either: the check below says so
+                pass
+        if (_is_trace_id if digits == 32 else _is_span_id)(text):
+            return text
+        if text == "0" * digits:
+            raise RejectedRecord(f"{field} is all zeros")
+    raise RejectedRecord(f"{field} {shown(value)} is not {digits} hex digits")
+
+
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+def _span_id_or_empty(value: object, field: str) -> str:
+    """A span id that may be absent: "" then, and for the all-zero id that some SDKs write."""
+    if not value or (type(value) is str and not value.strip("0")):
+        return ""
+    return _hex_id(value, 16, field)
+
+
+def _enum(value: object, numbers: dict[object, int]) -> int:
+    """An enum as integer, digits or name; 0 (unspecified) for what is not known."""
+    return numbers.get(value, 0) if type(value) in (int, str) else 0
+
+
+def _numbers(prefix: str, names: Iterable[tuple[str, int]]) -> dict[object, int]:
+    """Every way to write the values of an enum: 2, "2", "PREFIX_NAME" -> 2."""
+    return {
+        written: number
+        for name, number in names
+        for written in (number, str(number), f"{prefix}_{name}")
+    }
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """An OTLP AnyValue as str, int, float, bool, list, dict or None; bytes stay base64."""
+    if type(value) is not dict or depth > MAX_VALUE_DEPTH:
+        return None
+    for kind, content in value.items():
+        if kind == "stringValue" or kind == "boolValue" or kind == "bytesValue":
+            return content if type(content) in (str, bool) else None
+        if kind == "intValue" or kind == "doubleValue":
+            if type(content) is str:
+                try:
+                    return int(content) if kind == "intValue" else float(content)
+                except ValueError:
+                    return content
+            return content if type(content) in (int, float) else None
+        if kind == "arrayValue" or kind == "kvlistValue":
+            values = content.get("values") if type(content) is dict else None
+            if type(values) is not list:
+                return None
+            if kind == "arrayValue":
+                return [_plain(item, depth + 1) for item in values]
+            return {
+                _text(item.get("key")): _plain(item.get("value"), depth + 1)
+                for item in values
+                if type(item) is dict
+            }
+    return None
+
+
+def _text(value: object) -> str:
+    """A plain value as text: itself, JSON for what is no string, "" for nothing."""
+    if type(value) is str:
+        return value
+    if value is None:
+        return ""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # integers beyond 64 bits
+        return repr(value)
+
+
+def _attributes(pairs: object, wanted: frozenset[str] | None = None) -> dict[str, object]:
+    """Attributes by key as plain values, only the ``wanted`` ones; malformed ones are ignored."""
+    found: dict[str, object] = {}
+    if type(pairs) is not list:
+        return found
+    for pair in pairs:
+        try:
+            key = pair["key"]
+            if (wanted is None or key in wanted) and type(key) is str:
+                found[key] = _plain(pair["value"])
+        except (KeyError, TypeError):
+            continue
+    return found
+
+
+# ---- resources ------------------------------------------------------------------------------
+
+
+class _Resource(NamedTuple):
+    """What of a resource's attributes ties work to a workload, a consumer and a billed resource."""
+
+    service: str  # service.name, "namespace/name" where service.namespace is given, or ""
+    pod_uid: str
+    pod_name: str  # "namespace/pod", or the bare pod name; the container's id where no pod is named
+    container: str
+    resource_id: str
+
+    @property
+    def pod(self) -> str:
+        """The consumer: pod uid, else pod name, else container id, else ""."""
+        return self.pod_uid or self.pod_name
+
+
+_RESOURCE_KEYS = frozenset(
+    "service.name service.namespace k8s.pod.uid k8s.pod.name k8s.namespace.name container.id"
+    " container.name k8s.container.name cloud.resource_id host.id k8s.node.name".split()
+)
+
+
+def _resource(resource: object) -> _Resource:
+    """interface.md §1: the attributes that tie work to money, in their order of trust."""
+    pairs = resource.get("attributes") if type(resource) is dict else None
+    found = {
+        key: _text(value).replace(SEPARATOR, " ").strip()
+        for key, value in _attributes(pairs, _RESOURCE_KEYS).items()
+    }
+
+    def first(*keys: str) -> str:
+        return next((found[key] for key in keys if found.get(key)), "")
+
+    service = found.get("service.name", "")
+    pod_uid, pod_name = found.get("k8s.pod.uid", ""), found.get("k8s.pod.name", "")
+    if not pod_uid and not pod_name:
+        pod_name = found.get("container.id", "")
+    return _Resource(
+        service=_qualified(found.get("service.namespace"), service),
+        pod_uid=pod_uid,
+        pod_name=_qualified(found.get("k8s.namespace.name"), pod_name)
+        if found.get("k8s.pod.name")
+        else pod_name,
+        container=first("k8s.container.name", "container.name", "container.id"),
+        resource_id=first("cloud.resource_id", "host.id", "k8s.node.name"),
+    )
+
+
+def _qualified(namespace: str | None, name: str) -> str:
+    return f"{namespace}/{name}" if namespace and name else name
+
+
+def merge_owner(one: bytes, other: bytes) -> bytes:
+    """Of two entries for one pod ([service, resource_id]) the one to keep: per field the smallest
+    that is not empty. Associative and commutative: any order of records gives the same."""
+    pairs = zip(orjson.loads(one), orjson.loads(other))
+    return orjson.dumps([min(a, b) if a and b else a or b for a, b in pairs])
+
+
+def _note_owner(pods: dict[str, bytes], resource: _Resource) -> None:
+    """Enter who the resource's pod belongs to, under its uid and under its name."""
+    if resource.service or resource.resource_id:
+        owner = orjson.dumps([resource.service, resource.resource_id])
+        for key in {resource.pod_uid, resource.pod_name} - {""}:
+            pods[key] = merge_owner(pods[key], owner) if key in pods else owner
+
+
+# ---- spans ----------------------------------------------------------------------------------
+
+_SERVER, _CONSUMER = 2, 5
+_KINDS = _numbers(
+    "SPAN_KIND",
+    [("INTERNAL", 1), ("SERVER", _SERVER), ("CLIENT", 3), ("PRODUCER", 4), ("CONSUMER", _CONSUMER)],
+)
+_STATUS_ERROR = 2
+_STATUS_CODES = _numbers("STATUS_CODE", [("OK", 1), ("ERROR", _STATUS_ERROR)])
+
+# Stable names first, then the ones that they replaced.
+_HTTP_STATUS_KEYS = ("http.response.status_code", "http.status_code")
+_GRPC_STATUS_KEY = "rpc.grpc.status_code"
+_PEER_KEYS = (
+    "peer.service",
+    "server.address",
+    "net.peer.name",
+    "rpc.service",
+    "db.system.name",
+    "db.system",
+)
+_SPAN_KEYS = frozenset((*_HTTP_STATUS_KEYS, _GRPC_STATUS_KEY, *_PEER_KEYS))
+_HTTP_SERVER_ERROR = 500
+
+_OPERATION_IDS = re.compile(
+    r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"  # uuid
+    r"|(?<![0-9a-zA-Z])[0-9a-fA-F]{12,}(?![0-9a-zA-Z])"  # digests, object ids, container ids
+    r"|(?<=/)[0-9]+(?=[/?#\s]|$)"  # numbers as whole path segments
+)
+_QUERY_STRING = re.compile(r"\?[^\s?]*=\S*")
+
+
+@lru_cache(maxsize=OPERATION_CACHE_SIZE)
+def operation_name(span_name: str) -> str:
+    """The span's name without ids and query string, so that its cardinality stays bounded.
+
+    >>> operation_name("GET /orders/4711/items?page=2")
+    'GET /orders/{}/items'
+    """
+    return _OPERATION_IDS.sub("{}", _QUERY_STRING.sub("", span_name))[:OPERATION_MAX_CHARS]
+
+
+def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
+    """Spans of one request: (fragments by trace id, owners by pod, rejects).
+
+    A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...]], ...]]`` with span =
+    ``[span_id, parent_span_id or "", operation, kind 0..5, error 0|1, start_ns, end_ns, peer or
+    ""]``; ids in lower-case hex, ``unknown_service`` where the emitter names none, "" for unknown
+    pods and resources. An owner is JSON ``[service or "", resource_id or ""]``.
+    """
+    traces: dict[str, list] = {}
+    pods: dict[str, bytes] = {}
+    rejects: list[str] = []
+    for resource, spans in _records(line, _TRACES, rejects):
+        _note_owner(pods, resource)
+        service = resource.service or UNKNOWN_SERVICE
+        by_trace: dict[str, list] = {}  # trace id as written -> its spans of this resource
+        for span in spans:
+            try:
+                row = _span(span)
+                raw_trace_id = span.get("traceId")
+                if type(raw_trace_id) is not str or raw_trace_id not in by_trace:
+                    trace_id = _hex_id(raw_trace_id, 32, "traceId")
+                    by_trace[raw_trace_id] = []
+                    traces.setdefault(trace_id, []).append(
+                        [service, resource.pod, resource.resource_id, by_trace[raw_trace_id]]
+                    )
+                by_trace[raw_trace_id].append(row)
+            except RejectedRecord as error:
+                event_time_ms = _time_ms_or_none(
+                    span.get("startTimeUnixNano"), span.get("endTimeUnixNano")
+                )
+                reason = f"span of {shown(service)}: {error.reason}"
+                rejects.append(reject(SPANS, reason, span, event_time_ms))
+    return {t: orjson.dumps(["spans", groups]) for t, groups in traces.items()}, pods, rejects
+
+
+def _span(span: dict) -> list:
+    """The packed span of ``collect_spans``."""
+    get = span.get
+    span_id = get("spanId")
+    if type(span_id) is not str or not _is_span_id(span_id):
+        span_id = _hex_id(span_id, 16, "spanId")
+    parent_span_id = get("parentSpanId") or ""
+    if parent_span_id and (type(parent_span_id) is not str or not _is_span_id(parent_span_id)):
+        parent_span_id = _span_id_or_empty(parent_span_id, "parentSpanId")
+    start_ns, end_ns = get("startTimeUnixNano"), get("endTimeUnixNano")
+    try:
+        start_ns, end_ns = int(start_ns), int(end_ns)
+        plausible = MIN_TIME_NS <= start_ns <= end_ns < MAX_TIME_NS
+    except (TypeError, ValueError, OverflowError):
+        plausible = False
+    if not plausible:
+        raise _implausible_times(start_ns, end_ns)
+    kind = get("kind")
+    if kind:
+        kind = _enum(kind, _KINDS)
+    status = get("status")
+    error = status and (
+        type(status) is dict and _enum(status.get("code"), _STATUS_CODES) == _STATUS_ERROR
+    )
+    peer = ""
+    pairs = get("attributes")
+    if pairs:
+        found = _attributes(pairs, _SPAN_KEYS)
+        if found:
+            error = error or _failed(found)
+            # A server's or consumer's own address and name stand under the same keys.
+            if kind != _SERVER and kind != _CONSUMER:
+                peer = next((_text(found[key]) for key in _PEER_KEYS if found.get(key)), "")
+    name = get("name")
+    name = operation_name(name if type(name) is str else _text(name))
+    return [span_id, parent_span_id, name, kind or 0, 1 if error else 0, start_ns, end_ns, peer]
+
+
+def _implausible_times(start: object, end: object) -> RejectedRecord:
+    """The reason why a span's times can't be used."""
+    try:
+        start_ns = _time_ns(start, "startTimeUnixNano")
+        end_ns = _time_ns(end, "endTimeUnixNano")
+    except RejectedRecord as reason:
+        return reason
+    return RejectedRecord(
+        f"endTimeUnixNano {end_ns} is before startTimeUnixNano {start_ns}:"
+        " check the emitter's clock"
+    )
+
+
+def _failed(attributes: dict[str, object]) -> bool:
+    """Whether the protocol's own status says so: HTTP 5xx, or gRPC other than OK."""
+    for key in _HTTP_STATUS_KEYS:
+        if _number_or_zero(attributes.get(key)) >= _HTTP_SERVER_ERROR:
+            return True
+    return _number_or_zero(attributes.get(_GRPC_STATUS_KEY)) != 0
+
+
+def _number_or_zero(value: object) -> float:
+    try:
+        return float(value)  # emitters write status codes as ints and as strings
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+# ---- logs -----------------------------------------------------------------------------------
+
+# Logs data model, "Mapping of SeverityNumber" and its appendix B for other systems' levels.
+_SEVERITIES = {
+    f"{level}{step or ''}": base + max(step - 1, 0)
+    for base, level in ((1, "TRACE"), (5, "DEBUG"), (9, "INFO"), (13, "WARN"), (17, "ERROR"),
+                        (21, "FATAL"))
+    for step in (0, 2, 3, 4)
+}
+_SEVERITY_NUMBERS = _numbers("SEVERITY_NUMBER", _SEVERITIES.items())
+_SEVERITY_TEXTS = _SEVERITIES | {
+    "INFORMATION": 9, "NOTICE": 10, "WARNING": 13, "ERR": 17, "SEVERE": 17, "CRITICAL": 18,
+    "CRIT": 18, "ALERT": 19, "EMERGENCY": 21, "EMERG": 21, "PANIC": 21,
+}
+
+
+def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
+    """Log records of one request that belong to a trace: (fragments by trace id, rejects).
+
+    A fragment is JSON ``["logs", [[service, span_id or "", severity_number 0..24, time_ns, crc32
+    of the body], ...]]``. Records without trace context are rejected, once for each workload and
+    severity: the reject's payload holds just these two.
+    """
+    traces: dict[str, list] = {}
+    rejects: list[str] = []
+    for resource, records in _records(line, _EVENTS, rejects):
+        service = resource.service or UNKNOWN_SERVICE
+        for record in records:
+            severity = _severity(record)
+            if not record.get("traceId"):
+                reason = (
+                    "log record without trace context: let the logging library write traceId and"
+                    " spanId (log correlation of the OpenTelemetry SDK) to have it counted"
+                )
+                payload = {"otel_service_name": service, "severity_number": severity}
+                rejects.append(reject(LOGS, reason, payload))
+                continue
+            times = record.get("timeUnixNano"), record.get("observedTimeUnixNano")
+            try:
+                trace_id = _hex_id(record["traceId"], 32, "traceId")
+                span_id = _span_id_or_empty(record.get("spanId"), "spanId")
+                time_ns = _time_ns(
+                    *((times[0], "timeUnixNano") if _integer(times[0], "timeUnixNano")
+                      else (times[1], "timeUnixNano (and observedTimeUnixNano)"))
+                )
+            except RejectedRecord as error:
+                reason = f"log record of {shown(service)}: {error.reason}"
+                rejects.append(reject(LOGS, reason, record, _time_ms_or_none(*times)))
+                continue
+            body = zlib.crc32(_text(_plain(record.get("body"))).encode())
+            traces.setdefault(trace_id, []).append([service, span_id, severity, time_ns, body])
+    return {t: orjson.dumps(["logs", rows]) for t, rows in traces.items()}, sorted(set(rejects))
+
+
+def _severity(record: dict) -> int:
+    """SeverityNumber 0 (unknown) to 24, from the number or its name, else from the text."""
+    number = _enum(record.get("severityNumber"), _SEVERITY_NUMBERS)
+    return number or _SEVERITY_TEXTS.get(_text(record.get("severityText")).strip().upper(), 0)
+
+
+# ---- metrics --------------------------------------------------------------------------------
+
+_SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "": 1.0}
+_CORES = {"{cpu}": 1.0, "{cpus}": 1.0, "{core}": 1.0, "{cores}": 1.0, "cores": 1.0, "1": 1.0,
+          "": 1.0}
+_BYTES = {"By": 1.0, "bytes": 1.0, "KiBy": 2.0**10, "MiBy": 2.0**20, "GiBy": 2.0**30,
+          "kBy": 1e3, "MBy": 1e6, "GBy": 1e9, "": 1.0}
+_OPERATIONS = {"{operations}": 1.0, "{operation}": 1.0, "1": 1.0, "": 1.0}
+
+CUMULATIVE, DELTA, GAUGE = "c", "d", "g"
+
+
+class _UsageMetric(NamedTuple):
+    """A row of interface.md §1, usage metrics."""
+
+    dimension: str
+    preference: int  # among the metrics of its dimension, 0 = best
+    kind: str  # CUMULATIVE or GAUGE
+    units: dict[str, float]  # unit as written -> factor to s, cores, bytes or operations
+
+
+def _preferred(dimension: str, *rows: tuple[str, str, dict[str, float]]) -> dict:
+    return {
+        name: _UsageMetric(dimension, preference, kind, units)
+        for preference, (name, kind, units) in enumerate(rows)
+    }
+
+
+_CADVISOR_CPU = "container_cpu_usage_seconds_total"
+_BLOCK_IO = "container.blockio.io_serviced_recursive"
+_NETWORK_IO = "k8s.pod.network.io"
+
+USAGE_METRICS: dict[str, _UsageMetric] = {
+    **_preferred(
+        "cpu",
+        ("container.cpu.time", CUMULATIVE, _SECONDS),
+        ("k8s.pod.cpu.time", CUMULATIVE, _SECONDS),
+        (_CADVISOR_CPU, CUMULATIVE, _SECONDS),
+        ("container.cpu.usage", GAUGE, _CORES),
+        ("k8s.pod.cpu.usage", GAUGE, _CORES),
+    ),
+    **_preferred(
+        "memory",
+        ("container.memory.working_set", GAUGE, _BYTES),
+        ("k8s.pod.memory.working_set", GAUGE, _BYTES),
+        ("container.memory.usage", GAUGE, _BYTES),
+        ("k8s.pod.memory.usage", GAUGE, _BYTES),
+    ),
+    **_preferred("io", (_BLOCK_IO, CUMULATIVE, _OPERATIONS)),
+    **_preferred("network", (_NETWORK_IO, CUMULATIVE, _BYTES)),
+}
+
+_TEMPORALITY_DELTA = 1
+_TEMPORALITIES = _numbers(
+    "AGGREGATION_TEMPORALITY", [("DELTA", _TEMPORALITY_DELTA), ("CUMULATIVE", 2)]
+)
+_NO_RECORDED_VALUE = 1  # bit of NumberDataPoint.flags
+
+_NOT_A_USAGE_METRIC = (
+    "metric not used: cost is allocated by " + ", ".join(sorted(USAGE_METRICS))
+)
+
+
+def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
+    """Usage points of one request: (fragments by usage key, owners by pod, rejects).
+
+    A usage key is ``bucket_start_ms, pod_uid, pod_name, service, resource_id`` joined by
+    SEPARATOR. A fragment is JSON ``[[dimension, preference, series, kind, start_ns or 0, time_ns,
+    value], ...]``, value in s, cores, bytes or operations by dimension and kind. A point stands in
+    the bucket of its time and in each neighbour no further than MAX_GAP_MS from it, a delta in
+    every bucket that it touches: each bucket can be metered from its own fragments.
+
+    A metric that is not of interface.md §1 is rejected once for each name and unit.
+    """
+    points: dict[str, list] = {}
+    pods: dict[str, bytes] = {}
+    rejects: list[str] = []
+    for resource, metrics in _records(line, _MEASURES, rejects):
+        _note_owner(pods, resource)
+        for metric in metrics:
+            name, unit = _text(metric.get("name")), _text(metric.get("unit"))
+            usage = USAGE_METRICS.get(name)
+            try:
+                if usage is None:
+                    raise RejectedRecord(_NOT_A_USAGE_METRIC)
+                if unit not in usage.units:
+                    known = ", ".join(filter(None, usage.units))
+                    raise RejectedRecord(f"unit {shown(unit)} of {name}: use one of {known}")
+                kind, data_points = _data_points(metric, usage, rejects)
+            except RejectedRecord as error:
+                rejects.append(reject(METRICS, error.reason, {"metric": name, "unit": unit}))
+                continue
+            for point in data_points:
+                try:
+                    _collect_point(point, name, usage, kind, usage.units[unit], resource, points)
+                except RejectedRecord as error:
+                    time_ms = _time_ms_or_none(point.get("timeUnixNano"))
+                    record = {"metric": name, "unit": unit, "pod": resource.pod, "point": point}
+                    rejects.append(reject(METRICS, f"{name}: {error.reason}", record, time_ms))
+                except _NoConsumer as error:
+                    record = {
+                        "metric": name,
+                        "otel_service_name": resource.service or UNKNOWN_SERVICE,
+                        "resource_id": resource.resource_id,
+                    }
+                    rejects.append(reject(METRICS, str(error), record))
+    return {k: orjson.dumps(rows) for k, rows in points.items()}, pods, sorted(set(rejects))
+
+
+class _NoConsumer(Exception):
+    """A usage point that names neither pod nor container; it recurs every minute."""
+
+
+def _data_points(
+    metric: dict, usage: _UsageMetric, rejects: list[str]
+) -> tuple[str, Iterator[dict]]:
+    """(kind, data points) of a usage metric sent as sum or gauge.
+
+    Prometheus receivers send counters as gauges, and an UpDownCounter is a cumulative sum whose
+    value is a gauge's: what the metric is, not how it was sent, decides between "c" and "g".
+    """
+    name = _text(metric.get("name"))
+    if type(metric.get("sum")) is dict:
+        data = metric["sum"]
+        kind = usage.kind
+        if _enum(data.get("aggregationTemporality"), _TEMPORALITIES) == _TEMPORALITY_DELTA:
+            if usage.kind == GAUGE:
+                raise RejectedRecord(f"{name} as a delta sum: send its current value")
+            kind = DELTA
+    elif type(metric.get("gauge")) is dict:
+        data, kind = metric["gauge"], usage.kind
+    else:
+        raise RejectedRecord(f"{name} is neither a sum nor a gauge")
+    return kind, _objects(data, "dataPoints", METRICS, rejects)
+
+
+def _collect_point(
+    point: dict,
+    name: str,
+    usage: _UsageMetric,
+    kind: str,
+    factor: float,
+    resource: _Resource,
+    points: dict[str, list],
+) -> None:
+    """Append one data point to the fragments of its buckets, or raise RejectedRecord."""
+    if _integer(point.get("flags"), "flags") & _NO_RECORDED_VALUE:
+        return
+    attributes = {
+        key.replace(SEPARATOR, " "): _text(value).replace(SEPARATOR, " ")
+        for key, value in _attributes(point.get("attributes")).items()
+    }
+    if _is_duplicate_or_unbilled(name, attributes):
+        return
+    if name == _CADVISOR_CPU and attributes.get("pod"):
+        # cAdvisor's labels name the consumer; the resource is then the scraped kubelet.
+        pod_name = _qualified(attributes.get("namespace"), attributes["pod"])
+        resource = _Resource("", "", pod_name, attributes.get("container", ""), resource.resource_id)
+    if not resource.pod:
+        raise _NoConsumer(
+            f"{name} of no pod or container: add k8s.pod.uid, k8s.pod.name or container.id to the"
+            " resource (the Collector's k8sattributes processor does)"
+        )
+    time_ns = _time_ns(point.get("timeUnixNano"), "timeUnixNano")
+    start_ns = _start_ns(point.get("startTimeUnixNano"), kind, time_ns)
+    series = SEPARATOR.join(
+        (name, resource.container, *(f"{key}={attributes[key]}" for key in sorted(attributes)))
+    )
+    value = _value(point) * factor
+    if not math.isfinite(value):
+        raise RejectedRecord(f"value {value} is not finite")
+    row = [usage.dimension, usage.preference, series, kind, start_ns, time_ns, value]
+    first_ms = start_ns // NS_PER_MS if kind == DELTA else time_ns // NS_PER_MS
+    for bucket_ms in _buckets(first_ms, time_ns // NS_PER_MS):
+        key = SEPARATOR.join(
+            (str(bucket_ms), resource.pod_uid, resource.pod_name, resource.service,
+             resource.resource_id)
+        )
+        points.setdefault(key, []).append(row)
+
+
+def _is_duplicate_or_unbilled(name: str, attributes: dict[str, str]) -> bool:
+    """Points that stand beside the ones that count: totals of them, and traffic nobody bills."""
+    if name == _NETWORK_IO:
+        direction = attributes.get("direction") or attributes.get("network.io.direction", "")
+        if direction not in ("transmit", "receive"):
+            raise RejectedRecord(
+                f"direction {shown(direction)}: set it to transmit (billed) or receive (not)"
+            )
+        return direction == "receive"
+    if name == _BLOCK_IO:  # the kernel counts each operation as read|write, sync|async and total
+        return attributes.get("operation", "read").lower() not in ("read", "write")
+    if name == _CADVISOR_CPU:  # a pod's cgroup has no container label and sums its containers
+        return bool(attributes.get("pod")) and not attributes.get("container")
+    return False
+
+
+def _start_ns(value: object, kind: str, time_ns: int) -> int:
+    """Start of what the point counts, 0 where a cumulative one does not say."""
+    if kind == GAUGE or (kind == CUMULATIVE and _integer(value, "startTimeUnixNano") == 0):
+        return 0
+    start_ns = _time_ns(value, "startTimeUnixNano")
+    if start_ns > time_ns or (kind == DELTA and start_ns == time_ns):
+        raise RejectedRecord(f"startTimeUnixNano {start_ns} is not before timeUnixNano {time_ns}")
+    if kind == DELTA and time_ns - start_ns > MAX_DELTA_MS * NS_PER_MS:
+        raise RejectedRecord(
+            f"a delta over {(time_ns - start_ns) // NS_PER_MS} ms is longer than {MAX_DELTA_MS} ms:"
+            " export more often"
+        )
+    return start_ns
+
+
+def _value(point: dict) -> float:
+    """asDouble or asInt, finite and not negative."""
+    raw = point.get("asDouble", point.get("asInt"))
+    try:
+        value = float(raw)
+    except (TypeError, ValueError, OverflowError):
+        raise RejectedRecord(f"value {shown(raw)} is not a number") from None
+    if not 0.0 <= value < math.inf:
+        raise RejectedRecord(f"value {shown(raw)} is not finite and at least 0")
+    return value
+
+
+def _buckets(first_ms: int, last_ms: int) -> range:
+    """Starts of the usage buckets that [first_ms, last_ms] touches or comes near to."""
+    return range(
+        bucket_start(first_ms - MAX_GAP_MS), bucket_start(last_ms + MAX_GAP_MS) + 1, USAGE_BUCKET_MS
+    )

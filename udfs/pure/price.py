@@ -1,0 +1,106 @@
+"""price: a charge of the bill -> its cost per attribution window W and dimension, exactly.
+
+Money is counted in integers of 1e-12 of the billing currency ("units" below), the last place of
+interface.md's DECIMAL(28, 12), so that sums and shares are exact and the same in any order. A
+charge is the normalised row that collect makes of a FOCUS row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from udfs.pure.windows import WINDOW_MS, window_start
+
+PLACES = 12
+
+# Wide enough that no DECIMAL(28, 12), and no product of two of them, is rounded before its time.
+EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN)
+
+Key = TypeVar("Key")
+
+
+def to_units(amount: str | Decimal) -> int:
+    """``amount`` of a currency in units of 1e-12; what lies below them is rounded half to even."""
+    return int(EXACT.scaleb(EXACT.create_decimal(amount), PLACES).to_integral_value(
+        ROUND_HALF_EVEN, EXACT
+    ))
+
+
+def to_decimal(units: int) -> Decimal:
+    """``units`` of 1e-12 as a Decimal with twelve places, exact."""
+    return EXACT.scaleb(Decimal(units), -PLACES)
+
+
+def apportion(total: int, weights: Mapping[Key, int]) -> dict[Key, int]:
+    """Split ``total`` units in proportion to ``weights``; the parts sum to ``total`` exactly.
+
+    Largest remainder (Hare-Niemeyer) on the absolute value, ties to the lesser key: a function of
+    the set of weights, and the parts of a credit are those of the charge that it takes back.
+
+    Raises:
+        ValueError: a weight is negative, or none is positive.
+    """
+    whole = sum(weights.values())
+    if whole <= 0 or min(weights.values()) < 0:
+        raise ValueError(f"weights {dict(weights)}: give none below 0 and one above 0")
+    sign = -1 if total < 0 else 1
+    parts, remainders = {}, []
+    for key, weight in weights.items():
+        parts[key], remainder = divmod(abs(total) * weight, whole)
+        remainders.append((-remainder, key))
+    missing = abs(total) - sum(parts.values())
+    for _, key in sorted(remainders)[:missing]:
+        parts[key] += 1
+    return {key: sign * part for key, part in parts.items()}
+
+
+def integer_weights(weights: Mapping[Key, float | Fraction]) -> dict[Key, int]:
+    """The same proportions in integers, without rounding (a float is a fraction of a power of 2)."""
+    ratios = {key: weight.as_integer_ratio() for key, weight in weights.items()}
+    scale = math.lcm(*(denominator for _, denominator in ratios.values()))
+    return {key: top * (scale // denominator) for key, (top, denominator) in ratios.items()}
+
+
+def windows_of(start_ms: int, end_ms: int) -> dict[int, int]:
+    """{window_start_ms: overlap in ms} of the charge period [start_ms, end_ms).
+
+    A period of no length (a one-off fee) belongs to the window that holds its start.
+
+    Raises:
+        ValueError: the period ends before it starts.
+    """
+    if end_ms < start_ms:
+        raise ValueError(f"charge period end {end_ms} is before its start {start_ms}")
+    if end_ms == start_ms:
+        return {window_start(start_ms): 1}
+    return {
+        window_ms: min(window_ms + WINDOW_MS, end_ms) - max(window_ms, start_ms)
+        for window_ms in range(window_start(start_ms), end_ms, WINDOW_MS)
+    }
+
+
+def cost_by_window(charge: Mapping[str, Any]) -> dict[int, dict[str, int]]:
+    """Cost of one charge in each window that its period touches, and each of its dimensions.
+
+    returns: {window_start_ms: {dimension: units of 1e-12 of charge["currency"]}}, ascending; its
+        sum is the charge's cost. Zeros stay in: they say that the window is billed.
+
+    Parts by their weights first, then each part over the windows, evenly in time (interface.md §2).
+
+    Raises:
+        ValueError: no part has a weight, or the period ends before it starts.
+    """
+    weights: dict[str, Fraction] = {}
+    for dimension, weight in charge["parts"]:
+        weights[dimension] = weights.get(dimension, Fraction(0)) + Fraction(weight)
+    overlaps = windows_of(charge["start_ms"], charge["end_ms"])
+    costs: dict[int, dict[str, int]] = {window_ms: {} for window_ms in overlaps}
+    parts = apportion(to_units(charge["cost"]), integer_weights(weights))
+    for dimension, part in sorted(parts.items()):
+        for window_ms, cost in apportion(part, overlaps).items():
+            costs[window_ms][dimension] = cost
+    return costs

@@ -1,0 +1,252 @@
+"""rank: one window's incidents and allocations -> its rows of ranked_anomalies.
+
+Grain: one row per (window, culprit, currency). Equation (2) of interface.md:
+
+    alpha = (mean score of the culprit's anomalous traces) * log2(1 + their number)
+    c_s   = sum of what is allocated to the culprit in W, in DECIMAL
+    S     = sign(c_s) * alpha * ln(1 + |c_s|)
+
+One trace leaves its score as it is, and evidence grows with the logarithm of the number: a
+hundred traces weigh not quite seven times as much as one. A negative c_s (a credit) gives a
+negative S of the size that the same cost would have, since ln(1 + c_s) ends at c_s = -1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, utc
+from udfs.pure.price import to_decimal, to_units
+from udfs.pure.windows import WINDOW_MS
+
+Row = dict[str, Any]
+
+# ISO 4217's code for "no currency": of a window of which no cost is known at all.
+NO_CURRENCY = "XXX"
+
+EXEMPLARS = 5
+
+# FOCUS UnitFormat of the usage of each dimension (interface.md, usage metrics).
+USAGE_UNITS = {
+    "cpu": "Core-Seconds",
+    "memory": "Byte-Seconds",
+    "io": "Operations",
+    "network": "Bytes",
+}
+
+FORMULAS = {
+    "x_AllocatedCost": "x_ResourceCost * UsageQuantity / x_TotalUsage, last place by largest"
+    " remainder over the services of the resource",
+    "x_AttributedCost": "c_s = sum of x_AllocatedCost",
+    "x_AnomalyScore": "alpha = x_MeanTraceScore * log2(1 + x_AnomalousTraces)",
+    "x_CostWeightedScore": "S = sign(c_s) * alpha * ln(1 + abs(c_s))",
+    "x_ResourceCost": "sum of x_Charges' cost_in_window; of a provisional one x_Rate's"
+    " cost_per_window + cost_per_usage * x_TotalUsage, to 12 places",
+}
+
+
+def rank_window(
+    window_start_ms: int,
+    incidents: Iterable[Sequence[Mapping[str, Any]]],
+    service_traces: Iterable[Mapping[str, int]],
+    allocations: Iterable[Mapping[str, Any]],
+    model_version: str,
+) -> list[Row]:
+    """Rows of ranked_anomalies of one window, by currency and rank; a function of the sets.
+
+    incidents, service_traces: one element a minute of W, as in detect's MinuteResult.
+    allocations: rows of attribute.allocate of all resources in W; money as Decimal or as text.
+    returns: all columns of interface.md §3; times in ms, money Decimal with 12 places,
+        explanation compact JSON. excess_cost and projected_monthly_cost are None: not known yet.
+
+    A culprit has a row in each currency in which cost is allocated to it. One to which none is
+    allocated at all has a row with attributed_cost 0 in each currency of the window's bill; where
+    there is none either, in NO_CURRENCY. Currencies are never compared: ranks start at 1 in each,
+    by S, then c_s, then alpha, then the culprit's name.
+
+    threshold is the mean of the minutes' thresholds, each as often as it has anomalous traces of
+    the culprit: what those traces had to exceed. So anomaly_score is never below it. cost_status
+    is the least settled of the allocations that the row rests on. updated_at is event time, so
+    that a replay gives the same row: the window's end, or the latest charge period's, if later.
+    """
+    by_currency: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for allocation in sorted(allocations, key=_allocation_key):
+        by_currency[allocation["billing_currency"]].append(allocation)
+    total_traces: Counter[str] = Counter()
+    for of_minute in service_traces:
+        total_traces.update(of_minute)
+
+    rows = []
+    for culprit, of_culprit in sorted(_by_culprit(incidents).items()):
+        evidence = _evidence(culprit, of_culprit, total_traces[culprit])
+        own = {
+            currency: [a for a in rows_ if a["otel_service_name"] == culprit]
+            for currency, rows_ in by_currency.items()
+        }
+        costs = {currency: elements for currency, elements in own.items() if elements}
+        for currency in sorted(costs or own or {NO_CURRENCY: []}):
+            elements = costs.get(currency, [])
+            rests_on = elements or by_currency.get(currency, [])
+            rows.append(
+                _row(window_start_ms, currency, evidence, elements, rests_on, model_version)
+            )
+    return _ranked(rows)
+
+
+def _ranked(rows: list[Row]) -> list[Row]:
+    """The rows with their rank, which starts at 1 in each currency."""
+    rows.sort(key=lambda row: (
+        row["billing_currency"],
+        -row["cost_weighted_score"],
+        -row["attributed_cost"],
+        -row["anomaly_score"],
+        row["otel_service_name"],
+    ))
+    last: Counter[str] = Counter()
+    for row in rows:
+        last[row["billing_currency"]] += 1
+        row["rank"] = last[row["billing_currency"]]
+    return rows
+
+
+def cost_weighted_score(alpha: float, attributed_cost: Decimal) -> float:
+    """S of equation (2), sign-preserving; attributed_cost in whole units of its currency."""
+    return math.copysign(alpha * math.log1p(abs(float(attributed_cost))), attributed_cost)
+
+
+def _by_culprit(
+    incidents: Iterable[Sequence[Mapping[str, Any]]],
+) -> dict[str, list[Mapping[str, Any]]]:
+    by_culprit: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for of_minute in incidents:
+        for incident in of_minute:
+            by_culprit[incident["otel_service_name"]].append(incident)
+    return by_culprit
+
+
+def _evidence(culprit: str, incidents: list[Mapping[str, Any]], total_traces: int) -> Row:
+    """The columns that the traces alone give, and the mean score that alpha is made of."""
+    scores = [score for incident in incidents for score in incident["scores"]]
+    affected: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    best: dict[str, float] = {}
+    for incident in incidents:
+        affected.update(incident["affected"])
+        kinds.update(incident["kinds"])
+        for score, trace_id in incident["exemplars"]:
+            best[trace_id] = max(score, best.get(trace_id, score))
+    del affected[culprit]
+    mean = math.fsum(scores) / len(scores)
+    return {
+        "otel_service_name": culprit,
+        "mean_trace_score": mean,
+        "anomaly_score": mean * math.log2(1 + len(scores)),
+        "threshold": math.fsum(
+            incident["threshold"] for incident in incidents for _ in incident["scores"]
+        ) / len(scores),
+        "anomalous_traces": len(scores),
+        "total_traces": total_traces,
+        "anomaly_kind": _most(kinds)[0],
+        "affected_services": _most(affected),
+        "exemplar_trace_ids": sorted(best, key=lambda id_: (-best[id_], id_))[:EXEMPLARS],
+    }
+
+
+def _most(counts: Mapping[str, int]) -> list[str]:
+    """Names by count, the most first; of equal counts by name."""
+    return sorted(counts, key=lambda name: (-counts[name], name))
+
+
+def _row(
+    window_start_ms: int,
+    currency: str,
+    evidence: Row,
+    elements: list[Mapping[str, Any]],
+    rests_on: list[Mapping[str, Any]],
+    model_version: str,
+) -> Row:
+    """One row but for its rank. elements: what is allocated to the culprit in ``currency``."""
+    window_end_ms = window_start_ms + WINDOW_MS
+    attributed = to_decimal(sum(to_units(element["allocated_cost"]) for element in elements))
+    score = cost_weighted_score(evidence["anomaly_score"], attributed)
+    period_ends = [a["charge_period_end"] for a in rests_on if a["charge_period_end"] is not None]
+    columns = {name: value for name, value in evidence.items() if name != "mean_trace_score"}
+    return {
+        "anomaly_id": f"{utc(window_start_ms)}/{evidence['otel_service_name']}/{currency}",
+        "window_start": window_start_ms,
+        "window_end": window_end_ms,
+        **columns,
+        "cost_weighted_score": score,
+        "attributed_cost": attributed,
+        "excess_cost": None,
+        "projected_monthly_cost": None,
+        "billing_currency": currency,
+        "cost_status": _status(rests_on),
+        "explanation": _explanation(window_start_ms, currency, evidence, elements, attributed, score),
+        "model_version": model_version,
+        "updated_at": max([window_end_ms, *period_ends]),
+    }
+
+
+def _status(allocations: list[Mapping[str, Any]]) -> str:
+    statuses = {allocation["cost_status"] for allocation in allocations}
+    if PROVISIONAL in statuses or not statuses:
+        return PROVISIONAL
+    return CORRECTED if CORRECTED in statuses else BILLED
+
+
+def _explanation(
+    window_start_ms: int,
+    currency: str,
+    evidence: Row,
+    elements: list[Mapping[str, Any]],
+    attributed: Decimal,
+    score: float,
+) -> str:
+    """Every factor of (1) and (2), in the shape of FOCUS AllocatedMethodDetails.
+
+    FOCUS 1.3: Elements with AllocatedRatio, UsageUnit and UsageQuantity each; other keys start
+    with x_. An AllocatedRatio is the share of one resource and dimension. Money is text, so that
+    no reader's float rounds it; numbers are floats, printed so that they read back the same.
+    """
+    return orjson.dumps({
+        "Elements": [_element(element) for element in elements],
+        "x_AnomalousTraces": evidence["anomalous_traces"],
+        "x_AnomalyScore": evidence["anomaly_score"],
+        "x_AttributedCost": format(attributed, "f"),
+        "x_BillingCurrency": currency,
+        "x_CostWeightedScore": score,
+        "x_Formulas": FORMULAS,
+        "x_MeanTraceScore": evidence["mean_trace_score"],
+        "x_OtelServiceName": evidence["otel_service_name"],
+        "x_Threshold": evidence["threshold"],
+        "x_TotalTraces": evidence["total_traces"],
+        "x_WindowEnd": utc(window_start_ms + WINDOW_MS),
+        "x_WindowStart": utc(window_start_ms),
+    }, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _element(allocation: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "AllocatedRatio": allocation["share"],
+        "UsageUnit": USAGE_UNITS[allocation["dimension"]],
+        "UsageQuantity": allocation["usage"],
+        "x_AllocatedCost": format(Decimal(allocation["allocated_cost"]), "f"),
+        "x_Charges": allocation["charges"],
+        "x_CostStatus": allocation["cost_status"],
+        "x_Dimension": allocation["dimension"],
+        "x_Rate": allocation["rate"],
+        "x_ResourceCost": format(Decimal(allocation["resource_cost"]), "f"),
+        "x_ResourceId": allocation["resource_id"],
+        "x_TotalUsage": allocation["total_usage"],
+    }
+
+
+def _allocation_key(allocation: Mapping[str, Any]) -> tuple[str, str, str]:
+    return allocation["resource_id"], allocation["dimension"], allocation["otel_service_name"]
