@@ -12,13 +12,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
 from pyflink.common import Types
 from pyflink.datastream import DataStream
 from pyflink.table import StatementSet, StreamTableEnvironment
+from pyflink.util.exceptions import JavaException
 
 from jobs import config, progress, source, tables
 from jobs.config import Config
-from jobs.environment import materialise, run_sql, start_engine, statements
+from jobs.environment import free_port, materialise, run_sql, start_engine, statements
 from jobs.errors import JobError, UsageError
 from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute
@@ -73,7 +75,9 @@ def anomaly_cost(
     run_sql(t_env, "views", "1*_rejects")
 
     run_sql(t_env, "views", "2*")  # assemble
-    run_sql(t_env, "views", "3*")  # meter
+    run_sql(t_env, "views", "3[12]_*")  # meter
+    materialise(t_env, "pod_owners")
+    run_sql(t_env, "views", "33_*")
     materialise(t_env, "usage_owned")
 
     run_sql(t_env, "views", "4*")
@@ -117,22 +121,28 @@ def run(configuration: Config) -> dict[str, int]:
         UsageError: the input holds nothing to read.
         JobError: a file can't be read, or the engine failed.
     """
-    files = source.find(configuration.input)
+    files = source.find(configuration.input, configuration.cost_column)
     configuration.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".anomaly_cost-", dir=configuration.output) as folder:
         scratch = Path(folder)
-        t_env = start_engine(configuration.engine, scratch)
-        run_sql(t_env, "ddl", input=configuration.input.as_uri())
-        t_env.create_temporary_view(
-            "charge_files", source.charge_files(t_env, files["billing"])
-        )
-        inserts = anomaly_cost(
-            t_env,
-            tables.sink_options(scratch / "changes"),
-            configuration.cost_column,
-            rejected_at_ms=int(time.time() * 1000),
-        )
-        progress.wait(inserts.execute(), scratch)
+        rest_port = free_port()
+        try:
+            t_env = start_engine(configuration.engine, scratch, rest_port)
+            run_sql(t_env, "ddl", input=configuration.input.as_uri())
+            t_env.create_temporary_view(
+                "charge_files", source.charge_files(t_env, files["billing"])
+            )
+            inserts = anomaly_cost(
+                t_env,
+                tables.sink_options(scratch / "changes"),
+                configuration.cost_column,
+                rejected_at_ms=int(time.time() * 1000),
+            )
+            progress.wait(inserts.execute(), rest_port, scratch)
+        except (Py4JJavaError, JavaException) as error:
+            log = configuration.output / "anomaly_cost.log"
+            log.write_text(str(error), encoding="utf-8")
+            raise JobError(f"{progress.reason(str(error))} (the engine's account: {log})") from None
         return {
             name: tables.fold(scratch / "changes", name, configuration.output)
             for name in tables.SCHEMAS
@@ -149,7 +159,11 @@ def main(argv: list[str]) -> int:
     except (JobError, OSError) as error:
         print(f"anomaly_cost: {error}", file=sys.stderr)
         return 1
-    print(", ".join(f"{count} {name}" for name, count in rows.items()), file=sys.stderr)
+    except KeyboardInterrupt:
+        print("anomaly_cost: interrupted", file=sys.stderr)
+        return 130
+    written = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    print(f"anomaly_cost: rows written: {written}", file=sys.stderr)
     return 0
 
 

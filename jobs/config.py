@@ -10,6 +10,7 @@ from typing import NoReturn
 import yaml
 
 from jobs.errors import UsageError
+from udfs.pure.focus import COST_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 FLINK_CONF = ROOT / "flink-conf.yaml"
@@ -19,7 +20,6 @@ JOB_SETTINGS = {
     # Which FOCUS column is attributed: the amortised cost that FinOps allocates by.
     "cost.column": "EffectiveCost",
 }
-COST_COLUMNS = ("EffectiveCost", "BilledCost", "ContractedCost", "ListCost")
 
 ENGINE_PREFIXES = (
     "execution.",
@@ -108,9 +108,10 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         raise UsageError(
             f"--set cost.column={job['cost.column']}: must be one of {', '.join(COST_COLUMNS)}"
         )
-    if not engine.get("parallelism.default", "1").isdecimal():
+    parallelism = engine.get("parallelism.default", "1")
+    if not parallelism.isdecimal() or int(parallelism) < 1:
         raise UsageError(
-            f"--set parallelism.default={engine['parallelism.default']}: must be a whole number"
+            f"--set parallelism.default={parallelism}: must be a whole number from 1"
         )
     return job, engine
 

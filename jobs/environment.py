@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +40,22 @@ appender.file.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %c{2} - %m%n
 """
 
 
-def start_engine(settings: dict[str, str], scratch: Path) -> StreamTableEnvironment:
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_engine(
+    settings: dict[str, str], scratch: Path, rest_port: int
+) -> StreamTableEnvironment:
     """A table environment on an embedded MiniCluster.
 
     Args:
         settings: the engine's flat keys.
         scratch: a folder for its configuration, its log and what it spills.
+        rest_port: where it answers questions about its progress, on loopback.
     """
     wheel = Path(pyflink.__file__).parent
     configuration = scratch / "conf"
@@ -64,7 +75,9 @@ def start_engine(settings: dict[str, str], scratch: Path) -> StreamTableEnvironm
         "io.tmp.dirs": str(scratch),
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
-        "rest.bind-port": "0",
+        "rest.address": "127.0.0.1",
+        "rest.bind-address": "127.0.0.1",
+        "rest.port": str(rest_port),
         **settings,
     }.items():
         conf.set_string(key, value)

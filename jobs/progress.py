@@ -2,10 +2,99 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 from pyflink.table import TableResult
 
+from jobs.errors import JobError
 
-def wait(result: TableResult, scratch: Path) -> None:
-    result.wait()
+_POLL_S = 1.0
+_BYTES_TO_FINISH = 64 * 1024 * 1024
+
+# What the engine counts, by how the names of its operators begin.
+_COUNTED = {
+    "Source: otlp_spans[": "trace fragments",
+    "Source: otlp_metrics[": "usage fragments",
+    "Source: otlp_logs[": "log fragments",
+    "detect": "minutes judged",
+    "rank": "windows ranked",
+}
+
+
+class Progress:
+    """A line on stderr that is renewed once a second on a terminal, and written every ten seconds elsewhere."""
+
+    def __init__(self, rest_port: int) -> None:
+        self._url = f"http://127.0.0.1:{rest_port}/jobs"
+        self._started = time.monotonic()
+        self._shown_s = -10.0
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Show ``text`` with the seconds gone."""
+        elapsed_s = time.monotonic() - self._started
+        line = f"anomaly_cost: {elapsed_s:4.0f} s  {text}"
+        if self._terminal:
+            width = shutil.get_terminal_size().columns
+            print(f"\r{line[: width - 1]:<{width - 1}}", end="", file=sys.stderr, flush=True)
+        elif elapsed_s - self._shown_s >= 10:
+            print(line, file=sys.stderr, flush=True)
+            self._shown_s = elapsed_s
+
+    def end(self) -> None:
+        """Leave the line as it stands."""
+        if self._terminal:
+            print(file=sys.stderr)
+
+    def read(self, job_id: str) -> str:
+        """What each stage has sent on so far, as the engine's REST interface tells."""
+        try:
+            with urllib.request.urlopen(f"{self._url}/{job_id}", timeout=5) as reply:
+                vertices = json.load(reply)["vertices"]
+        except (OSError, ValueError, KeyError):
+            return "starting the engine"
+        counts = {
+            unit: vertex["metrics"].get("write-records", 0)
+            for name, unit in _COUNTED.items()
+            for vertex in vertices
+            if vertex["name"].startswith(name)
+        }
+        return ", ".join(f"{n:,} {unit}" for unit, n in counts.items() if n) or "reading"
+
+
+def reason(text: str) -> str:
+    """The one sentence in the engine's stack trace ``text`` that names the cause."""
+    python = re.findall(r"^(\w+(?:\.\w+)*(?:Error|Exception|Bill)): (.+)$", text, re.MULTILINE)
+    if python and "Traceback (most recent call last)" in text:
+        return f"{python[-1][0]}: {python[-1][1]}"
+    causes = re.findall(r"^(?:Caused by)?: (?:[\w.$]+\.)?([\w$]+)(?:: (.+))?", text, re.MULTILINE)
+    return ": ".join(filter(None, causes[-1])) if causes else text.splitlines()[0]
+
+
+def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
+    """Wait for the job, showing progress.
+
+    Raises:
+        JobError: the disk that holds ``scratch`` is full.
+        Py4JJavaError: the job failed.
+    """
+    progress = Progress(rest_port)
+    client = result.get_job_client()
+    job_id = str(client.get_job_id())
+    finished = client.get_job_execution_result()
+    try:
+        while not finished.done():
+            progress.show(progress.read(job_id))
+            if shutil.disk_usage(scratch).free < _BYTES_TO_FINISH:
+                client.cancel().result()
+                raise JobError(f"{scratch.parent}: the disk is full")
+            time.sleep(_POLL_S)
+        finished.result()
+    finally:
+        progress.end()

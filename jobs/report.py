@@ -31,7 +31,7 @@ TEMPLATE = Path(__file__).with_name("report_template.html")
 # What a person scrolls through; the rest is in the Parquet tables.
 MOST_RANKED = 200
 MOST_TERMS = 60
-MOST_SPANS = 160
+MOST_SPANS = 60
 MOST_REASONS = 50
 MOST_CURRENCIES = 4
 # The explanation as it stands in the record is for reading; one of many resources is cut.
@@ -39,7 +39,10 @@ MOST_EXPLANATION_CHARS = 40_000
 # Indent of a call below its caller; deeper than this the tree would leave its column.
 INDENT_EM, DEEPEST_INDENT = 1.1, 14
 
-UNITS = {"cpu": "core-s", "memory": "byte-s", "io": "operations", "network": "bytes"}
+# Names of SKUs in one cell; the rest is in the explanation below it.
+MOST_SKUS = 2
+# Shares are smaller than their sum, so they get more places than c_s would.
+EXTRA_PLACES = 3
 
 
 def _text(value: object) -> str:
@@ -68,7 +71,7 @@ def _figures(summary: Summary) -> str:
         currency = _text(money.currency)
         figures += [
             _figure("Charged", fmt.fixed(money.charged, decimal_places), currency),
-            _figure("Allocated to workloads", fmt.fixed(money.allocated, decimal_places), share(money.allocated)),
+            _figure("Allocated", fmt.fixed(money.allocated, decimal_places), share(money.allocated)),
             _figure("Idle", fmt.fixed(money.idle, decimal_places), share(money.idle)),
             _figure("Unallocated", fmt.fixed(money.unallocated, decimal_places), share(money.unallocated)),
         ]
@@ -154,66 +157,107 @@ def _ranked_section(rows: Sequence[dict], total: int) -> str:
     )
 
 
-def _arithmetic(tables: Tables, row: dict) -> str:
-    """Formulas (1) and (2) with the numbers of ``row`` in them."""
-    terms = tables.shares(row["window_start_ms"], row["otel_service_name"], row["billing_currency"])
-    currency = _text(row["billing_currency"])
-    money_places = fmt.places([row["attributed_cost"]]) + 4
-    lines = [
-        "<tr>"
-        + f'<th scope="row" class="wrap">{_text(term["resource_id"])}</th>'
-        + _cell(_text(term["dimension"]))
-        + _cell(fmt.significant(term["usage"]), True)
-        + _cell(fmt.significant(term["total_usage"]), True)
-        + _cell(f'<span class="soft">{UNITS.get(term["dimension"], "")}</span>')
-        + _cell(fmt.significant(term["share"]), True)
-        + _cell(fmt.fixed(term["resource_cost"], money_places), True)
-        + _cell(fmt.fixed(term["allocated_cost"], money_places), True)
-        + _cell(_status(term["cost_status"]))
-        + "</tr>"
-        for term in terms[:MOST_TERMS]
-    ]
-    if len(terms) > MOST_TERMS:
-        rest = sum((term["allocated_cost"] for term in terms[MOST_TERMS:]), Decimal())
-        lines.append(
-            f'<tr><th scope="row" colspan="7">{len(terms) - MOST_TERMS:,} smaller shares</th>'
-            + _cell(fmt.fixed(rest, money_places), True)
-            + "<td></td></tr>"
-        )
-    cost, alpha, score = row["attributed_cost"], row["anomaly_score"], row["cost_weighted_score"]
-    total = sum((term["allocated_cost"] for term in terms), Decimal())
-    check = "" if total == cost else f"   (the shares above sum to {fmt.exact(total)})"
-    factor = math.log1p(max(float(cost), 0.0))
-    return (
-        "<h3>What it cost, and how urgent that makes it</h3>"
-        '<div class="wide" tabindex="0" role="region" aria-label="Formula (1) per resource">'
-        f"<table><caption>(1) c_s = Σ u / U · C over the resources that the culprit used in W; money in {currency}"
-        '</caption><thead><tr><th scope="col">Resource r</th><th scope="col">Dimension</th>'
-        '<th scope="col" class="n">its usage u</th><th scope="col" class="n">all usage U</th>'
-        '<th scope="col">Unit</th><th scope="col" class="n">u / U</th><th scope="col" class="n">charged C</th>'
-        '<th scope="col" class="n">u / U · C</th><th scope="col">Status</th></tr></thead>'
-        f'<tbody>{"".join(lines)}</tbody><tfoot><tr><th scope="row" colspan="7">c_s</th>'
-        f"{_cell(fmt.fixed(cost, money_places), True)}<td></td></tr></tfoot></table></div>"
-        '<p class="formula">'
-        f"c_s = {fmt.exact(cost)} {currency}{check}\n"
-        f"S   = α · ln(1 + c_s)\n"
-        f"    = {alpha:.6f} · ln(1 + {fmt.exact(cost)})\n"
-        f"    = {alpha:.6f} · {factor:.9f}\n"
-        f"    = <b>{score:.9f}</b></p>"
+def _explanation(row: dict) -> dict:
+    """The record's explanation (udfs/pure/rank.py gives its shape), empty where it has none."""
+    try:
+        explanation = json.loads(row["explanation"] or "{}")
+    except ValueError:
+        return {}
+    return explanation if isinstance(explanation, dict) else {}
+
+
+def _money(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def _origin(element: dict) -> str:
+    """What the cost C of one resource and dimension rests on: its charges, or an earlier rate."""
+    rate = element.get("x_Rate")
+    if rate:
+        return f"rate of {_text(rate.get('window_start'))}"
+    charges = element.get("x_Charges") or ()
+    skus = sorted({str(charge.get("sku_id") or charge.get("focus_service_name")) for charge in charges})
+    return ", ".join(_text(sku) for sku in skus[:MOST_SKUS]) + (
+        f" and {len(skus) - MOST_SKUS} more" if len(skus) > MOST_SKUS else ""
     )
 
 
-def _explanation(row: dict) -> str:
-    """The record's own explanation, as it stands."""
-    if not row["explanation"]:
-        return ""
-    try:
-        text = json.dumps(json.loads(row["explanation"]), indent=2, ensure_ascii=False)
-    except ValueError:
-        text = row["explanation"]
-    shown = "\n".join(_text(line) for line in text[:MOST_EXPLANATION_CHARS].split("\n"))
-    more = "\n… cut, complete in ranked_anomalies.parquet" if len(text) > MOST_EXPLANATION_CHARS else ""
-    return f"<details><summary>The record's explanation (JSON)</summary><pre tabindex=0>{shown}{more}</pre></details>"
+def _terms(elements: Sequence[dict], cost: Decimal, currency: str) -> str:
+    """Formula (1): a row for each resource and dimension, dearest first, and their sum."""
+    costs = [_money(element.get("x_AllocatedCost")) or Decimal() for element in elements]
+    ordered = sorted(zip(costs, elements, strict=True), key=lambda pair: -pair[0])
+    decimal_places = fmt.places([cost]) + EXTRA_PLACES
+    lines = [
+        f'<tr><th scope="row" class="wrap id">{_text(element.get("x_ResourceId"))}</th>'
+        + _cell(_text(element.get("x_Dimension")))
+        + _cell(fmt.significant(element.get("UsageQuantity")), True)
+        + _cell(fmt.significant(element.get("x_TotalUsage")), True)
+        + _cell(_text(element.get("UsageUnit")))
+        + _cell(fmt.significant(element.get("AllocatedRatio")), True)
+        + _cell(fmt.fixed(_money(element.get("x_ResourceCost")), decimal_places), True)
+        + _cell(fmt.fixed(allocated, decimal_places), True)
+        + _cell(f"{_origin(element)} {_status(element.get('x_CostStatus'))}")
+        + "</tr>"
+        for allocated, element in ordered[:MOST_TERMS]
+    ]
+    if len(ordered) > MOST_TERMS:
+        rest = sum((allocated for allocated, _ in ordered[MOST_TERMS:]), Decimal())
+        lines.append(
+            f'<tr><th scope="row" colspan="7">{len(ordered) - MOST_TERMS:,} smaller shares</th>'
+            f"{_cell(fmt.fixed(rest, decimal_places), True)}<td></td></tr>"
+        )
+    total = sum(costs, Decimal())
+    differs = (
+        f'<span class="tag bad">the shares sum to {fmt.exact(total)}</span>' if total != cost else ""
+    )
+    return (
+        '<div class="wide" tabindex="0" role="region" aria-label="Formula (1), resource by resource">'
+        "<table><caption>Formula (1): c_s = Σ u / U · C over the resources that the culprit used in W;"
+        f' money in {currency}</caption><thead><tr><th scope="col">Resource r</th>'
+        '<th scope="col">Dimension</th><th scope="col" class="n">Its usage u</th>'
+        '<th scope="col" class="n">All usage U</th><th scope="col">Unit</th>'
+        '<th scope="col" class="n">u / U</th><th scope="col" class="n">Charged C</th>'
+        '<th scope="col" class="n">u / U · C</th><th scope="col">C rests on</th></tr></thead>'
+        f'<tbody>{"".join(lines)}</tbody><tfoot><tr><th scope="row" colspan="7">c_s</th>'
+        f"{_cell(fmt.fixed(cost, decimal_places), True)}<td>{differs}</td></tr></tfoot></table></div>"
+    )
+
+
+def _arithmetic(row: dict) -> str:
+    """Formulas (1) and (2) with the numbers of ``row`` in them."""
+    explanation = _explanation(row)
+    elements = explanation.get("Elements") or []
+    currency = _text(row["billing_currency"])
+    cost, alpha, score = row["attributed_cost"], row["anomaly_score"], row["cost_weighted_score"]
+    terms = (
+        _terms(elements, cost, currency)
+        if elements
+        else "<p>No cost is allocated to the culprit in this window, so nothing weighs the anomaly.</p>"
+    )
+    mean, traces = explanation.get("x_MeanTraceScore"), explanation.get("x_AnomalousTraces")
+    alpha_terms = (
+        ""
+        if mean is None or traces is None
+        else f"α   = mean trace score · log2(1 + anomalous traces) = {mean:.6f} · log2(1 + {traces:,})"
+        f" = {alpha:.6f}\n"
+    )
+    # Of a credit S is negative: its size is that of the same cost.
+    sign, size = ("-", abs(cost)) if cost < 0 else ("", cost)
+    formula = "-α · ln(1 + |c_s|)" if sign else "α · ln(1 + c_s)"
+    raw = json.dumps(explanation, indent=2, ensure_ascii=False)
+    # Line by line: clean() takes line ends for control characters.
+    shown = "\n".join(_text(line) for line in raw[:MOST_EXPLANATION_CHARS].split("\n"))
+    more = "\n… the rest is in ranked_anomalies.parquet" if len(raw) > MOST_EXPLANATION_CHARS else ""
+    return (
+        f"<h3>What it cost, and how urgent that makes it</h3>{terms}"
+        '<p class="formula" tabindex="0" role="region" aria-label="Formula (2) with its numbers">'
+        f"c_s = {fmt.exact(cost)} {currency}\n"
+        f"{alpha_terms}"
+        f"S   = {formula} = {sign}{alpha:.6f} · ln(1 + {fmt.exact(size)})"
+        f" = {sign}{alpha:.6f} · {math.log1p(float(size)):.9f} = <b>{score:.9f}</b></p>"
+        "<details><summary>The record's explanation, every factor and charge (JSON)</summary>"
+        f'<pre tabindex="0">{shown}{more}</pre></details>'
+    )
 
 
 def _span_row(span: Span, culprit: Span | None, start_ns: int, length_ns: int) -> str:
@@ -308,7 +352,7 @@ def _top_section(tables: Tables, input_dir: Path | None, row: dict) -> str:
         '<section aria-labelledby="h-top"><div class="head">'
         f'<h2 id="h-top">Top anomaly: {_text(row["otel_service_name"])}</h2></div>'
         f'<dl class="facts">{"".join(facts)}</dl>'
-        f"{_arithmetic(tables, row)}{_explanation(row)}{_waterfall(tables, input_dir, row)}</section>"
+        f"{_arithmetic(row)}{_waterfall(tables, input_dir, row)}</section>"
     )
 
 
@@ -323,8 +367,8 @@ def _cost_section(tables: Tables, summary: Summary, money: Money) -> str:
     def line(one) -> str:
         share = float(one.total / money.charged) if money.charged else None
         swatch = (
-            '<svg class="swatch" viewBox="0 0 1 1" aria-hidden="true">'
-            f'<rect class="{one.css_class}" width="1" height="1"/></svg>'
+            '<svg class="swatch" viewBox="0 0 11 11" aria-hidden="true">'
+            f'<rect class="{one.css_class}" width="11" height="11"/></svg>'
         )
         return (
             f'<tr><th scope="row" class="name">{swatch}{_text(one.name)}</th>'
@@ -411,10 +455,10 @@ def _rejected_section(summary: Summary) -> str:
 def _sections(tables: Tables, input_dir: Path | None, summary: Summary) -> Iterable[str]:
     rows = tables.ranked(MOST_RANKED)
     yield _ranked_section(rows, summary.ranked)
-    if rows:
-        yield _top_section(tables, input_dir, rows[0])
     for money in summary.money[:MOST_CURRENCIES]:
         yield _cost_section(tables, summary, money)
+    if rows:
+        yield _top_section(tables, input_dir, rows[0])
     yield _provisional_section(summary)
     yield _rejected_section(summary)
 

@@ -93,7 +93,7 @@ class Tables:
 
     def rows(self, query: str, parameters: Mapping[str, object] | None = None) -> list[dict]:
         """The rows of ``query``, in its order, as dicts by column."""
-        return self._connection.execute(query, parameters or {}).to_arrow_table().to_pylist()
+        return self._connection.sql(query, params=parameters or {}).to_arrow_table().to_pylist()
 
     def summary(self) -> Summary:
         """The headline figures of the run."""
@@ -234,20 +234,6 @@ class Tables:
             {"currency": currency, "step_ms": step_ms},
         )
         return {row["bin_ms"]: row["score"] for row in rows}
-
-    def shares(self, window_start_ms: int, service: str, currency: str) -> list[dict]:
-        """The terms of formula (1): what ``service`` was allocated in one window, dearest first."""
-        return self.rows(
-            """
-            select resource_id, dimension, usage, total_usage, share, resource_cost, allocated_cost, cost_status
-            from cost_allocations
-            where epoch_ms(window_start) = $window_start_ms
-                and otel_service_name = $service
-                and billing_currency = $currency
-            order by allocated_cost desc, resource_id, dimension
-            """,
-            {"window_start_ms": window_start_ms, "service": service, "currency": currency},
-        )
 
     def verdict(self, trace_id: str) -> dict | None:
         """The verdict on one trace, None where there is none."""

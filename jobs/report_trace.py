@@ -122,13 +122,16 @@ def culprit_span(tree: Sequence[Span], service: str | None, operation: str | Non
 
 
 def abridge(tree: Sequence[Span], keep: Span | None, most: int) -> list[Span]:
-    """At most about ``most`` spans of ``tree``, in its order: ``keep`` and the longest, with callers."""
+    """About ``most`` spans of ``tree``, in its order: ``keep`` and its calls, then the longest.
+
+    Each comes with its callers, so that what is left is a tree again.
+    """
     if len(tree) <= most:
         return list(tree)
     by_id = {span.span_id: span for span in tree}
     chosen: set[str] = set()
     longest = sorted(tree, key=lambda span: -span.duration_ns)
-    for span in [keep, *longest] if keep else longest:
+    for span in [keep, *keep.children, *longest] if keep else longest:
         if len(chosen) >= most:
             break
         while span is not None and span.span_id not in chosen:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyflink.table import DataTypes, StreamTableEnvironment, Table
 
 from jobs.errors import JobError, UsageError
-from udfs.pure.focus import UnreadableBill, check_bill
+from udfs.pure.focus import UnreadableBill, read_charges
 
 # Folder of each stream and the names in it that count; the DDL has the same patterns.
 STREAMS = {
@@ -29,7 +29,7 @@ def _check(path: Path) -> None:
         raise JobError(f"{path}: cannot be read ({error})") from error
 
 
-def find(root: Path) -> dict[str, list[Path]]:
+def find(root: Path, cost_column: str) -> dict[str, list[Path]]:
     """Files of each stream under ``root``, by folder name.
 
     Raises:
@@ -52,7 +52,7 @@ def find(root: Path) -> dict[str, list[Path]]:
             _check(path)
             if stream == "billing":
                 try:
-                    check_bill(path)
+                    next(read_charges(path, cost_column), None)
                 except UnreadableBill as error:
                     raise JobError(str(error)) from error
     return files

@@ -107,6 +107,11 @@ def test_a_first_point_that_starts_at_its_own_time_is_a_reference_only():
     assert found == {0: 3.0}
 
 
+def test_an_emitter_that_stamps_each_point_with_its_own_start_is_still_counted():
+    later = BUCKET + 60_000
+    assert cpu(counter(BUCKET, 40.0, BUCKET), counter(later, 43.0, later)) == {0: 3.0}
+
+
 def test_the_first_point_of_a_new_counter_counts_from_its_start():
     assert cpu(counter(BUCKET + 60_000, 9.0, BUCKET + 30_000)) == {0: 9.0}
 

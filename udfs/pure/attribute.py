@@ -108,8 +108,8 @@ def allocate(
     """Rows of cost_allocations of one resource and window.
 
     usage, charges: of this window. metered_dimensions: those of which this resource has usage
-        telemetry in any window. rates: {dimension: {currency: rate}} of ``latest_rates``, looked
-        at where the window has usage of a dimension and no charge.
+        telemetry in any window. rates: {dimension: {currency: rate}} of ``latest_rates``, for the
+        dimensions that have usage in this window and no charge.
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
         resource_cost and allocated_cost Decimal with 12 places; usage and total_usage None where
         no telemetry exists. Beside the table's columns, for the explanation: ``charges`` (those
@@ -134,9 +134,9 @@ def allocate(
             "rate": None,
             "charge_period_end": max(charge["end_ms"] for charge, _ in entries),
         }))
-    for dimension in usage.keys() - {dimension for dimension, _ in billed}:
+    for dimension, by_currency in rates.items():
         total_usage = math.fsum(usage[dimension].values())
-        for currency, rate in rates.get(dimension, {}).items():
+        for currency, rate in by_currency.items():
             costs.append((dimension, currency, provisional_cost(rate, total_usage), {
                 "cost_status": PROVISIONAL, "charges": [], "rate": rate, "charge_period_end": None,
             }))

@@ -54,12 +54,6 @@ MAX_VALUE_DEPTH = 16
 _SNAKE_MARKS = (b'"scope_', b'_unix_nano"')
 _SNAKE = re.compile(r"_([a-z])")
 
-# Halves of a UTF-16 pair, as JavaScript writes a string that was cut through an emoji.
-_LONE_SURROGATE = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
-
 
 def _camel(node: object) -> object:
     """``node`` with the field names of snake_case writers in camelCase (keys of objects only)."""
@@ -73,14 +67,12 @@ def _camel(node: object) -> object:
 
 
 def _decode(line: bytes) -> object:
-    """The line's JSON. What orjson refuses but emitters write (bare NaN, cut emojis, bytes that
-    are not UTF-8) is read a second time with replacement characters. ValueError: not JSON."""
+    """The line's JSON, field names in camelCase. ValueError: not JSON, or nested too deep."""
     try:
         decoded = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         try:
-            text = line.decode("utf-8", "replace")
-            decoded = json.loads(_LONE_SURROGATE.sub(r"\\ufffd", text))
+            decoded = _decode_leniently(line)
         except (ValueError, RecursionError):
             raise ValueError(str(error)) from None
     if any(mark in line for mark in _SNAKE_MARKS):
@@ -89,6 +81,18 @@ def _decode(line: bytes) -> object:
         except RecursionError:
             raise ValueError("nested too deep") from None
     return decoded
+
+
+def _decode_leniently(line: bytes) -> object:
+    """JSON as some emitters write it: a bare NaN or Infinity becomes a string, and what is not
+    UTF-8 or half of a UTF-16 pair (a string cut through an emoji) a replacement character."""
+
+    def finite(number: str) -> float | str:
+        return float(number) if math.isfinite(float(number)) else number
+
+    text = line.decode("utf-8", "replace")
+    decoded = json.loads(text, parse_constant=str, parse_float=finite)
+    return orjson.loads(json.dumps(decoded, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 class _Signal(NamedTuple):
@@ -113,13 +117,14 @@ def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Itera
     if children is None:
         return
     if type(children) is not list:
-        rejects.append(reject(stream, f"{field} is not an array", children))
+        rejects.append(reject(stream, f"{field} is not an array", {field: children}))
         return
     for child in children:
         if type(child) is dict:
             yield child
         else:
-            rejects.append(reject(stream, f"an element of {field} is not an object", child))
+            reason = f"an element of {field} is not an object"
+            rejects.append(reject(stream, reason, {field: [child]}))
 
 
 def _records(
@@ -426,8 +431,8 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
                 event_time_ms = _time_ms_or_none(
                     span.get("startTimeUnixNano"), span.get("endTimeUnixNano")
                 )
-                reason = f"span of {shown(service)}: {error.reason}"
-                rejects.append(reject(SPANS, reason, span, event_time_ms))
+                record = {"otel_service_name": service, "span": span}
+                rejects.append(reject(SPANS, error.reason, record, event_time_ms))
     return {t: orjson.dumps(["spans", groups]) for t, groups in traces.items()}, pods, rejects
 
 
@@ -543,8 +548,8 @@ def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
                       else (times[1], "timeUnixNano (and observedTimeUnixNano)"))
                 )
             except RejectedRecord as error:
-                reason = f"log record of {shown(service)}: {error.reason}"
-                rejects.append(reject(LOGS, reason, record, _time_ms_or_none(*times)))
+                record = {"otel_service_name": service, "log_record": record}
+                rejects.append(reject(LOGS, error.reason, record, _time_ms_or_none(*times)))
                 continue
             body = zlib.crc32(_text(_plain(record.get("body"))).encode())
             traces.setdefault(trace_id, []).append([service, span_id, severity, time_ns, body])
@@ -613,6 +618,8 @@ _TEMPORALITY_DELTA = 1
 _TEMPORALITIES = _numbers(
     "AGGREGATION_TEMPORALITY", [("DELTA", _TEMPORALITY_DELTA), ("CUMULATIVE", 2)]
 )
+# What a metric may carry its points in, as a reject names it.
+_DATA = {"gauge", "sum", "histogram", "exponentialHistogram", "summary"}
 _NO_RECORDED_VALUE = 1  # bit of NumberDataPoint.flags
 
 _NOT_A_USAGE_METRIC = (
@@ -639,15 +646,15 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
         for metric in metrics:
             name, unit = _text(metric.get("name")), _text(metric.get("unit"))
             usage = USAGE_METRICS.get(name)
+            if usage is None:
+                record = {"metric": name, "unit": unit}
+                rejects.append(reject(METRICS, _NOT_A_USAGE_METRIC, record))
+                continue
             try:
-                if usage is None:
-                    raise RejectedRecord(_NOT_A_USAGE_METRIC)
-                if unit not in usage.units:
-                    known = ", ".join(filter(None, usage.units))
-                    raise RejectedRecord(f"unit {shown(unit)} of {name}: use one of {known}")
-                kind, data_points = _data_points(metric, usage, rejects)
+                kind, data_points = _data_points(metric, unit, usage, rejects)
             except RejectedRecord as error:
-                rejects.append(reject(METRICS, error.reason, {"metric": name, "unit": unit}))
+                record = {"metric": name, "unit": unit, "data": sorted(_DATA & metric.keys())}
+                rejects.append(reject(METRICS, f"{name}: {error.reason}", record))
                 continue
             for point in data_points:
                 try:
@@ -671,25 +678,24 @@ class _NoConsumer(Exception):
 
 
 def _data_points(
-    metric: dict, usage: _UsageMetric, rejects: list[str]
+    metric: dict, unit: str, usage: _UsageMetric, rejects: list[str]
 ) -> tuple[str, Iterator[dict]]:
     """(kind, data points) of a usage metric sent as sum or gauge.
 
     Prometheus receivers send counters as gauges, and an UpDownCounter is a cumulative sum whose
     value is a gauge's: what the metric is, not how it was sent, decides between "c" and "g".
     """
-    name = _text(metric.get("name"))
-    if type(metric.get("sum")) is dict:
-        data = metric["sum"]
-        kind = usage.kind
-        if _enum(data.get("aggregationTemporality"), _TEMPORALITIES) == _TEMPORALITY_DELTA:
-            if usage.kind == GAUGE:
-                raise RejectedRecord(f"{name} as a delta sum: send its current value")
-            kind = DELTA
-    elif type(metric.get("gauge")) is dict:
-        data, kind = metric["gauge"], usage.kind
-    else:
-        raise RejectedRecord(f"{name} is neither a sum nor a gauge")
+    if unit not in usage.units:
+        known = ", ".join(filter(None, usage.units))
+        raise RejectedRecord(f"unit {shown(unit)} is not known: use one of {known}")
+    data = next((metric[form] for form in ("sum", "gauge") if type(metric.get(form)) is dict), None)
+    if data is None:
+        raise RejectedRecord("neither a sum nor a gauge")
+    kind = usage.kind
+    if _enum(data.get("aggregationTemporality"), _TEMPORALITIES) == _TEMPORALITY_DELTA:
+        if kind == GAUGE:
+            raise RejectedRecord("a delta sum of what is a level: send its current value")
+        kind = DELTA
     return kind, _objects(data, "dataPoints", METRICS, rejects)
 
 

@@ -25,9 +25,7 @@ Key = TypeVar("Key")
 
 def to_units(amount: str | Decimal) -> int:
     """``amount`` of a currency in units of 1e-12; what lies below them is rounded half to even."""
-    return int(EXACT.scaleb(EXACT.create_decimal(amount), PLACES).to_integral_value(
-        ROUND_HALF_EVEN, EXACT
-    ))
+    return int(EXACT.to_integral_value(EXACT.scaleb(EXACT.create_decimal(amount), PLACES)))
 
 
 def to_decimal(units: int) -> Decimal:

@@ -1,0 +1,41 @@
+# make demo: from nothing to ranked anomaly costs.  make test: all tests.  make setup: the environment alone.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := demo
+.PHONY: demo setup test lock clean
+
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+DEMO := demo
+# Megabytes that the environment, its download cache and a demo take, with some air.
+NEEDED_MB := 3000
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "setup: Python 3.11 is needed and '$(PYTHON)' was not found; install it or call make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and f"setup: Python 3.11 is needed (apache-flink 2.2 has no wheels for others), {sys.executable} is {v[0]}.{v[1]}")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "setup: $(PYTHON) lacks the venv module; install it (Debian: apt-get install python3.11-venv)" >&2; exit 1; }
+	@free=$$(df -Pm . | awk 'NR == 2 { print $$4 }'); [ "$$free" -ge $(NEEDED_MB) ] || { echo "setup: $(NEEDED_MB) MB of disk are needed, $$free MB are free in $$PWD" >&2; exit 1; }
+	@echo "setup: creating $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "setup: installing $$(grep -c '==' requirements.lock) packages (about 0.5 GB to download when none is cached)"
+	@$(PY) -m pip --disable-pip-version-check install --quiet uv==0.13.9 || { echo "setup: pip could not install uv, see above" >&2; exit 1; }
+	@$(PY) -m uv pip install --quiet --python $(PY) --requirements requirements.lock || { command -v cc >/dev/null || echo "setup: no C compiler was found; a package above had to be compiled (Debian: apt-get install gcc)" >&2; echo "setup: a package could not be installed, see above" >&2; exit 1; }
+	@touch $@
+
+demo: setup
+	@rm -rf $(DEMO)
+	@$(PY) -m simulator --output $(DEMO)/world --seed 7 --services 20 --days 0.5 --requests-per-day 20000
+	@$(PY) -m jobs.anomaly_cost --input $(DEMO)/world --output $(DEMO)/tables
+	@$(PY) -m jobs.report --tables $(DEMO)/tables --input $(DEMO)/world --html $(DEMO)/report.html
+
+test: setup
+	@$(PY) -m pytest
+
+lock:
+	@$(PY) -m uv pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements.in --output-file requirements.lock
+
+clean:
+	@rm -rf $(VENV) $(DEMO) build

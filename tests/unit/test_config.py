@@ -1,0 +1,49 @@
+"""The command line: what it asks for, and the one line for what it can't mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import config
+from jobs.errors import UsageError
+
+
+def test_engine_settings_are_flink_conf_overlaid_by_set(tmp_path: Path) -> None:
+    loaded = config.load(
+        ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--set", "parallelism.default=1"]
+    )
+    assert loaded.engine["parallelism.default"] == "1"
+    assert loaded.engine["execution.runtime-mode"] == "STREAMING"
+    assert loaded.engine["table.exec.mini-batch.enabled"] == "true"
+    assert loaded.cost_column == "EffectiveCost"
+
+
+def test_cost_column_is_a_setting(tmp_path: Path) -> None:
+    argv = ["--input", str(tmp_path), "--output", str(tmp_path), "--set", "cost.column=BilledCost"]
+    assert config.load(argv).cost_column == "BilledCost"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ([], "--input"),
+        (["--input", "{dir}"], "--output"),
+        (["--input", "{dir}/none", "--output", "{dir}"], "no such directory"),
+        (["--input", "{dir}", "--output", "{dir}", "--frobnicate"], "--frobnicate"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default"], "KEY=VALUE"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "colour=red"], "no such setting"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "cost.column=Price"], "EffectiveCost"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=two"], "whole number"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=0"], "whole number"),
+        (["--input", "kafka://h:9092", "--output", "{dir}"], "kafka://"),
+        (["--input", "{dir}", "--output", "{dir}/file"], "is a file"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line(tmp_path: Path, argv: list[str], told: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError) as caught:
+        config.load([word.format(dir=tmp_path) for word in argv])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
