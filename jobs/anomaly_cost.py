@@ -69,16 +69,16 @@ def anomaly_cost(
     for name, function in FUNCTIONS.items():
         t_env.create_temporary_system_function(name, function)
 
-    run_sql(t_env, "views", "1*_collected_*", cost_column=cost_column)
+    run_sql(t_env, "views", "1*", cost_column=cost_column)
     for view in ("collected_spans", "collected_metrics", "collected_logs", "collected_charges"):
         materialise(t_env, view)
-    run_sql(t_env, "views", "1*_rejects")
 
     run_sql(t_env, "views", "2*")  # assemble
     run_sql(t_env, "views", "3[12]_*")  # meter
     materialise(t_env, "pod_owners")
     run_sql(t_env, "views", "33_*")
     materialise(t_env, "usage_owned")
+    run_sql(t_env, "views", "34_*")
 
     run_sql(t_env, "views", "4*")
     detected = (

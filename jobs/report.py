@@ -71,9 +71,15 @@ def _figures(summary: Summary) -> str:
         currency = _text(money.currency)
         figures += [
             _figure("Charged", fmt.fixed(money.charged, decimal_places), currency),
-            _figure("Allocated", fmt.fixed(money.allocated, decimal_places), share(money.allocated)),
+            _figure(
+                "Allocated", fmt.fixed(money.allocated, decimal_places), share(money.allocated)
+            ),
             _figure("Idle", fmt.fixed(money.idle, decimal_places), share(money.idle)),
-            _figure("Unallocated", fmt.fixed(money.unallocated, decimal_places), share(money.unallocated)),
+            _figure(
+                "Unallocated",
+                fmt.fixed(money.unallocated, decimal_places),
+                share(money.unallocated),
+            ),
         ]
     rejected = sum(records for *_, records in summary.rejected)
     reasons = len({reason for _, reason, _ in summary.rejected})
@@ -81,7 +87,9 @@ def _figures(summary: Summary) -> str:
         _figure("Traces", f"{summary.traces:,}", f"{summary.spans:,} spans"),
         _figure("Anomalous", f"{summary.anomalous_traces:,}", fmt.percent(summary.anomalous_share)),
         _figure("Ranked anomalies", f"{summary.ranked:,}", f"{summary.windows:,} windows"),
-        _figure("Rejected records", f"{rejected:,}", f"{reasons:,} reasons" if rejected else "none"),
+        _figure(
+            "Rejected records", f"{rejected:,}", f"{reasons:,} reasons" if rejected else "none"
+        ),
     ]
     return f'<dl class="figures" aria-label="Headline figures">{"".join(figures)}</dl>'
 
@@ -176,7 +184,9 @@ def _origin(element: dict) -> str:
     if rate:
         return f"rate of {_text(rate.get('window_start'))}"
     charges = element.get("x_Charges") or ()
-    skus = sorted({str(charge.get("sku_id") or charge.get("focus_service_name")) for charge in charges})
+    skus = sorted(
+        {str(charge.get("sku_id") or charge.get("focus_service_name")) for charge in charges}
+    )
     return ", ".join(_text(sku) for sku in skus[:MOST_SKUS]) + (
         f" and {len(skus) - MOST_SKUS} more" if len(skus) > MOST_SKUS else ""
     )
@@ -208,7 +218,9 @@ def _terms(elements: Sequence[dict], cost: Decimal, currency: str) -> str:
         )
     total = sum(costs, Decimal())
     differs = (
-        f'<span class="tag bad">the shares sum to {fmt.exact(total)}</span>' if total != cost else ""
+        f'<span class="tag bad">the shares sum to {fmt.exact(total)}</span>'
+        if total != cost
+        else ""
     )
     return (
         '<div class="wide" tabindex="0" role="region" aria-label="Formula (1), resource by resource">'
@@ -247,7 +259,9 @@ def _arithmetic(row: dict) -> str:
     raw = json.dumps(explanation, indent=2, ensure_ascii=False)
     # Line by line: clean() takes line ends for control characters.
     shown = "\n".join(_text(line) for line in raw[:MOST_EXPLANATION_CHARS].split("\n"))
-    more = "\n… the rest is in ranked_anomalies.parquet" if len(raw) > MOST_EXPLANATION_CHARS else ""
+    more = (
+        "\n… the rest is in ranked_anomalies.parquet" if len(raw) > MOST_EXPLANATION_CHARS else ""
+    )
     return (
         f"<h3>What it cost, and how urgent that makes it</h3>{terms}"
         '<p class="formula" tabindex="0" role="region" aria-label="Formula (2) with its numbers">'
@@ -302,7 +316,11 @@ def _waterfall(tables: Tables, input_dir: Path | None, row: dict) -> str:
     start_ns = min(span.start_ns for span in tree)
     length_ns = max(max(span.end_ns for span in tree) - start_ns, 1)
     shown = abridge(tree, culprit, MOST_SPANS)
-    omitted = f"; {len(tree) - len(shown):,} of the shorter ones are left out" if len(shown) < len(tree) else ""
+    omitted = (
+        f"; {len(tree) - len(shown):,} of the shorter ones are left out"
+        if len(shown) < len(tree)
+        else ""
+    )
     score = verdict.get("anomaly_score")
     judged = (
         f", scored {fmt.significant(score, 4)} against a threshold of {fmt.significant(verdict['threshold'], 4)}"
@@ -339,10 +357,15 @@ def _top_section(tables: Tables, input_dir: Path | None, row: dict) -> str:
         _fact("Window", f"{fmt.utc(row['window_start_ms'])} UTC"),
         _fact("Kind", _text(fmt.kind(row["anomaly_kind"]))),
         _fact("Anomalous traces", f"{row['anomalous_traces']:,} of {row['total_traces']:,}"),
-        _fact("α, threshold θ", f"{fmt.fixed(row['anomaly_score'], 3)}, {fmt.fixed(row['threshold'], 3)}"),
+        _fact(
+            "α, threshold θ",
+            f"{fmt.fixed(row['anomaly_score'], 3)}, {fmt.fixed(row['threshold'], 3)}",
+        ),
         _fact(
             "Projected for a month",
-            "–" if monthly is None else f"{fmt.fixed(monthly, fmt.places([monthly]))} {_text(row['billing_currency'])}",
+            "–"
+            if monthly is None
+            else f"{fmt.fixed(monthly, fmt.places([monthly]))} {_text(row['billing_currency'])}",
         ),
         _fact("Cost status", _status(row["cost_status"])),
         _fact("Also affected", ", ".join(_text(name) for name in others) or "no other service"),
@@ -391,7 +414,13 @@ def _cost_section(tables: Tables, summary: Summary, money: Money) -> str:
         else f'<span class="tag bad">{fmt.exact(money.leak)} is missing</span>'
     )
     minutes = step_ms // 60_000
-    width = f"{minutes} minutes" if minutes < 60 else f"{minutes // 60} hours" if minutes > 60 else "an hour"
+    width = (
+        f"{minutes} minutes"
+        if minutes < 60
+        else f"{minutes // 60} hours"
+        if minutes > 60
+        else "an hour"
+    )
     return (
         f'<section aria-labelledby="h-cost-{currency}"><div class="head">'
         f'<h2 id="h-cost-{currency}">Cost by service over time, {currency}</h2>'
@@ -500,9 +529,15 @@ def write_report(output_dir: Path, input_dir: Path | None, target: Path) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the report that ``argv`` asks for; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.report", description="The HTML report of a run.")
-    parser.add_argument("--tables", type=Path, required=True, metavar="DIR", help="the job's output")
-    parser.add_argument("--input", type=Path, metavar="DIR", help="the job's input, for the exemplar trace")
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.report", description="The HTML report of a run."
+    )
+    parser.add_argument(
+        "--tables", type=Path, required=True, metavar="DIR", help="the job's output"
+    )
+    parser.add_argument(
+        "--input", type=Path, metavar="DIR", help="the job's input, for the exemplar trace"
+    )
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="what to write")
     arguments = parser.parse_args(argv)
     try:

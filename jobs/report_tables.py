@@ -16,7 +16,13 @@ import duckdb
 from jobs.errors import JobError
 from udfs.pure.windows import IDLE, UNALLOCATED
 
-TABLES = ("ranked_anomalies", "trace_verdicts", "cost_allocations", "charge_anomalies", "rejected_records")
+TABLES = (
+    "ranked_anomalies",
+    "trace_verdicts",
+    "cost_allocations",
+    "charge_anomalies",
+    "rejected_records",
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,9 @@ class Tables:
             try:
                 self._connection.from_parquet(str(path)).create_view(table)
             except duckdb.Error as error:
-                raise JobError(f"{path}: cannot be read as Parquet, {str(error).splitlines()[0]}") from error
+                raise JobError(
+                    f"{path}: cannot be read as Parquet, {str(error).splitlines()[0]}"
+                ) from error
 
     def __enter__(self) -> Tables:
         return self

@@ -66,7 +66,17 @@ def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[S
             for span_id, parent, operation, _, error, start_ns, end_ns, peer in fields:
                 spans.setdefault(
                     span_id,
-                    Span(span_id, parent, service, pod, operation, bool(error), start_ns, end_ns, peer),
+                    Span(
+                        span_id,
+                        parent,
+                        service,
+                        pod,
+                        operation,
+                        bool(error),
+                        start_ns,
+                        end_ns,
+                        peer,
+                    ),
                 )
         if span_count is not None and len(spans) >= span_count:
             break
@@ -118,7 +128,9 @@ def culprit_span(tree: Sequence[Span], service: str | None, operation: str | Non
     candidates = [span for span in tree if span.otel_service_name == service] or [
         span for span in tree if span.peer and span.peer == service
     ]
-    return max(candidates, key=lambda s: (s.operation == operation, s.error, s.own_ns), default=None)
+    return max(
+        candidates, key=lambda s: (s.operation == operation, s.error, s.own_ns), default=None
+    )
 
 
 def abridge(tree: Sequence[Span], keep: Span | None, most: int) -> list[Span]:

@@ -35,7 +35,8 @@ class _Column:
 def _text_width(text: str) -> int:
     """Terminal cells that ``text`` takes: wide characters take two, combining ones none."""
     return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
     )
 
 
@@ -96,7 +97,9 @@ def _columns(rows: list[dict]) -> list[_Column]:
 
 
 def _summary(summary: Summary) -> list[str]:
-    warming = f", {summary.warming_traces:,} seen while warming up" if summary.warming_traces else ""
+    warming = (
+        f", {summary.warming_traces:,} seen while warming up" if summary.warming_traces else ""
+    )
     lines = [
         f"{summary.traces:,} traces, {summary.anomalous_traces:,} anomalous"
         f" ({fmt.percent(summary.anomalous_share)}){warming}; {summary.spans:,} spans",
@@ -136,15 +139,17 @@ def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) ->
         heading = "No cost and no anomaly"
     else:
         heading = (
-            f"Anomalies by cost-weighted score, {len(rows):,} of {summary.ranked:,}"
-            f" · {fmt.utc(summary.start_ms)} to {fmt.utc(summary.end_ms)} UTC"
+            f"Anomalies by cost-weighted score S, {len(rows):,} of {summary.ranked:,},"
+            f" {fmt.utc(summary.start_ms)} to {fmt.utc(summary.end_ms)} UTC"
         )
-    lines = [heading]
+    lines = textwrap.wrap(heading, width)
     if rows:
         columns = _columns(rows)
         separator = _fit(columns, width)
         table = [
-            separator.join(_pad(text, column) for text, column in zip(line, columns, strict=True)).rstrip()
+            separator.join(
+                _pad(text, column) for text, column in zip(line, columns, strict=True)
+            ).rstrip()
             for line in zip(*([column.title, *column.cells] for column in columns), strict=True)
         ]
         rule = separator.join("─" * column.width for column in columns)

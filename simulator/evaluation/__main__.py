@@ -1,7 +1,7 @@
 """The command that says how good a run is.
 
-    python -m simulator.evaluation --tables DIR --truth DIR [--weak-labels] [--json FILE]
-    python -m simulator.evaluation --seeds 1 2 3 4 5 [--days 7 ...] [--keep DIR] [--json FILE]
+python -m simulator.evaluation --tables DIR --truth DIR [--weak-labels] [--json FILE]
+python -m simulator.evaluation --seeds 1 2 3 4 5 [--days 7 ...] [--keep DIR] [--json FILE]
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def _number(name: str, value: float) -> str:
 def table(measures: Measures) -> str:
     """The measures of one run as text, one a line."""
     width = max(map(len, measures))
-    return "\n".join(f"{name:<{width}}  {_number(name, value):>12}" for name, value in measures.items())
+    return "\n".join(
+        f"{name:<{width}}  {_number(name, value):>12}" for name, value in measures.items()
+    )
 
 
 def _names(by_seed: dict[int, Measures]) -> list[str]:
@@ -51,10 +53,17 @@ def seeds_table(by_seed: dict[int, Measures]) -> str:
     lines = [["", "mean", "± 95 %", *(f"seed {seed}" for seed in by_seed)]]
     for name in _names(by_seed):
         values = _values(by_seed, name)
-        lines.append([name, *(_number(name, value) for value in (*mean_and_interval(values), *values))])
+        lines.append(
+            [name, *(_number(name, value) for value in (*mean_and_interval(values), *values))]
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
         for line in lines
     )
 
@@ -78,16 +87,25 @@ def _of_seeds(by_seed: dict[int, Measures]) -> dict:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m simulator.evaluation", description="How good a run is: detection, culprit, cost."
+        prog="python -m simulator.evaluation",
+        description="How good a run is: detection, culprit, cost.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tables", type=Path, metavar="DIR", help="the output of a run, with --truth")
-    source.add_argument("--seeds", type=int, nargs="+", metavar="N", help="worlds to simulate and run")
+    source.add_argument(
+        "--tables", type=Path, metavar="DIR", help="the output of a run, with --truth"
+    )
+    source.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="worlds to simulate and run"
+    )
     parser.add_argument("--truth", type=Path, metavar="DIR", help="the truth/ of the run's input")
     parser.add_argument(
-        "--weak-labels", action="store_true", help="truth/ knows injections only: labels.parquet, faults.parquet"
+        "--weak-labels",
+        action="store_true",
+        help="truth/ knows injections only: labels.parquet, faults.parquet",
     )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave every seed's input and output here")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="leave every seed's input and output here"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures there, too")
     for option in SIMULATOR_OPTIONS:
         parser.add_argument(option, metavar="X", help="the simulator's, with --seeds")
@@ -128,7 +146,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             judge = evaluate_weak if arguments.weak_labels else evaluate
             measures = judge(arguments.tables, arguments.truth, arguments.truth.parent / "billing")
-            text, result = table(measures), {name: _or_null(value) for name, value in measures.items()}
+            text, result = (
+                table(measures),
+                {name: _or_null(value) for name, value in measures.items()},
+            )
     except (RunError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1

@@ -69,7 +69,8 @@ def culprit_ranks(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     overlap compete, and so does every false alarm: it is what a person on call sees.
     """
     anomalous = verdicts[
-        verdicts["is_anomalous"].fillna(False).astype(bool) & verdicts["culprit_service_name"].notna()
+        verdicts["is_anomalous"].fillna(False).astype(bool)
+        & verdicts["culprit_service_name"].notna()
     ].sort_values("start_time", kind="stable")
     starts = anomalous["start_time"].to_numpy("datetime64[ms]")
     codes, names = pd.factorize(anomalous["culprit_service_name"], sort=True)
@@ -77,9 +78,12 @@ def culprit_ranks(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     first = np.searchsorted(starts, faults["start_time"].to_numpy("datetime64[ms]"))
     last = np.searchsorted(starts, faults["end_time"].to_numpy("datetime64[ms]"))
     own = names.get_indexer(faults["otel_service_name"])
-    return np.array([
-        _place(codes[a:b], scores[a:b], len(names), code) for a, b, code in zip(first, last, own, strict=True)
-    ])
+    return np.array(
+        [
+            _place(codes[a:b], scores[a:b], len(names), code)
+            for a, b, code in zip(first, last, own, strict=True)
+        ]
+    )
 
 
 def culprit_ranks_of_own_traces(
@@ -90,18 +94,25 @@ def culprit_ranks_of_own_traces(
     Says how good the choice of the culprit is where another fault at the same time can't hide it.
     """
     anomalous = verdicts[
-        verdicts["is_anomalous"].fillna(False).astype(bool) & verdicts["culprit_service_name"].notna()
+        verdicts["is_anomalous"].fillna(False).astype(bool)
+        & verdicts["culprit_service_name"].notna()
     ]
-    struck = truth.loc[truth["fault_id"].notna(), ["trace_id", "fault_id"]].merge(anomalous, on="trace_id")
+    struck = truth.loc[truth["fault_id"].notna(), ["trace_id", "fault_id"]].merge(
+        anomalous, on="trace_id"
+    )
     codes, names = pd.factorize(struck["culprit_service_name"], sort=True)
     scores = struck["anomaly_score"].fillna(0.0).to_numpy(float)
     rows = struck.groupby("fault_id").indices
     own = names.get_indexer(faults["otel_service_name"])
     nothing = np.empty(0, np.intp)
-    return np.array([
-        _place(codes[at], scores[at], len(names), code)
-        for at, code in zip((rows.get(fault, nothing) for fault in faults["fault_id"]), own, strict=True)
-    ])
+    return np.array(
+        [
+            _place(codes[at], scores[at], len(names), code)
+            for at, code in zip(
+                (rows.get(fault, nothing) for fault in faults["fault_id"]), own, strict=True
+            )
+        ]
+    )
 
 
 def _place(codes: np.ndarray, scores: np.ndarray, names: int, own: int) -> float:
@@ -120,7 +131,12 @@ def ranking_ranks(ranked: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     """Best rank of each fault's service in the windows that the fault overlaps, else UNNAMED.  # (faults,)"""
     pairs = _overlaps(ranked, faults)
     own = pairs[pairs["otel_service_name"] == pairs["fault_service"]]
-    return own.groupby("fault")["rank"].min().reindex(range(len(faults)), fill_value=UNNAMED).to_numpy(float)
+    return (
+        own.groupby("fault")["rank"]
+        .min()
+        .reindex(range(len(faults)), fill_value=UNNAMED)
+        .to_numpy(float)
+    )
 
 
 def ranking_chance(ranked: pd.DataFrame, faults: pd.DataFrame, services: int, top: int) -> float:
@@ -136,12 +152,14 @@ def ranking_chance(ranked: pd.DataFrame, faults: pd.DataFrame, services: int, to
 def _overlaps(ranked: pd.DataFrame, faults: pd.DataFrame) -> pd.DataFrame:
     """(fault, fault_service, otel_service_name, rank) for each fault and row of a window it overlaps."""
     rows = ranked[["window_start", "window_end", "otel_service_name", "rank"]]
-    own = pd.DataFrame({
-        "fault": np.arange(len(faults)),
-        "fault_service": faults["otel_service_name"].to_numpy(),
-        "fault_start": faults["start_time"].to_numpy("datetime64[ms]"),
-        "fault_end": faults["end_time"].to_numpy("datetime64[ms]"),
-    })
+    own = pd.DataFrame(
+        {
+            "fault": np.arange(len(faults)),
+            "fault_service": faults["otel_service_name"].to_numpy(),
+            "fault_start": faults["start_time"].to_numpy("datetime64[ms]"),
+            "fault_end": faults["end_time"].to_numpy("datetime64[ms]"),
+        }
+    )
     windows = rows[["window_start", "window_end"]].drop_duplicates()
     near = own.merge(windows, how="cross")
     near = near[
@@ -169,12 +187,19 @@ def culprits(
     A fault's money is its excess cost over all windows and services; one that saved money weighs
     nothing. A fault that nothing names counts as wrong.
     """
-    excess = costs.assign(excess_cost=_floats(costs["excess_cost"])).groupby("fault_id")["excess_cost"].sum()
+    excess = (
+        costs.assign(excess_cost=_floats(costs["excess_cost"]))
+        .groupby("fault_id")["excess_cost"]
+        .sum()
+    )
     money = np.clip(faults["fault_id"].map(excess).fillna(0.0).to_numpy(float), 0.0, None)
     of_time = culprit_ranks(verdicts, faults)
     of_traces = culprit_ranks_of_own_traces(verdicts, truth, faults)
     of_ranking = ranking_ranks(ranked, faults)
-    measures = {"faults": float(len(faults)), "faults unnamed": _share(np.isinf(of_time).sum(), len(faults))}
+    measures = {
+        "faults": float(len(faults)),
+        "faults unnamed": _share(np.isinf(of_time).sum(), len(faults)),
+    }
     for top in TOPS:
         measures |= {
             f"AC@{top}": named_share(of_time, top),
@@ -186,7 +211,9 @@ def culprits(
     return measures
 
 
-def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attributed_cost") -> Measures:
+def attribution(
+    ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attributed_cost"
+) -> Measures:
     """A, bias and the share on the right service, of ``column`` against the counterfactual truth.
 
     Over all (window, service) that are true or predicted, with ĉ the ranking's cost and Δ the sum of
@@ -198,7 +225,9 @@ def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attrib
     """
     currencies = sorted(ranked.loc[_floats(ranked[column]) != 0.0, "billing_currency"].unique())
     if len(currencies) > 1:
-        raise ValueError(f"ranked_anomalies is in {len(currencies)} currencies {currencies}, must be in 1")
+        raise ValueError(
+            f"ranked_anomalies is in {len(currencies)} currencies {currencies}, must be in 1"
+        )
     keys = ["window_start", "otel_service_name"]
     predicted = ranked[keys].assign(cost=_floats(ranked[column])).groupby(keys)["cost"].sum()
     true = costs[keys].assign(cost=_floats(costs["excess_cost"])).groupby(keys)["cost"].sum()
@@ -217,7 +246,10 @@ def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attrib
 def unconserved(allocated: dict[str, Decimal], charged: dict[str, Decimal]) -> Decimal:
     """What is charged and not allocated, or the reverse, over all currencies: 0, or money leaks."""
     return sum(
-        (abs(allocated.get(c, Decimal()) - charged.get(c, Decimal())) for c in allocated.keys() | charged.keys()),
+        (
+            abs(allocated.get(c, Decimal()) - charged.get(c, Decimal()))
+            for c in allocated.keys() | charged.keys()
+        ),
         Decimal(),
     )
 
@@ -236,7 +268,10 @@ def weak_labels(
     naming any of ``services`` at random would give.
     """
     found = flagged(verdicts, labels["trace_id"])
-    positive, negative = (labels["label"] == "positive").to_numpy(), (labels["label"] == "negative").to_numpy()
+    positive, negative = (
+        (labels["label"] == "positive").to_numpy(),
+        (labels["label"] == "negative").to_numpy(),
+    )
     culprit = labels["trace_id"].map(verdicts.set_index("trace_id")["culprit_service_name"])
     right = (culprit == labels["culprit_service_name"]).to_numpy() & found
     of_time, of_ranking = culprit_ranks(verdicts, faults), ranking_ranks(ranked, faults)
@@ -245,7 +280,9 @@ def weak_labels(
         "positive flagged": _share((found & positive).sum(), positive.sum()),
         "quiet traces": float(negative.sum()),
         "quiet flagged": _share((found & negative).sum(), negative.sum()),
-        "right culprit, of positive flagged": _share((right & positive).sum(), (found & positive).sum()),
+        "right culprit, of positive flagged": _share(
+            (right & positive).sum(), (found & positive).sum()
+        ),
         "faults": float(len(faults)),
         "faults unnamed": _share(np.isinf(of_time).sum(), len(faults)),
     }
@@ -257,7 +294,9 @@ def weak_labels(
         }
     measures["faults in the ranking"] = _share(np.isfinite(of_ranking).sum(), len(faults))
     by_kind = pd.Series(of_ranking <= max(TOPS)).groupby(faults["anomaly_kind"].to_numpy()).mean()
-    return measures | {f"AC@{max(TOPS)} ranking, {kind}": float(share) for kind, share in by_kind.items()}
+    return measures | {
+        f"AC@{max(TOPS)} ranking, {kind}": float(share) for kind, share in by_kind.items()
+    }
 
 
 def _floats(money: pd.Series) -> np.ndarray:

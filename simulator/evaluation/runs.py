@@ -72,7 +72,10 @@ def evaluate(tables: Path, truth: Path, billing: Path | None = None) -> m.Measur
     Raises:
         RunError: a table is missing.
     """
-    verdicts, ranked = _read(tables / "trace_verdicts.parquet"), _read(tables / "ranked_anomalies.parquet")
+    verdicts, ranked = (
+        _read(tables / "trace_verdicts.parquet"),
+        _read(tables / "ranked_anomalies.parquet"),
+    )
     traces, faults = _read(truth / "traces.parquet"), _read(truth / "faults.parquet")
     costs = _read(truth / "costs.parquet")
     measures = (
@@ -91,9 +94,14 @@ def evaluate_weak(tables: Path, truth: Path, billing: Path | None = None) -> m.M
     Raises:
         RunError: a table is missing.
     """
-    verdicts, ranked = _read(tables / "trace_verdicts.parquet"), _read(tables / "ranked_anomalies.parquet")
+    verdicts, ranked = (
+        _read(tables / "trace_verdicts.parquet"),
+        _read(tables / "ranked_anomalies.parquet"),
+    )
     labels, faults = _read(truth / "labels.parquet"), _read(truth / "faults.parquet")
-    services = {name for names in labels["services"] for name in names} | set(faults["otel_service_name"])
+    services = {name for names in labels["services"] for name in names} | set(
+        faults["otel_service_name"]
+    )
     measures = m.weak_labels(verdicts, ranked, labels, faults, len(services))
     if billing is not None and billing.is_dir():
         measures["unconserved"] = float(m.unconserved(_allocated(tables), charged(billing)))
@@ -137,7 +145,12 @@ def run_seed(
         ["jobs.anomaly_cost", "--input", str(world), "--output", str(tables)], directory / "job.log"
     )
     measures = evaluate(tables, world / "truth", world / "billing")
-    spans = pc.sum(pq.read_table(tables / "trace_verdicts.parquet", columns=["span_count"])[0]).as_py() or 0
+    spans = (
+        pc.sum(pq.read_table(tables / "trace_verdicts.parquet", columns=["span_count"])[0]).as_py()
+        or 0
+    )
     measures |= {"spans": float(spans), "job seconds": seconds, "spans a second": spans / seconds}
-    say(f"seed {seed}: job took {seconds:.0f} s; F1 {measures['f1']:.3f}, AC@1 {measures['AC@1']:.3f}")
+    say(
+        f"seed {seed}: job took {seconds:.0f} s; F1 {measures['f1']:.3f}, AC@1 {measures['AC@1']:.3f}"
+    )
     return measures

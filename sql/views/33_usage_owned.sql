@@ -3,14 +3,23 @@
 -- resource_id and otel_service_name are '' where nobody knows them
 create temporary view usage_owned as
 select
-    u.consumer,
-    u.bucket_ms,
-    coalesce(u.resource_id, by_uid.owner.resource_id, by_name.owner.resource_id, '') as resource_id,
-    own(
-        coalesce(u.otel_service_name, by_uid.owner.otel_service_name, by_name.owner.otel_service_name, ''),
-        coalesce(nullif(u.pod_uid, ''), u.pod_name),
-        u.metered
-    ) as metered
-from consumer_usage as u
-left join pod_owners as by_uid on u.pod_uid = by_uid.pod
-left join pod_owners as by_name on u.pod_name = by_name.pod
+    consumer,
+    bucket_ms,
+    resource_id,
+    otel_service_name,
+    pod,
+    own(otel_service_name, pod, metered) as metered
+from (
+    select
+        u.consumer,
+        u.bucket_ms,
+        u.metered,
+        coalesce(nullif(u.pod_uid, ''), u.pod_name) as pod,
+        coalesce(u.resource_id, by_uid.owner.resource_id, by_name.owner.resource_id, '') as resource_id,
+        coalesce(
+            u.otel_service_name, by_uid.owner.otel_service_name, by_name.owner.otel_service_name, ''
+        ) as otel_service_name
+    from consumer_usage as u
+    left join pod_owners as by_uid on u.pod_uid = by_uid.pod
+    left join pod_owners as by_name on u.pod_name = by_name.pod
+)

@@ -18,6 +18,7 @@ def _schema(text: Mapping[str, pa.DataType | None]) -> pa.Schema:
     return pa.schema([(name, kind or pa.string()) for name, kind in text.items()])
 
 
+# fmt: off
 SCHEMAS = {
     "ranked_anomalies": _schema({
         "anomaly_id": None, "window_start": _TIME, "window_end": _TIME, "otel_service_name": None,
@@ -64,7 +65,14 @@ SCHEMAS = {
         "anomaly_kind": None, "label": None, "start_time": _TIME, "services": _NAMES,
     }),
 }
-OUTPUT_TABLES = ("ranked_anomalies", "trace_verdicts", "cost_allocations", "charge_anomalies", "rejected_records")
+# fmt: on
+OUTPUT_TABLES = (
+    "ranked_anomalies",
+    "trace_verdicts",
+    "cost_allocations",
+    "charge_anomalies",
+    "rejected_records",
+)
 
 
 def write(directory: Path, table: str, rows: Iterable[Mapping[str, object]]) -> None:

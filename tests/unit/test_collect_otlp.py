@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -142,7 +144,7 @@ def test_spans_are_read_as_emitters_write_them(changes, position, expected):
         ({"startTimeUnixNano": "0"}, "startTimeUnixNano is missing", END // 10**6),
         ({"endTimeUnixNano": None}, "endTimeUnixNano is missing", True),
         ({"endTimeUnixNano": "soon"}, "endTimeUnixNano 'soon' is not an integer", True),
-        ({"startTimeUnixNano": 1544712660}, "startTimeUnixNano 1544712660 is outside of 2000", None),
+        ({"startTimeUnixNano": 1544712660}, "startTimeUnixNano 1544712660 is outside of 2000", END // 10**6),
         ({"endTimeUnixNano": 2**62}, "endTimeUnixNano 4611686018427387904 is outside", True),
         ({"traceId": ...}, "traceId is missing", True),
         ({"traceId": "0" * 32}, "traceId is all zeros", True),
@@ -635,29 +637,23 @@ def test_no_depth_raises(depth, field):
 # ---- real data ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("world", "spans", "traces"), [("train-ticket", 333_738, 4_551), ("online-boutique", 852_420, 19_107)]
-)
-def test_real_telemetry_is_used_to_the_last_span(shared_data, world, spans, traces):
-    seen: set[str] = set()
-    count = points = 0
-    for path in sorted((shared_data / world / "traces").glob("*.jsonl.gz")):
-        with gzip.open(path) as lines:
-            for line in lines:
-                fragments, _, rejects = collect_spans(line)
-                assert rejects == []
-                seen |= fragments.keys()
-                count += sum(fragment.count(b"]]") and sum(
-                    len(group[3]) for group in orjson.loads(fragment)[1]
-                ) for fragment in fragments.values())
-    for path in sorted((shared_data / world / "metrics").glob("*.jsonl.gz")):
-        with gzip.open(path) as lines:
-            for line in lines:
-                fragments, _, rejects = collect_metrics(line)
-                assert rejects == []
-                points += len(fragments)
-    assert (count, len(seen)) == (spans, traces)
-    assert points > 0
+@pytest.mark.parametrize("world", ["train-ticket", "online-boutique"])
+def test_real_telemetry_is_used_to_the_last_record(shared_data, world):
+    def lines(folder: str, every: int) -> Iterator[bytes]:
+        for path in sorted((shared_data / world / folder).glob("*.jsonl.gz"))[::every]:
+            with gzip.open(path) as file:
+                yield from file
+
+    for line in lines("traces", every=16):
+        fragments, _, rejects = collect_spans(line)
+        groups = [group for f in fragments.values() for group in orjson.loads(f)[1]]
+        assert rejects == []
+        assert sum(len(group[3]) for group in groups) == line.count(b'"spanId":') > 0
+    for line in lines("metrics", every=2):
+        fragments, _, rejects = collect_metrics(line)
+        times = {row[5] for f in fragments.values() for row in orjson.loads(f)}
+        assert rejects == []
+        assert times == {int(time) for time in re.findall(rb'"timeUnixNano":"(\d+)"', line)}
 
 
 def test_the_protocols_own_examples_are_used_or_rejected(shared_data):

@@ -75,7 +75,9 @@ def _decode(line: bytes) -> object:
             decoded = _decode_leniently(line)
         except (ValueError, RecursionError):
             raise ValueError(str(error)) from None
-    if any(mark in line for mark in _SNAKE_MARKS):
+    if any(mark in line for mark in _SNAKE_MARKS) or (
+        type(decoded) is dict and any("_" in key for key in decoded)
+    ):
         try:
             return _camel(decoded)
         except RecursionError:

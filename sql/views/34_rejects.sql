@@ -1,4 +1,4 @@
--- collect: every record that could not be used, once, however often it was delivered.
+-- collect, meter: every record that could not be used, once, however often it was delivered.
 -- grain: one (`stream`, reason, payload) a row; state: one entry for each of them
 create temporary view rejects as
 with delivered as (
@@ -23,5 +23,16 @@ select
     reason,
     payload,
     min(event_time_ms) as event_time_ms
-from delivered, lateral table(reject_columns(reject)) as c (`stream`, reason, payload, event_time_ms)
+from (
+    select `stream`, reason, payload, event_time_ms
+    from delivered, lateral table(reject_columns(reject)) as c (`stream`, reason, payload, event_time_ms)
+    union all
+    select
+        'otlp_metrics' as `stream`,
+        'usage of a pod whose billed resource is unknown: send cloud.resource_id, host.id or k8s.node.name with it' as reason,
+        json_object('pod' value pod, 'otel_service_name' value otel_service_name) as payload,
+        bucket_ms as event_time_ms
+    from usage_owned
+    where resource_id = ''
+)
 group by `stream`, reason, payload

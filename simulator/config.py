@@ -1,0 +1,171 @@
+"""What a world is made from: the one reader of the simulator's command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+MINUTE_MS = 60_000
+MINUTES_PER_HOUR = 60
+MINUTES_PER_DAY = 24 * 60
+
+LATENCY_SPIKE = "latency_spike"
+RETRY_LOOP = "retry_loop"
+RESOURCE_OVERUSE = "resource_overuse"
+DEPENDENCY_FAILURE = "dependency_failure"
+KINDS = (LATENCY_SPIKE, RETRY_LOOP, RESOURCE_OVERUSE, DEPENDENCY_FAILURE)
+
+BILLINGS = ("metered", "machine", "mixed")
+MIXES = ("source", "faint")
+
+# A quarter of a small world, half a day of a large one, is quiet at the start: detectors learn.
+WARM_UP_SHARE = 0.25
+WARM_UP_MAX_HOURS = 12.0
+
+# Beyond a third of all traces "anomalous" has lost its meaning, and the episodes their room.
+ANOMALY_RATE_MAX = 0.35
+
+
+class UsageError(Exception):
+    """A wrong argument: one line that names the value and the bound."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One world. Equal configs give equal bytes."""
+
+    seed: int
+    services: int = 20
+    days: float = 7.0
+    requests_per_day: int = 50_000
+    anomaly_rate: float = 0.12
+    faults: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
+    mix: str = "source"
+    severity: float = 1.0  # exponent on every fault's factor: 1 as drawn, 0.5 faint, 2 drastic
+    billing: str = "mixed"
+    start: datetime = datetime(2025, 3, 3, tzinfo=UTC)
+    warm_up_hours: float | None = None
+    metrics_interval_s: int = 60
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("services", self.services, 3, 200),
+            ("days", self.days, 0.02, 366),
+            ("requests-per-day", self.requests_per_day, 100, 10_000_000),
+            ("anomaly-rate", self.anomaly_rate, 0, ANOMALY_RATE_MAX),
+            ("severity", self.severity, 0.1, 4),
+            ("warm-up-hours", self.warm_up_minutes / MINUTES_PER_HOUR, 0, 24 * self.days * 0.8),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"--{name} {value:g} is outside of {low:g} to {high:g}")
+        if self.metrics_interval_s % 60 or not 60 <= self.metrics_interval_s <= 900:
+            raise UsageError(
+                f"--metrics-interval-s {self.metrics_interval_s} is not whole minutes of 60 to 900"
+            )
+        if self.billing not in BILLINGS:
+            raise UsageError(f"--billing {self.billing} is none of {', '.join(BILLINGS)}")
+        if self.mix not in MIXES:
+            raise UsageError(f"--mix {self.mix} is none of {', '.join(MIXES)}")
+        unknown = sorted(set(self.faults) - set(KINDS))
+        if unknown:
+            raise UsageError(f"--faults {unknown[0]} is none of {', '.join(KINDS)}")
+        if min(self.faults.values(), default=0) < 0 or not sum(self.faults.values()) > 0:
+            raise UsageError("--faults: give no weight below 0 and at least one above 0")
+
+    @property
+    def minutes(self) -> int:
+        """Length of the world in whole minutes."""
+        return round(self.days * MINUTES_PER_DAY)
+
+    @property
+    def warm_up_minutes(self) -> int:
+        """Minutes at the start without faults."""
+        hours = self.warm_up_hours
+        if hours is None:
+            hours = min(WARM_UP_SHARE * self.days * 24, WARM_UP_MAX_HOURS)
+        return round(hours * MINUTES_PER_HOUR)
+
+    @property
+    def start_ms(self) -> int:
+        """Start of the world, UTC milliseconds."""
+        return int(self.start.timestamp() * 1000)
+
+
+def _weights(text: str) -> dict[str, float]:
+    """``latency_spike=1,retry_loop=2`` as a dict; kinds that are not named don't occur."""
+    weights = {}
+    for part in text.split(","):
+        kind, _, weight = part.partition("=")
+        try:
+            weights[kind.strip()] = float(weight or 1)
+        except ValueError:
+            raise UsageError(f"--faults {part}: give kind=weight,...") from None
+    return weights
+
+
+def _start(text: str) -> datetime:
+    """An ISO time at a full hour, UTC where it names no zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--start {text} is not an ISO time such as 2025-03-03T00:00Z") from None
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    if (moment.minute, moment.second, moment.microsecond) != (0, 0, 0):
+        raise UsageError(f"--start {text} is not a full hour")
+    return moment
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UsageError(message)
+
+
+def parse(argv: Sequence[str]) -> tuple[Config, Path]:
+    """The config and the output directory of a command line.
+
+    Raises:
+        UsageError: one line that says what is wrong.
+    """
+    parser = _Parser(
+        prog="python -m simulator",
+        description="Simulate the telemetry and the bill of a shop in the cloud, with known faults.",
+    )
+    add = parser.add_argument
+    add("--output", required=True, help="directory that is empty or not there yet (or file:// URL)")
+    add("--seed", required=True, type=int, help="each seed is another topology, provider, bill")
+    add("--services", type=int, default=20)
+    add("--days", type=float, default=7.0, help="fractions of a day work: 0.1")
+    add("--requests-per-day", type=int, default=50_000, help="mean over the simulated time")
+    add("--anomaly-rate", type=float, default=0.12, help="share of traces that a fault touches")
+    add("--faults", default=",".join(f"{kind}=1" for kind in KINDS), help="kind=weight,...")
+    add("--mix", default="source", help="source: clear and partial faults; faint: weak, partial")
+    add("--severity", type=float, default=1.0, help="exponent on the faults' factors")
+    add("--billing", default="mixed", help="metered, machine or mixed")
+    add("--start", default="2025-03-03T00:00Z", help="ISO time at a full hour")
+    add("--warm-up-hours", type=float, help="time without faults at the start"
+        f" [{WARM_UP_SHARE:.0%} of the time, at most {WARM_UP_MAX_HOURS:g} hours]")
+    add("--metrics-interval-s", type=int, default=60, help="whole minutes, in seconds")
+    found = parser.parse_args(argv)
+    config = Config(
+        seed=found.seed,
+        services=found.services,
+        days=found.days,
+        requests_per_day=found.requests_per_day,
+        anomaly_rate=found.anomaly_rate,
+        faults=_weights(found.faults),
+        mix=found.mix,
+        severity=found.severity,
+        billing=found.billing,
+        start=_start(found.start),
+        warm_up_hours=found.warm_up_hours,
+        metrics_interval_s=found.metrics_interval_s,
+    )
+    if "://" in found.output and not found.output.startswith("file://"):
+        raise UsageError(f"--output {found.output} is not a directory or a file:// URL")
+    output = Path(found.output.removeprefix("file://"))
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"--output {output} is not an empty directory")
+    return config, output

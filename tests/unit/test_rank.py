@@ -1,0 +1,336 @@
+"""rank: the order in which to deal with a window's anomalies, and why."""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from udfs.pure.attribute import allocate_window
+from udfs.pure.price import cost_by_window
+from udfs.pure.rank import rank_window
+from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
+
+HOUR = 400_000 * HOUR_MS
+
+COLUMNS = set(
+    "anomaly_id window_start window_end otel_service_name rank cost_weighted_score anomaly_score"
+    " threshold anomalous_traces total_traces attributed_cost excess_cost projected_monthly_cost"
+    " billing_currency cost_status anomaly_kind affected_services exemplar_trace_ids explanation"
+    " model_version updated_at".split()
+)
+
+
+def incident(culprit, *scores, threshold=3.0, kind="latency", affected=None, exemplars=None):
+    return {
+        "otel_service_name": culprit,
+        "anomalous_traces": len(scores),
+        "scores": list(scores),
+        "threshold": threshold,
+        "kinds": {kind: len(scores)},
+        "affected": affected or {},
+        "exemplars": exemplars or [[score, f"{culprit}-{score}"] for score in scores],
+        "operations": {},
+    }
+
+
+def allocation(service, cost, currency="USD", status="billed", resource_id="node-1", **columns):
+    is_billed = status != "provisional"
+    return {
+        "window_start": HOUR,
+        "resource_id": resource_id,
+        "dimension": "cpu",
+        "otel_service_name": service,
+        "usage": 1.0,
+        "total_usage": 2.0,
+        "share": 0.5,
+        "resource_cost": Decimal(cost) * 2,
+        "allocated_cost": Decimal(cost),
+        "billing_currency": currency,
+        "cost_status": status,
+        "charges": [],
+        "rate": None,
+        "charge_period_end": HOUR + HOUR_MS if is_billed else None,
+        **columns,
+    }
+
+
+def rank(incidents, allocations=(), traces=(), minutes=None):
+    return rank_window(HOUR, minutes or [incidents], traces, allocations, "rule-1")
+
+
+def order(rows):
+    return [(row["billing_currency"], row["rank"], row["otel_service_name"]) for row in rows]
+
+
+def test_one_row_has_every_column_of_the_interface():
+    [row] = rank(
+        [incident("cart", 4.0, 6.0)], [allocation("cart", "1.5")], [{"cart": 10}, {"cart": 20}]
+    )
+    assert row.keys() == COLUMNS
+    assert row["window_start"] == HOUR
+    assert row["window_end"] == HOUR + WINDOW_MS
+    assert row["anomaly_score"] == 5.0 * math.log2(3)
+    assert row["cost_weighted_score"] == row["anomaly_score"] * math.log1p(1.5)
+    assert row["attributed_cost"] == Decimal("1.5")
+    assert str(row["attributed_cost"]) == "1.500000000000"
+    assert (row["anomalous_traces"], row["total_traces"], row["threshold"]) == (2, 30, 3.0)
+    assert (row["excess_cost"], row["projected_monthly_cost"]) == (None, None)
+    assert row["anomaly_id"] == "2015-08-19T16:00:00Z/cart/USD"
+    assert (row["rank"], row["model_version"]) == (1, "rule-1")
+
+
+def test_one_trace_leaves_its_score_as_it_is():
+    [row] = rank([incident("cart", 4.25)])
+    assert row["anomaly_score"] == 4.25
+
+
+def test_cost_and_severity_rank_together():
+    rows = rank(
+        [incident("loud", 9.0), incident("dear", 4.0), incident("cheap", 4.0)],
+        [allocation("loud", "0.1"), allocation("dear", "5"), allocation("cheap", "0.01")],
+    )
+    assert order(rows) == [("USD", 1, "dear"), ("USD", 2, "loud"), ("USD", 3, "cheap")]
+
+
+def test_equal_scores_are_ranked_by_cost_then_severity_then_name():
+    # with nothing allocated, S is 0 whatever alpha is
+    rows = rank(
+        [incident("b", 4.0), incident("a", 4.0), incident("z", 9.0)], [allocation("other", "1")]
+    )
+    assert [row["otel_service_name"] for row in rows] == ["z", "a", "b"]
+    nearly = [allocation("a", "1"), allocation("b", "1.000000000001")]
+    rows = rank([incident("a", 1e-9), incident("b", 1e-9)], [*nearly, allocation("b", "1e-22")])
+    assert [row["otel_service_name"] for row in rows] == ["b", "a"]
+
+
+def test_currencies_are_ranked_apart():
+    rows = rank(
+        [incident("cart", 4.0), incident("checkout", 4.0)],
+        [
+            allocation("cart", "1"),
+            allocation("cart", "9", "EUR"),
+            allocation("checkout", "2"),
+        ],
+    )
+    assert order(rows) == [("EUR", 1, "cart"), ("USD", 1, "checkout"), ("USD", 2, "cart")]
+    assert [row["attributed_cost"] for row in rows] == [9, 2, 1]
+
+
+def test_a_culprit_without_cost_has_a_row_in_each_currency_of_the_bill():
+    rows = rank([incident("cart", 4.0)], [allocation("x", "1"), allocation("x", "1", "EUR")])
+    assert order(rows) == [("EUR", 1, "cart"), ("USD", 1, "cart")]
+    assert {(row["attributed_cost"], row["cost_status"]) for row in rows} == {(0, "billed")}
+
+
+def test_without_any_bill_the_currency_is_none_and_the_row_provisional():
+    [row] = rank([incident("cart", 4.0)])
+    assert (row["billing_currency"], row["cost_status"]) == ("XXX", "provisional")
+    assert (row["attributed_cost"], row["cost_weighted_score"]) == (0, 0.0)
+    assert row["updated_at"] == HOUR + WINDOW_MS
+
+
+def test_a_credit_counts_against_and_never_breaks_the_logarithm():
+    rows = rank(
+        [incident("cart", 4.0), incident("checkout", 4.0)],
+        [allocation("cart", "-3"), allocation("checkout", "0")],
+    )
+    assert order(rows) == [("USD", 1, "checkout"), ("USD", 2, "cart")]
+    assert rows[1]["cost_weighted_score"] == -4.0 * math.log1p(3)
+
+
+def test_minutes_of_a_window_are_merged_by_culprit():
+    minutes = [
+        [
+            incident("cart", 4.0, 5.0, threshold=3.0, kind="error", affected={"web": 2, "cart": 2}),
+            incident("checkout", 9.0),
+        ],
+        [],
+        [incident("cart", 9.0, threshold=6.0, affected={"api": 1, "web": 1, "db": 2})],
+    ]
+    cart, checkout = rank(None, minutes=minutes)
+    assert cart["anomaly_score"] == 6.0 * math.log2(4)
+    assert cart["threshold"] == 4.0  # what the three traces had to exceed: 3, 3 and 6
+    assert cart["anomaly_kind"] == "error"
+    assert cart["affected_services"] == ["web", "db", "api"]
+    assert cart["exemplar_trace_ids"] == ["cart-9.0", "cart-5.0", "cart-4.0"]
+    assert checkout["anomalous_traces"] == 1
+    assert rank(None, minutes=minutes[::-1]) == [cart, checkout]
+
+
+def test_the_kinds_tie_goes_to_the_first_name():
+    [row] = rank([incident("cart", 4.0, kind="latency"), incident("cart", 4.0, kind="error")])
+    assert row["anomaly_kind"] == "error"
+
+
+def test_five_exemplars_the_best_of_all_minutes_each_once():
+    best = [[7.0, "g"], [7.0, "f"], [5.0, "e"], [4.0, "d"], [3.0, "c"]]
+    more = [[9.0, "z"], [6.0, "e"]]
+    [row] = rank([incident("cart", 7.0, exemplars=best), incident("cart", 9.0, exemplars=more)])
+    assert row["exemplar_trace_ids"] == ["z", "f", "g", "e", "d"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["billed", "billed"], "billed"),
+        (["billed", "corrected"], "corrected"),
+        (["provisional", "corrected"], "provisional"),
+    ],
+)
+def test_a_row_is_as_settled_as_the_least_settled_cost_it_rests_on(statuses, expected):
+    allocations = [
+        allocation("cart", "1", status=status, resource_id=f"node-{i}")
+        for i, status in enumerate(statuses)
+    ]
+    allocations.append(allocation("checkout", "1", status="provisional"))
+    [row] = rank([incident("cart", 4.0)], allocations)
+    assert row["cost_status"] == expected
+
+
+def test_updated_at_is_the_event_time_that_the_row_is_known_at():
+    before_the_bill = allocation("cart", "1", status="provisional")
+    [row] = rank([incident("cart", 4.0)], [before_the_bill])
+    assert row["updated_at"] == HOUR + WINDOW_MS
+    [row] = rank([incident("cart", 4.0)], [before_the_bill, allocation("cart", "1")])
+    assert row["updated_at"] == HOUR + HOUR_MS
+
+
+# ---- the explanation --------------------------------------------------------------------------
+
+
+def charge(key, cost, parts, hour=0, per="unit"):
+    return {
+        "key": key,
+        "parts": parts,
+        "per": per,
+        "start_ms": HOUR + hour * HOUR_MS,
+        "end_ms": HOUR + (hour + 1) * HOUR_MS,
+        "cost": cost,
+        "currency": "USD",
+        "sku_id": "SKU-1",
+        "focus_service_name": "Amazon Elastic Compute Cloud",
+        "charge_class": None,
+        "list_unit_price": "0.17",
+        "consumed_quantity": "2",
+        "consumed_unit": "vCPU-Hours",
+    }
+
+
+def a_bill_in_part_provisional():
+    """Rows of two resources: one billed for a machine, one still at its rate of two hours ago."""
+    usage = {
+        HOUR - 2 * HOUR_MS: {"memory": {"cart": 2.5e12, "": 1e12}},
+        HOUR: {"cpu": {"cart": 31.4, "web": 17.3, "": 0.7}, "memory": {"cart": 3.1e12, "web": 7e11}},
+    }
+    machine = charge("m", "0.444", [["cpu", "0.7"], ["memory", "0.3"]], per="hour")
+    extra = charge("x", "0.000012345678901", [["cpu", "1"]])
+    metered = charge("u", "0.31000000001", [["memory", "1"]], hour=-2)
+    rows = []
+    for resource_id, charges in (("node-1", [machine, extra]), ("node-2", [metered])):
+        bill = {}
+        for each in charges:
+            for window_ms, parts in cost_by_window(each).items():
+                bill.setdefault(window_ms, []).append((each, parts))
+        rows += allocate_window(resource_id, HOUR, usage, bill, {"cpu", "memory"})
+    return orjson.loads(orjson.dumps(rows, default=str))  # as the job hands them on
+
+
+def test_ten_lines_recompute_cost_and_score_from_the_explanation():
+    [row] = rank([incident("cart", 4.5, 5.25, 7.0)], a_bill_in_part_provisional())
+    assert row["cost_status"] == "provisional"
+
+    why = json.loads(row["explanation"], parse_float=Decimal)
+    cost = Decimal(0)
+    for e in why["Elements"]:
+        resource_cost = sum((Decimal(c["cost_in_window"]) for c in e["x_Charges"]), Decimal(0))
+        if e["x_Rate"]:
+            rate = e["x_Rate"]
+            of_usage = Decimal(rate["cost_per_usage"] or 0) * e["x_TotalUsage"]
+            resource_cost += round(Decimal(rate["cost_per_window"]) + of_usage, 12)
+        assert resource_cost == Decimal(e["x_ResourceCost"])
+        exact = e["UsageQuantity"] / e["x_TotalUsage"] * resource_cost
+        assert abs(exact - Decimal(e["x_AllocatedCost"])) < Decimal("1e-12")
+        assert abs(e["AllocatedRatio"] - e["UsageQuantity"] / e["x_TotalUsage"]) < Decimal("1e-15")
+        cost += Decimal(e["x_AllocatedCost"])
+    assert cost == Decimal(why["x_AttributedCost"]) == row["attributed_cost"]
+
+    alpha = float(why["x_MeanTraceScore"]) * math.log2(1 + why["x_AnomalousTraces"])
+    assert alpha == float(why["x_AnomalyScore"]) == row["anomaly_score"]
+    assert alpha * math.log1p(cost) == float(why["x_CostWeightedScore"]) == row["cost_weighted_score"]
+    assert float(why["x_Threshold"]) == row["threshold"]
+
+
+def test_elements_are_of_the_shape_of_focus_allocated_method_details():
+    [row] = rank([incident("cart", 4.5)], a_bill_in_part_provisional())
+    why = json.loads(row["explanation"])
+    assert [(e["x_ResourceId"], e["x_Dimension"], e["UsageUnit"]) for e in why["Elements"]] == [
+        ("node-1", "cpu", "Core-Seconds"),
+        ("node-1", "memory", "Byte-Seconds"),
+        ("node-2", "memory", "Byte-Seconds"),
+    ]
+    assert [c["key"] for c in why["Elements"][0]["x_Charges"]] == ["m", "x"]
+    for keys in (why, *why["Elements"]):
+        assert all(
+            key in ("Elements", "AllocatedRatio", "UsageUnit", "UsageQuantity")
+            or key.startswith("x_")
+            for key in keys
+        )
+    assert all(list(keys) == sorted(keys) for keys in (why, *why["Elements"]))
+    assert '": ' not in row["explanation"]
+
+
+MINUTES = st.lists(
+    st.lists(
+        st.builds(
+            lambda culprit, scores, kind, affected: incident(
+                culprit, *scores, kind=kind, affected=affected
+            ),
+            st.sampled_from("abc"),
+            st.lists(st.floats(3, 50), min_size=1, max_size=8),
+            st.sampled_from(["latency", "error"]),
+            st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9)),
+        ),
+        max_size=3,
+    ),
+    max_size=6,
+)
+ALLOCATIONS = st.lists(
+    st.builds(
+        allocation,
+        st.sampled_from(["a", "b", "d", UNALLOCATED]),
+        st.decimals(-100, 1000, places=12).map(str),
+        st.sampled_from(["USD", "EUR"]),
+        st.sampled_from(["billed", "provisional", "corrected"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(MINUTES, ALLOCATIONS, st.randoms())
+def test_any_order_of_minutes_and_allocations_gives_the_same_rows(minutes, allocations, shuffle):
+    for i, each in enumerate(allocations):
+        each["resource_id"] = f"node-{i}"
+    traces = [{"a": i, "b": 1} for i in range(len(minutes))]
+    rows = rank_window(HOUR, minutes, traces, allocations, "rule-1")
+
+    assert len({row["anomaly_id"] for row in rows}) == len(rows)
+    for currency in {row["billing_currency"] for row in rows}:
+        ranked = [row for row in rows if row["billing_currency"] == currency]
+        assert [row["rank"] for row in ranked] == list(range(1, len(ranked) + 1))
+        scores = [row["cost_weighted_score"] for row in ranked]
+        assert scores == sorted(scores, reverse=True)
+    for row in rows:
+        assert row["anomaly_score"] >= row["threshold"]
+
+    for each in minutes:
+        shuffle.shuffle(each)
+    for each in (minutes, traces, allocations):
+        shuffle.shuffle(each)
+    assert rank_window(HOUR, minutes, traces, allocations, "rule-1") == rows
