@@ -22,6 +22,7 @@ from jobs import config, progress, source, tables
 from jobs.config import Config
 from jobs.environment import free_port, materialise, run_sql, start_engine, statements
 from jobs.errors import JobError, UsageError
+from jobs.terminal import ranked_table
 from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute
 from udfs.detect import Detect
@@ -152,7 +153,8 @@ def run(configuration: Config) -> dict[str, int]:
 def main(argv: list[str]) -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
     try:
-        rows = run(config.load(argv))
+        configuration = config.load(argv)
+        rows = run(configuration)
     except UsageError as error:
         print(f"anomaly_cost: {error}", file=sys.stderr)
         return 2
@@ -164,6 +166,7 @@ def main(argv: list[str]) -> int:
         return 130
     written = ", ".join(f"{name} {count:,}" for name, count in rows.items())
     print(f"anomaly_cost: rows written: {written}", file=sys.stderr)
+    print(ranked_table(configuration.output))
     return 0
 
 

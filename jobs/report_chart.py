@@ -35,7 +35,7 @@ BAR_GAP = 0.14
 
 @dataclass(frozen=True)
 class Series:
-    """One colour of the chart: a workload or a sum of those without a colour, and its bins' cost."""
+    """One colour of the chart: a workload, or the sum of several, and its cost per bin."""
 
     name: str
     css_class: str
@@ -132,8 +132,8 @@ def cost_chart(
 
     name = html.escape(fmt.clean(currency))
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart" role="img" aria-label="Cost by service over'
-        f' time in {name}; the table below it holds the same totals">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart" role="img"'
+        f' aria-label="Cost by service over time in {name}; the table below has its totals">'
     ]
     tick_places = max(0, -math.floor(math.log10(tick))) + (
         tick / 10 ** math.floor(math.log10(tick)) == 2.5
@@ -151,7 +151,8 @@ def cost_chart(
         parts.append(
             f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{COST_TOP + COST_HEIGHT}"'
             f' y2="{SCORE_TOP + SCORE_HEIGHT + 5}"/>'
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">{label}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">'
+            f"{label}</text>"
         )
     bar = slot * (1 - BAR_GAP)
     decimal_places = fmt.places(one.costs.get(b, 0) for one in series for b in bins)
@@ -185,6 +186,7 @@ def cost_chart(
     ]
     middle = SCORE_TOP + SCORE_HEIGHT / 2 + 3.5
     parts.append(
-        f'<text class="tick" x="{LEFT - 8}" y="{middle:.1f}" text-anchor="end">highest S</text></svg>'
+        f'<text class="tick" x="{LEFT - 8}" y="{middle:.1f}" text-anchor="end">highest S</text>'
+        "</svg>"
     )
     return "".join(parts)

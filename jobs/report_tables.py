@@ -1,4 +1,4 @@
-"""What the terminal table and the HTML report show, read from the tables of interface.md, section 3.
+"""What the terminal table and the HTML report show, out of the tables of interface.md, section 3.
 
 Times are UTC milliseconds since the epoch, money is ``Decimal`` in the currency beside it.
 Currencies are never added to each other.
@@ -139,10 +139,11 @@ class Tables:
                 select
                     billing_currency,
                     max(resource_cost) as charged,
-                    sum(allocated_cost) filter (where otel_service_name not in ($idle, $unallocated))
-                        as allocated,
+                    sum(allocated_cost)
+                        filter (where otel_service_name not in ($idle, $unallocated)) as allocated,
                     sum(allocated_cost) filter (where otel_service_name = $idle) as idle,
-                    sum(allocated_cost) filter (where otel_service_name = $unallocated) as unallocated,
+                    sum(allocated_cost)
+                        filter (where otel_service_name = $unallocated) as unallocated,
                     bool_or(cost_status = 'provisional') as is_provisional
                 from cost_allocations
                 group by window_start, resource_id, dimension, billing_currency
@@ -178,8 +179,8 @@ class Tables:
     def ranked(self, limit: int) -> list[dict]:
         """The ``limit`` highest rows of ranked_anomalies over the whole run, by S.
 
-        The columns are the table's, with ``window_start_ms`` for window_start; ``place`` is the row's
-        place in the run (from 1), ``rank`` its place in its window.
+        The columns are the table's, with ``window_start_ms`` for window_start; ``place`` is the
+        row's place in the run (from 1), ``rank`` its place in its window.
         """
         return self.rows(
             """
@@ -205,7 +206,11 @@ class Tables:
                 model_version
             from ranked_anomalies
             window by_score as (
-                order by cost_weighted_score desc, attributed_cost desc, window_start, otel_service_name,
+                order by
+                    cost_weighted_score desc,
+                    attributed_cost desc,
+                    window_start,
+                    otel_service_name,
                     billing_currency
             )
             order by place
@@ -215,7 +220,7 @@ class Tables:
         )
 
     def costs_over_time(self, currency: str, step_ms: int) -> list[dict]:
-        """Cost per (bin of ``step_ms``, service) in ``currency``: bin_ms, otel_service_name, cost."""
+        """Cost in ``currency`` per bin of ``step_ms`` and service, as bin_ms, service and cost."""
         return self.rows(
             """
             select
@@ -234,7 +239,9 @@ class Tables:
         """Highest S per bin of ``step_ms`` in ``currency``."""
         rows = self.rows(
             """
-            select epoch_ms(window_start) // $step_ms * $step_ms as bin_ms, max(cost_weighted_score) as score
+            select
+                epoch_ms(window_start) // $step_ms * $step_ms as bin_ms,
+                max(cost_weighted_score) as score
             from ranked_anomalies
             where billing_currency = $currency
             group by bin_ms

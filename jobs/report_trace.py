@@ -1,4 +1,4 @@
-"""One trace as a call tree: its spans from the input, who called whom, and which span is the culprit's."""
+"""One trace as a call tree: its spans, who called whom, and which span is the culprit's."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) ->
     """The ``limit`` highest rows of ranked_anomalies by S, and the run in a few lines below them.
 
     ``width`` is in characters, the terminal's where None, and held to NARROWEST..WIDEST: names are
-    cut to fit, numbers never. ``in W`` is the rank in the row's own window, c_s its attributed cost,
-    ``traces`` the anomalous ones of all that touch the service in the window.
+    cut to fit, numbers never. ``in W`` is the rank in the row's own window, c_s its attributed
+    cost, ``traces`` the anomalous ones of all that touch the service in the window.
 
     Raises:
         JobError: a table is missing or cannot be read.

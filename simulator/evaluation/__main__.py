@@ -19,7 +19,16 @@ from simulator.evaluation.measures import Measures, mean_and_interval
 from simulator.evaluation.runs import RunError, evaluate, evaluate_weak, run_seed
 
 # Passed on to the simulator, as they are; what is not given is the simulator's to decide.
-SIMULATOR_OPTIONS = ("--services", "--days", "--requests-per-day", "--anomaly-rate", "--billing")
+SIMULATOR_OPTIONS = (
+    "--services",
+    "--days",
+    "--requests-per-day",
+    "--anomaly-rate",
+    "--faults",
+    "--mix",
+    "--severity",
+    "--billing",
+)
 
 # Counts, seconds and money beside shares: how many decimals tell something.
 PLACES = {"traces": 0, "positive traces": 0, "quiet traces": 0, "faults": 0, "spans": 0,
@@ -40,7 +49,7 @@ def table(measures: Measures) -> str:
 
 
 def _names(by_seed: dict[int, Measures]) -> list[str]:
-    """The measures of any seed, in the order of the first that has them: kinds may be missing in one."""
+    """The measures of any seed, as a kind of fault may be missing in one; in their order."""
     return list(dict.fromkeys(name for measures in by_seed.values() for name in measures))
 
 

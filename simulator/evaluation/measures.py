@@ -1,7 +1,7 @@
 """The measures of evaluation.md, each a function of tables.
 
-Frames have the columns of interface.md, sections 3 and 4. A measure that the data says nothing about
-(a share of nothing) is NaN, never 0 or 1. Shares and rates are of 1.
+Frames have the columns of interface.md, sections 3 and 4. A measure that the data says nothing
+about (a share of nothing) is NaN, never 0 or 1. Shares and rates are of 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def flagged(verdicts: pd.DataFrame, trace_ids: pd.Series) -> np.ndarray:
-    """Whether each of ``trace_ids`` is judged anomalous; a trace without a verdict is not.  # (traces,)
+    """Whether each of ``trace_ids`` is judged anomalous; one without a verdict is not.  # (traces,)
 
     Raises:
         ValueError: a trace has two verdicts.
@@ -62,11 +62,11 @@ def detection(verdicts: pd.DataFrame, truth: pd.DataFrame) -> Measures:
 
 
 def culprit_ranks(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
-    """Place of each fault's service among the culprits of its time; UNNAMED if it is none.  # (faults,)
+    """Place of each fault's service among its time's culprits; UNNAMED if it is none.  # (faults,)
 
-    A fault's time is [start_time, end_time). The culprits of the anomalous traces that start in it are
-    ranked by the number of their traces, then the sum of their scores, then by name. So faults that
-    overlap compete, and so does every false alarm: it is what a person on call sees.
+    A fault's time is [start_time, end_time). The culprits of the anomalous traces that start in it
+    are ranked by the number of their traces, then the sum of their scores, then by name. So faults
+    that overlap compete, and so does every false alarm: it is what a person on call sees.
     """
     anomalous = verdicts[
         verdicts["is_anomalous"].fillna(False).astype(bool)
@@ -89,7 +89,7 @@ def culprit_ranks(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
 def culprit_ranks_of_own_traces(
     verdicts: pd.DataFrame, truth: pd.DataFrame, faults: pd.DataFrame
 ) -> np.ndarray:
-    """As ``culprit_ranks``, over the verdicts on the traces that the fault truly struck.  # (faults,)
+    """As ``culprit_ranks``, over the verdicts on the traces that the fault struck.  # (faults,)
 
     Says how good the choice of the culprit is where another fault at the same time can't hide it.
     """
@@ -116,7 +116,7 @@ def culprit_ranks_of_own_traces(
 
 
 def _place(codes: np.ndarray, scores: np.ndarray, names: int, own: int) -> float:
-    """Place (from 1) of ``own`` by traces, then summed score, then code (they are sorted by name)."""
+    """Place (from 1) of ``own`` by traces, then summed score, then code (sorted by name)."""
     if own < 0 or not (codes == own).any():
         return UNNAMED
     traces = np.bincount(codes, minlength=names)  # (names,)
@@ -128,7 +128,7 @@ def _place(codes: np.ndarray, scores: np.ndarray, names: int, own: int) -> float
 
 
 def ranking_ranks(ranked: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
-    """Best rank of each fault's service in the windows that the fault overlaps, else UNNAMED.  # (faults,)"""
+    """Best rank of each fault's service in the windows it overlaps, else UNNAMED.  # (faults,)"""
     pairs = _overlaps(ranked, faults)
     own = pairs[pairs["otel_service_name"] == pairs["fault_service"]]
     return (
@@ -150,7 +150,7 @@ def ranking_chance(ranked: pd.DataFrame, faults: pd.DataFrame, services: int, to
 
 
 def _overlaps(ranked: pd.DataFrame, faults: pd.DataFrame) -> pd.DataFrame:
-    """(fault, fault_service, otel_service_name, rank) for each fault and row of a window it overlaps."""
+    """Each fault (by position, with its service) with each row of a window it overlaps."""
     rows = ranked[["window_start", "window_end", "otel_service_name", "rank"]]
     own = pd.DataFrame(
         {
@@ -216,9 +216,10 @@ def attribution(
 ) -> Measures:
     """A, bias and the share on the right service, of ``column`` against the counterfactual truth.
 
-    Over all (window, service) that are true or predicted, with ĉ the ranking's cost and Δ the sum of
-    the faults' excess cost, both signed and unclipped: A = 1 - Σ|ĉ - Δ| / Σ|Δ|; bias = Σĉ / ΣΔ - 1;
-    the share is what ĉ covers of the Δ > 0 at its own (window, service): Σ min(ĉ, Δ) / ΣΔ.
+    Over all (window, service) that are true or predicted, with ĉ the ranking's cost and Δ the sum
+    of the faults' excess cost, both signed and unclipped: A = 1 - Σ|ĉ - Δ| / Σ|Δ|;
+    bias = Σĉ / ΣΔ - 1; the share is what ĉ covers of the Δ > 0 at its own (window, service):
+    Σ min(ĉ, Δ) / ΣΔ.
 
     Raises:
         ValueError: the ranking is in several currencies; currencies are never added.
@@ -305,7 +306,8 @@ def _floats(money: pd.Series) -> np.ndarray:
 
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom (Fisher & Yates, Statistical Tables,
-# table III). Between two entries the smaller number of degrees holds: the interval is never too narrow.
+# table III). Between two entries the smaller number of degrees holds, so that the interval is never
+# too narrow.
 T_95 = {
     1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262,
     10: 2.228, 11: 2.201, 12: 2.179, 13: 2.160, 14: 2.145, 15: 2.131, 16: 2.120, 17: 2.110,

@@ -1,4 +1,4 @@
-"""Runs: read one that is there, or make one for each seed by the commands that anyone would type."""
+"""Runs: read one that is there, or make one for a seed by the commands that anyone would type."""
 
 from __future__ import annotations
 
@@ -151,6 +151,7 @@ def run_seed(
     )
     measures |= {"spans": float(spans), "job seconds": seconds, "spans a second": spans / seconds}
     say(
-        f"seed {seed}: job took {seconds:.0f} s; F1 {measures['f1']:.3f}, AC@1 {measures['AC@1']:.3f}"
+        f"seed {seed}: job took {seconds:.0f} s;"
+        f" F1 {measures['f1']:.3f}, AC@1 {measures['AC@1']:.3f}"
     )
     return measures

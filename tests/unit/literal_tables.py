@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.tables import SCHEMAS as OUTPUT_SCHEMAS
+
 _TIME = pa.timestamp("ms", "UTC")
 _MONEY = pa.decimal128(28, 12)
 _NAMES = pa.list_(pa.string())
@@ -19,39 +21,10 @@ def _schema(text: Mapping[str, pa.DataType | None]) -> pa.Schema:
 
 
 # fmt: off
-SCHEMAS = {
-    "ranked_anomalies": _schema({
-        "anomaly_id": None, "window_start": _TIME, "window_end": _TIME, "otel_service_name": None,
-        "rank": pa.int32(), "cost_weighted_score": pa.float64(), "anomaly_score": pa.float64(),
-        "threshold": pa.float64(), "anomalous_traces": pa.int64(), "total_traces": pa.int64(),
-        "attributed_cost": _MONEY, "excess_cost": _MONEY, "projected_monthly_cost": _MONEY,
-        "billing_currency": None, "cost_status": None, "anomaly_kind": None,
-        "affected_services": _NAMES, "exemplar_trace_ids": _NAMES, "explanation": None,
-        "model_version": None, "updated_at": _TIME,
-    }),
-    "trace_verdicts": _schema({
-        "trace_id": None, "start_time": _TIME, "root_service_name": None, "root_operation": None,
-        "span_count": pa.int32(), "anomaly_score": pa.float64(), "threshold": pa.float64(),
-        "is_anomalous": pa.bool_(), "culprit_service_name": None, "culprit_operation": None,
-        "anomaly_kind": None, "model_version": None, "verdict_state": None,
-    }),
-    "cost_allocations": _schema({
-        "window_start": _TIME, "resource_id": None, "dimension": None, "otel_service_name": None,
-        "usage": pa.float64(), "total_usage": pa.float64(), "share": pa.float64(),
-        "resource_cost": _MONEY, "allocated_cost": _MONEY, "billing_currency": None,
-        "cost_status": None,
-    }),
-    "charge_anomalies": _schema({
-        "window_start": _TIME, "resource_id": None, "dimension": None, "window_end": _TIME,
-        "billed_cost": _MONEY, "expected_cost": _MONEY, "anomaly_score": pa.float64(),
-        "billing_currency": None,
-    }),
-    "rejected_records": _schema({
-        "stream": None, "reason": None, "payload": None, "event_time": _TIME, "rejected_at": _TIME,
-    }),
+SCHEMAS = OUTPUT_SCHEMAS | {
     "traces": _schema({
-        "trace_id": None, "is_anomalous": pa.bool_(), "fault_id": None, "culprit_service_name": None,
-        "anomaly_kind": None,
+        "trace_id": None, "is_anomalous": pa.bool_(), "fault_id": None,
+        "culprit_service_name": None, "anomaly_kind": None,
     }),
     "faults": _schema({
         "fault_id": None, "otel_service_name": None, "anomaly_kind": None, "start_time": _TIME,
@@ -61,18 +34,12 @@ SCHEMAS = {
         "fault_id": None, "window_start": _TIME, "otel_service_name": None, "excess_cost": _MONEY,
     }),
     "labels": _schema({
-        "trace_id": None, "is_anomalous": pa.bool_(), "fault_id": None, "culprit_service_name": None,
-        "anomaly_kind": None, "label": None, "start_time": _TIME, "services": _NAMES,
+        "trace_id": None, "is_anomalous": pa.bool_(), "fault_id": None,
+        "culprit_service_name": None, "anomaly_kind": None, "label": None,
+        "start_time": _TIME, "services": _NAMES,
     }),
 }
 # fmt: on
-OUTPUT_TABLES = (
-    "ranked_anomalies",
-    "trace_verdicts",
-    "cost_allocations",
-    "charge_anomalies",
-    "rejected_records",
-)
 
 
 def write(directory: Path, table: str, rows: Iterable[Mapping[str, object]]) -> None:
@@ -97,6 +64,6 @@ def write(directory: Path, table: str, rows: Iterable[Mapping[str, object]]) -> 
 
 def write_outputs(directory: Path, **rows: Iterable[Mapping[str, object]]) -> Path:
     """All five tables of the job, those not given empty; the directory."""
-    for table in OUTPUT_TABLES:
+    for table in OUTPUT_SCHEMAS:
         write(directory, table, rows.get(table, ()))
     return directory

@@ -1,4 +1,4 @@
-"""collect, telemetry: what is used of OTLP/JSON, what is rejected, and that nothing else happens."""
+"""collect, telemetry: what of OTLP/JSON is used, what is rejected, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def request(signal: str, records: list, resource: list | None = None) -> bytes:
         "metrics": ("resourceMetrics", "scopeMetrics", "metrics"),
         "logs": ("resourceLogs", "scopeLogs", "logRecords"),
     }[signal]
-    return orjson.dumps({top: [{"resource": {"attributes": resource or []}, scope: [{leaf: records}]}]})
+    return orjson.dumps(
+        {top: [{"resource": {"attributes": resource or []}, scope: [{leaf: records}]}]}
+    )
 
 
 def spans_of(line: bytes) -> dict[str, list]:
@@ -79,8 +81,11 @@ def only_reject(rejects: list[str]) -> dict:
 
 def test_a_span_comes_out_with_every_field_in_its_place():
     resource = attributes(
-        service__name="cart", k8s__pod__uid="u-1", k8s__pod__name="cart-1",
-        k8s__namespace__name="shop", k8s__node__name="node-1",
+        service__name="cart",
+        k8s__pod__uid="u-1",
+        k8s__pod__name="cart-1",
+        k8s__namespace__name="shop",
+        k8s__node__name="node-1",
     )
     line = request("traces", [span(kind=3, attributes=attributes(peer__service="redis"))], resource)
     assert spans_of(line) == {
@@ -144,7 +149,11 @@ def test_spans_are_read_as_emitters_write_them(changes, position, expected):
         ({"startTimeUnixNano": "0"}, "startTimeUnixNano is missing", END // 10**6),
         ({"endTimeUnixNano": None}, "endTimeUnixNano is missing", True),
         ({"endTimeUnixNano": "soon"}, "endTimeUnixNano 'soon' is not an integer", True),
-        ({"startTimeUnixNano": 1544712660}, "startTimeUnixNano 1544712660 is outside of 2000", END // 10**6),
+        (
+            {"startTimeUnixNano": 1544712660},
+            "startTimeUnixNano 1544712660 is outside of 2000",
+            END // 10**6,
+        ),
         ({"endTimeUnixNano": 2**62}, "endTimeUnixNano 4611686018427387904 is outside", True),
         ({"traceId": ...}, "traceId is missing", True),
         ({"traceId": "0" * 32}, "traceId is all zeros", True),
@@ -179,7 +188,12 @@ def test_a_bad_span_is_rejected_and_the_rest_of_its_request_used(changes, reason
         (attributes(service__name="a", service__namespace="ns"), "ns/a", "", ""),
         (attributes(k8s__pod__name="p", k8s__namespace__name="n"), "unknown_service", "n/p", ""),
         (attributes(k8s__pod__name="p"), "unknown_service", "p", ""),
-        (attributes(container__id="c0ffee", k8s__namespace__name="n"), "unknown_service", "c0ffee", ""),
+        (
+            attributes(container__id="c0ffee", k8s__namespace__name="n"),
+            "unknown_service",
+            "c0ffee",
+            "",
+        ),
         (attributes(k8s__node__name="n", host__id="h"), "unknown_service", "", "h"),
         (attributes(host__id="h", cloud__resource_id="/vm/1"), "unknown_service", "", "/vm/1"),
         (attributes(service__name=42), "42", "", ""),
@@ -195,7 +209,10 @@ def test_many_traces_and_resources_in_one_request_are_kept_apart():
     two = [
         {
             "resource": {"attributes": attributes(service__name=name)},
-            "scopeSpans": [{"spans": [span(), span(traceId=other)]}, {"spans": [span(spanId="b" * 16)]}],
+            "scopeSpans": [
+                {"spans": [span(), span(traceId=other)]},
+                {"spans": [span(spanId="b" * 16)]},
+            ],
         }
         for name in ("cart", "shop")
     ]
@@ -213,9 +230,13 @@ def test_older_and_snake_case_requests_give_the_same_spans():
     old = line.replace(b"scopeSpans", b"instrumentationLibrarySpans")
     snake = line
     for camel, written in [
-        (b"resourceSpans", b"resource_spans"), (b"scopeSpans", b"scope_spans"),
-        (b"traceId", b"trace_id"), (b"parentSpanId", b"parent_span_id"), (b"spanId", b"span_id"),
-        (b"startTimeUnixNano", b"start_time_unix_nano"), (b"stringValue", b"string_value"),
+        (b"resourceSpans", b"resource_spans"),
+        (b"scopeSpans", b"scope_spans"),
+        (b"traceId", b"trace_id"),
+        (b"parentSpanId", b"parent_span_id"),
+        (b"spanId", b"span_id"),
+        (b"startTimeUnixNano", b"start_time_unix_nano"),
+        (b"stringValue", b"string_value"),
         (b"endTimeUnixNano", b"end_time_unix_nano"),
     ]:
         snake = snake.replace(camel, written)
@@ -225,7 +246,11 @@ def test_older_and_snake_case_requests_give_the_same_spans():
 @pytest.mark.parametrize(
     "line",
     [
-        b"", b"  \r\n", b'{"resourceSpans":[]}', b'{"resource_spans":[]}', b'{"resourceSpans":null}',
+        b"",
+        b"  \r\n",
+        b'{"resourceSpans":[]}',
+        b'{"resource_spans":[]}',
+        b'{"resourceSpans":null}',
         b'{"resourceSpans":[{"resource":{},"scopeSpans":[{"spans":[]}]}]}',
         b'\xef\xbb\xbf{"resourceSpans":[{}]}',
     ],
@@ -270,8 +295,11 @@ def test_long_payloads_are_cut_but_stay_different():
 def test_what_only_careless_writers_call_json_is_read():
     line = request("traces", [span(name="NAME")])
     for name, expected in [
-        (rb'"cut \ud83d"', "cut ?"), (b'"caf\xe9"', "caf\ufffd"), (b"NaN", "NaN"),
-        (rb'"\\\\ud83d\udc00"', "\\\\ud83d?"), (b"1e999", "1e999"),
+        (rb'"cut \ud83d"', "cut ?"),
+        (b'"caf\xe9"', "caf\ufffd"),
+        (b"NaN", "NaN"),
+        (rb'"\\\\ud83d\udc00"', "\\\\ud83d?"),
+        (b"1e999", "1e999"),
     ]:
         [[_, _, _, [packed]]] = spans_of(line.replace(b'"NAME"', name))[TRACE]
         assert packed[2] == expected
@@ -294,7 +322,11 @@ def test_operation_names_lose_their_ids(name, expected):
     assert operation_name(name) == expected
 
 
-@given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.sampled_from(["", "r", "s"])), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "a", "b"]), st.sampled_from(["", "r", "s"])), min_size=1
+    )
+)
 @settings(derandomize=True, max_examples=50)
 def test_owners_merge_the_same_in_any_order(owners):
     def merged(entries: list) -> bytes:
@@ -312,7 +344,9 @@ POD = attributes(service__name="cart", k8s__pod__uid="u-1", k8s__pod__name="cart
                  k8s__namespace__name="shop", k8s__node__name="node-1")  # fmt: skip
 
 
-def metric(name: str, form: str = "gauge", unit: str = "", temporality: object = 2, **changes) -> dict:
+def metric(
+    name: str, form: str = "gauge", unit: str = "", temporality: object = 2, **changes
+) -> dict:
     point = {"timeUnixNano": str(NOON), "asDouble": 1.5} | changes
     point = {key: value for key, value in point.items() if value is not ...}
     data: dict = {"dataPoints": [point]}
@@ -331,18 +365,30 @@ def points_of(metrics: list, resource: list = POD) -> list:
 @pytest.mark.parametrize(
     ("sent", "dimension", "preference", "kind", "start_ns", "value"),
     [
-        (metric("container.cpu.time", "sum", "s", startTimeUnixNano=NOON - 9), "cpu", 0, "c", NOON - 9, 1.5),
+        (
+            metric("container.cpu.time", "sum", "s", startTimeUnixNano=NOON - 9),
+            "cpu", 0, "c", NOON - 9, 1.5,
+        ),
         (metric("k8s.pod.cpu.time", "sum", "ms"), "cpu", 1, "c", 0, 0.0015),
-        (metric("k8s.pod.cpu.time", "sum", "ns", asDouble=..., asInt="2000"), "cpu", 1, "c", 0, 2e-6),
+        (
+            metric("k8s.pod.cpu.time", "sum", "ns", asDouble=..., asInt="2000"),
+            "cpu", 1, "c", 0, 2e-6,
+        ),
         (metric("k8s.pod.cpu.time", "gauge", "s"), "cpu", 1, "c", 0, 1.5),
         (metric("container_cpu_usage_seconds_total", "sum"), "cpu", 2, "c", 0, 1.5),
         (metric("container.cpu.usage", unit="{cpu}"), "cpu", 3, "g", 0, 1.5),
         (metric("k8s.pod.cpu.usage", unit="1", startTimeUnixNano="5"), "cpu", 4, "g", 0, 1.5),
-        (metric("container.memory.working_set", unit="By", asDouble=..., asInt=7), "memory", 0, "g", 0, 7.0),
+        (
+            metric("container.memory.working_set", unit="By", asDouble=..., asInt=7),
+            "memory", 0, "g", 0, 7.0,
+        ),
         (metric("k8s.pod.memory.working_set", unit="MiBy"), "memory", 1, "g", 0, 1.5 * 2**20),
         (metric("container.memory.usage", "sum", "By"), "memory", 2, "g", 0, 1.5),
         (metric("k8s.pod.memory.usage", unit="KiBy"), "memory", 3, "g", 0, 1536.0),
-        (metric("container.blockio.io_serviced_recursive", "sum", "{operations}"), "io", 0, "c", 0, 1.5),
+        (
+            metric("container.blockio.io_serviced_recursive", "sum", "{operations}"),
+            "io", 0, "c", 0, 1.5,
+        ),
         (
             metric("k8s.pod.network.io", "sum", "By", attributes=attributes(direction="transmit")),
             "network", 0, "c", 0, 1.5,
@@ -367,9 +413,19 @@ def test_usage_points_carry_dimension_preference_kind_and_base_units(
     [
         metric("k8s.pod.network.io", "sum", "By", attributes=attributes(direction="receive")),
         metric("k8s.pod.cpu.time", "sum", "s", flags=1, asDouble=...),
-        metric("container.blockio.io_serviced_recursive", "sum", attributes=attributes(operation="total")),
-        metric("container.blockio.io_serviced_recursive", "sum", attributes=attributes(operation="Sync")),
-        metric("container_cpu_usage_seconds_total", "sum", attributes=attributes(pod="p", container="")),
+        metric(
+            "container.blockio.io_serviced_recursive",
+            "sum",
+            attributes=attributes(operation="total"),
+        ),
+        metric(
+            "container.blockio.io_serviced_recursive",
+            "sum",
+            attributes=attributes(operation="Sync"),
+        ),
+        metric(
+            "container_cpu_usage_seconds_total", "sum", attributes=attributes(pod="p", container="")
+        ),
         {"name": "k8s.pod.cpu.time", "unit": "s", "sum": {"dataPoints": []}},
         {"name": "k8s.pod.cpu.time", "unit": "s", "sum": {}},
     ],
@@ -390,15 +446,24 @@ def test_points_that_repeat_others_or_are_not_billed_are_passed_over(sent):
         (metric("k8s.pod.cpu.usage", timeUnixNano=5), "timeUnixNano 5 is outside of 2000 to 2100"),
         (metric("k8s.pod.cpu.usage", flags="x"), "flags 'x' is not an integer"),
         (metric("k8s.pod.cpu.time", "sum", "s", 1), "startTimeUnixNano is missing"),
-        (metric("k8s.pod.cpu.time", "sum", "s", 1, startTimeUnixNano=NOON), "is not before timeUnixNano"),
-        (metric("k8s.pod.cpu.time", "sum", "s", startTimeUnixNano=NOON + 1), "is not before timeUnixNano"),
+        (
+            metric("k8s.pod.cpu.time", "sum", "s", 1, startTimeUnixNano=NOON),
+            "is not before timeUnixNano",
+        ),
+        (
+            metric("k8s.pod.cpu.time", "sum", "s", startTimeUnixNano=NOON + 1),
+            "is not before timeUnixNano",
+        ),
         (
             metric("k8s.pod.cpu.time", "sum", "s", 1, startTimeUnixNano=NOON - 2 * 86_400 * 10**9),
             "a delta over 172800000 ms is longer than 86400000 ms",
         ),
         (metric("k8s.pod.memory.usage", "sum", "By", 1), "a delta sum of what is a level"),
         (metric("k8s.pod.cpu.time", "histogram", "s"), "neither a sum nor a gauge"),
-        (metric("k8s.pod.cpu.time", "sum", "fortnights"), "unit 'fortnights' is not known: use one of s"),
+        (
+            metric("k8s.pod.cpu.time", "sum", "fortnights"),
+            "unit 'fortnights' is not known: use one of s",
+        ),
         (metric("k8s.pod.network.io", "sum", "By"), "direction '': set it to transmit"),
         ({"name": "k8s.pod.cpu.time", "gauge": {"dataPoints": [3]}}, "an element of dataPoints"),
     ],
@@ -534,6 +599,17 @@ def test_logs_of_a_trace_are_counted(changes, position, expected):
     assert (tag, row[position]) == ("logs", expected)
 
 
+def test_values_nested_deeper_than_sixteen_are_cut():
+    def body_crc(levels: int) -> int:
+        body: dict = {"intValue": 1}
+        for _ in range(levels):
+            body = {"arrayValue": {"values": [body]}}
+        return orjson.loads(collect_logs(request("logs", [log(body=body)]))[0][TRACE])[1][0][4]
+
+    assert body_crc(16) == zlib.crc32(b"[" * 16 + b"1" + b"]" * 16)
+    assert body_crc(17) == body_crc(60) == zlib.crc32(b"[" * 17 + b"null" + b"]" * 17)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "event_time_ms"),
     [
@@ -564,28 +640,36 @@ def test_logs_without_trace_recur_as_one_reject_for_each_severity():
 # ---- any bytes ------------------------------------------------------------------------------
 
 FIELDS = sorted(
-    "resourceSpans resourceMetrics resourceLogs resource attributes scopeSpans scopeMetrics scopeLogs"
-    " spans metrics logRecords traceId spanId parentSpanId name kind status code startTimeUnixNano"
-    " endTimeUnixNano timeUnixNano observedTimeUnixNano key value stringValue intValue doubleValue"
+    "resourceSpans resourceMetrics resourceLogs resource attributes scopeSpans scopeMetrics"
+    " scopeLogs spans metrics logRecords traceId spanId parentSpanId name kind status code"
+    " startTimeUnixNano endTimeUnixNano timeUnixNano observedTimeUnixNano key value stringValue intValue doubleValue"
     " boolValue arrayValue kvlistValue values bytesValue sum gauge dataPoints asInt asDouble flags"
     " aggregationTemporality severityNumber severityText body unit trace_id scope_spans".split()
 )
 VALUES = st.sampled_from([TRACE, SPAN, str(START), START, "cart", "s", *sorted(otlp.USAGE_METRICS)])
-LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | VALUES
-)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | VALUES
 JSON = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=25,
 )
 GOOD_LINES = [
     request("traces", [span(attributes=attributes(http__status_code=500, peer__service="x"))], POD),
-    request("metrics", [metric(n, "sum", "", 1, startTimeUnixNano=NOON - 9) for n in otlp.USAGE_METRICS], POD),
+    request(
+        "metrics",
+        [metric(n, "sum", "", 1, startTimeUnixNano=NOON - 9) for n in otlp.USAGE_METRICS],
+        POD,
+    ),
     request("logs", [log()], POD),
 ]
-COLLECTORS = {"otlp_spans": collect_spans, "otlp_metrics": collect_metrics, "otlp_logs": collect_logs}
+COLLECTORS = {
+    "otlp_spans": collect_spans,
+    "otlp_metrics": collect_metrics,
+    "otlp_logs": collect_logs,
+}
 
 
 def assert_all_is_bytes_or_rejects(line: bytes) -> None:
@@ -626,12 +710,18 @@ def test_no_bytes_raise(line, at, inserted, removed):
 
 
 @pytest.mark.parametrize("depth", [200, 300, 990, 1020, 100_000])
-@pytest.mark.parametrize("field", [b'"name"', b'"attributes"', b'"body"', b'"x_unix_nano"', b'"spanId"'])
+@pytest.mark.parametrize(
+    "field", [b'"name"', b'"attributes"', b'"body"', b'"x_unix_nano"', b'"spanId"']
+)
 def test_no_depth_raises(depth, field):
     for line in GOOD_LINES:
         for deep in (b"[" * depth + b"]" * depth, b'{"value":' * depth + b"1" + b"}" * depth):
-            assert_all_is_bytes_or_rejects(line.replace(b'"name"', field + b":" + deep + b',"name"', 1))
-            assert_all_is_bytes_or_rejects(line.replace(b'"body":{', field + b":" + deep + b',"body":{'))
+            assert_all_is_bytes_or_rejects(
+                line.replace(b'"name"', field + b":" + deep + b',"name"', 1)
+            )
+            assert_all_is_bytes_or_rejects(
+                line.replace(b'"body":{', field + b":" + deep + b',"body":{')
+            )
 
 
 # ---- real data ------------------------------------------------------------------------------

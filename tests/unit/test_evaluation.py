@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from simulator.evaluation import measures as m
+from simulator.evaluation import runs
 from simulator.evaluation.__main__ import main
-from simulator.evaluation.runs import charged
 from tests.unit.literal_tables import write, write_outputs
 
 MINUTE = 60_000
@@ -153,11 +153,12 @@ def frames(tmp_path):
 
 
 def test_detection_counts_every_trace_of_the_truth(frames):
-    # Flagged a, b, c, e; true a, b, c, d: 3 hits, 1 false alarm, 1 miss, 2 rightly quiet (g unjudged).
+    # Flagged a, b, c, e; true a, b, c, d: 3 hits, 1 false alarm, 1 miss, 2 rightly quiet.
     found = m.detection(frames["trace_verdicts"], frames["traces"])
     assert found == pytest.approx({
         "traces": 7, "anomalous": 4 / 7, "unjudged": 1 / 7,
-        "precision": 3 / 4, "recall": 3 / 4, "f1": 3 / 4, "false_positive_rate": 1 / 3, "accuracy": 5 / 7,
+        "precision": 3 / 4, "recall": 3 / 4, "f1": 3 / 4,
+        "false_positive_rate": 1 / 3, "accuracy": 5 / 7,
         "recall latency_spike": 1.0, "recall retry_loop": 1 / 2,
     })  # fmt: skip
 
@@ -175,7 +176,7 @@ def test_a_trace_with_two_verdicts_is_an_error_that_names_it(frames):
 
 
 def test_culprits_of_a_faults_time_compete_by_traces_then_score(frames):
-    # F1: cart 2 traces (a, b), payment 1 -> 1. F2, minutes 5 to 8: cart b (4.0), payment c (9.0) -> 1.
+    # F1: cart 2 traces, payment 1 -> 1. F2, minutes 5 to 8: cart b (4.0), payment c (9.0) -> 1.
     ranks = m.culprit_ranks(frames["trace_verdicts"], frames["faults"])
     assert ranks.tolist() == [1.0, 1.0, m.UNNAMED]
     # With a third of cart's in that time, payment is second though its score is higher.
@@ -245,7 +246,7 @@ def test_chance_is_what_a_ranking_dealt_at_random_would_name(frames):
 
 
 def test_attribution_is_signed_and_takes_in_what_is_true_or_predicted(frames):
-    # (window, service): cart 5 vs 2, users 0 vs 1, payment 1 vs 3, search 2 vs 0, users later 0 vs -1.
+    # cart 5 vs 2, users 0 vs 1, payment 1 vs 3, search 2 vs 0, users in the next window 0 vs -1.
     found = m.attribution(frames["ranked_anomalies"], frames["costs"])
     assert found == pytest.approx({
         "anomaly cost": 5.0,
@@ -272,14 +273,17 @@ def test_conservation_is_checked_to_the_last_decimal():
 
 
 def test_a_bill_counts_effective_cost_else_billed_cost(world):
-    assert charged(world[1] / "billing") == {"USD": Decimal("1.500000000001")}
+    assert runs.charged(world[1] / "billing") == {"USD": Decimal("1.500000000001")}
 
 
 def test_weak_labels_compare_injections_with_quiet_times(tmp_path, frames):
     labels = frame(tmp_path, "labels", [
-        {"trace_id": "a", "label": "positive", "culprit_service_name": "cart", "services": ["cart"]},
-        {"trace_id": "b", "label": "positive", "culprit_service_name": "users", "services": ["cart"]},
-        {"trace_id": "d", "label": "positive", "culprit_service_name": "users", "services": ["users"]},
+        {"trace_id": "a", "label": "positive", "services": ["cart"],
+         "culprit_service_name": "cart"},
+        {"trace_id": "b", "label": "positive", "services": ["cart"],
+         "culprit_service_name": "users"},
+        {"trace_id": "d", "label": "positive", "services": ["users"],
+         "culprit_service_name": "users"},
         {"trace_id": "e", "label": "negative", "services": ["search"]},
         {"trace_id": "f", "label": "negative", "services": ["search"]},
         {"trace_id": "c", "label": "ignore", "services": ["payment"]},
@@ -325,3 +329,43 @@ def test_a_missing_table_is_one_line_and_exit_1(tmp_path, capsys):
     assert main(["--tables", str(tmp_path), "--truth", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "trace_verdicts.parquet: no such table" in error and error.count("\n") == 1
+
+
+def test_seeds_are_simulated_run_and_averaged(tmp_path, monkeypatch, capsys):
+    """Stands in for the two commands only: what they are called with, and what becomes of it."""
+    called = []
+
+    def run(arguments, log):
+        called.append(arguments)
+        target = tmp_path / "kept" / f"seed-{len(called) // 2 + len(called) % 2}"
+        if arguments[0] == "simulator":
+            for name, rows in (("traces", TRUTH), ("faults", FAULTS), ("costs", COSTS)):
+                write(target / "input" / "truth", name, rows)
+        else:
+            # Seed 2 finds nothing.
+            verdicts = VERDICTS if len(called) == 2 else []
+            write_outputs(target / "output", trace_verdicts=verdicts, ranked_anomalies=RANKED)
+        return 2.0
+
+    monkeypatch.setattr(runs, "_run", run)
+    target = tmp_path / "measures.json"
+    arguments = ["--seeds", "1", "2", "--days", "0.5", "--billing", "mixed"]
+    arguments += ["--keep", str(tmp_path / "kept"), "--json", str(target)]
+    assert main(arguments) == 0
+    world, tables = (str(tmp_path / "kept" / "seed-1" / name) for name in ("input", "output"))
+    assert called[0] == [
+        "simulator", "--output", world, "--seed", "1", "--days", "0.5", "--billing", "mixed",
+    ]  # fmt: skip
+    assert called[1] == ["jobs.anomaly_cost", "--input", world, "--output", tables]
+    result = json.loads(target.read_text())
+    assert result["seeds"]["1"]["f1"] == 0.75 and result["seeds"]["2"]["f1"] == 0.0
+    assert result["mean"]["f1"] == pytest.approx(0.375)
+    assert result["interval_95"]["f1"] == pytest.approx(12.706 * 0.375)
+    assert result["seeds"]["1"]["spans a second"] == 9.0
+    printed = capsys.readouterr()
+    assert "seed 2: job took 2 s; F1 0.000" in printed.err and "± 95 %" in printed.out
+
+
+def test_a_command_that_fails_is_told_with_the_end_of_what_it_said(tmp_path):
+    with pytest.raises(runs.RunError, match="(?s)exit 1.*No module named no_such_module"):
+        runs._run(["no_such_module"], tmp_path / "log")

@@ -86,8 +86,8 @@ def test_an_interval_across_two_buckets_is_counted_once():
 
 
 def test_a_value_that_falls_counts_anew_from_the_previous_point():
-    found = cpu(counter(BUCKET, 50.0), counter(BUCKET + 60_000, 6.0), counter(BUCKET + 120_000, 7.0))
-    assert found == {0: 6.0, 1: 1.0}
+    points = [counter(BUCKET + 60_000 * i, value) for i, value in enumerate((50.0, 6.0, 7.0))]
+    assert cpu(*points) == {0: 6.0, 1: 1.0}
 
 
 def test_a_new_start_time_counts_anew_from_it_even_if_the_value_rose():

@@ -111,7 +111,8 @@ def test_shares_of_usage_are_not_rounded_before_they_are_compared():
 
 
 MONEY = st.decimals(-(10**9), 10**9, places=12)
-WEIGHTS = st.dictionaries(st.sampled_from(["cpu", "memory", "io", "network"]), st.integers(1, 10**6), min_size=1)
+DIMENSIONS = st.sampled_from(["cpu", "memory", "io", "network"])
+WEIGHTS = st.dictionaries(DIMENSIONS, st.integers(1, 10**6), min_size=1)
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)

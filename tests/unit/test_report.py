@@ -13,11 +13,12 @@ from jobs.report import main, write_report
 from jobs.report_chart import MOST_BINS, series_of, step_for
 from jobs.report_trace import abridge, call_tree, culprit_span, read_trace
 from tests.unit.literal_tables import write_outputs
-from tests.unit.test_terminal import RUN, allocation, ranked
+from tests.unit.test_terminal import RUN, T0, WINDOW, allocation, ranked
+from udfs.pure.rank import rank_window
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-T0_NS = 1_767_571_200_000_000_000
 MS = 1_000_000
+T0_NS = T0 * MS
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -37,7 +38,9 @@ def request(**spans_by_service: list[dict]) -> bytes:
     return json.dumps({
         "resourceSpans": [
             {
-                "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]},
+                "resource": {
+                    "attributes": [{"key": "service.name", "value": {"stringValue": service}}]
+                },
                 "scopeSpans": [{"spans": spans}],
             }
             for service, spans in spans_by_service.items()
@@ -73,15 +76,16 @@ def explained(service: str = "payment", **columns) -> dict:
     elements = [
         {
             "AllocatedRatio": 0.25, "UsageUnit": "Core-Seconds", "UsageQuantity": 2.0,
-            "x_AllocatedCost": "0.010000000000", "x_CostStatus": "billed", "x_Dimension": "cpu", "x_Rate": None,
-            "x_Charges": [{"sku_id": "SKU-CPU", "cost": "0.08"}], "x_ResourceCost": "0.040000000000",
-            "x_ResourceId": "node-1", "x_TotalUsage": 8.0,
+            "x_AllocatedCost": "0.010000000000", "x_CostStatus": "billed", "x_Dimension": "cpu",
+            "x_Rate": None, "x_Charges": [{"sku_id": "SKU-CPU", "cost": "0.08"}],
+            "x_ResourceCost": "0.040000000000", "x_ResourceId": "node-1", "x_TotalUsage": 8.0,
         },
         {
             "AllocatedRatio": 0.25, "UsageUnit": "Byte-Seconds", "UsageQuantity": 1e12,
-            "x_AllocatedCost": "0.005000000000", "x_CostStatus": "provisional", "x_Dimension": "memory",
-            "x_Charges": [], "x_Rate": {"window_start": "2026-01-04T23:00:00Z"},
-            "x_ResourceCost": "0.020000000000", "x_ResourceId": "node-1", "x_TotalUsage": 4e12,
+            "x_AllocatedCost": "0.005000000000", "x_CostStatus": "provisional",
+            "x_Dimension": "memory", "x_Charges": [],
+            "x_Rate": {"window_start": "2026-01-04T23:00:00Z"}, "x_ResourceCost": "0.020000000000",
+            "x_ResourceId": "node-1", "x_TotalUsage": 4e12,
         },
     ]  # fmt: skip
     explanation = {"Elements": elements, "x_MeanTraceScore": 5.0, "x_AnomalousTraces": 3}
@@ -101,8 +105,9 @@ def explained(service: str = "payment", **columns) -> dict:
 
 
 VERDICT = {
-    "trace_id": TRACE, "span_count": 5, "is_anomalous": True, "anomaly_score": 7.5, "threshold": 3.5,
-    "culprit_service_name": "payment", "culprit_operation": "charge", "verdict_state": "ready",
+    "trace_id": TRACE, "span_count": 5, "is_anomalous": True, "anomaly_score": 7.5,
+    "threshold": 3.5, "culprit_service_name": "payment", "culprit_operation": "charge",
+    "verdict_state": "ready",
 }  # fmt: skip
 
 
@@ -165,7 +170,8 @@ def test_the_scan_ends_once_the_spans_are_found(source):
 def test_own_time_leaves_out_children_once_where_they_overlap(source):
     tree = call_tree(read_trace(source, TRACE, 5))
     assert [(s.operation, s.depth, s.own_ns // MS) for s in tree] == [
-        ("GET /pay", 0, 20), ("charge", 1, 39), ("transfer", 2, 30), ("transfer", 2, 20), ("audit", 2, 1),
+        ("GET /pay", 0, 20), ("charge", 1, 39), ("transfer", 2, 30), ("transfer", 2, 20),
+        ("audit", 2, 1),
     ]  # fmt: skip
 
 
@@ -211,12 +217,35 @@ def test_the_top_anomaly_is_shown_with_its_tree_and_its_arithmetic(tmp_path, sou
         in page.text
     )
     assert "the shares sum to" not in page.text
-    assert "5 spans in 100 ms, scored 7.5 against a threshold of 3.5" in page.text
+    assert "5 spans in 100 ms, scored 7.5, threshold 3.5" in page.text
     culprits = [
         attrs for tag, attrs in page.elements if tag == "tr" and attrs.get("class") == "culprit"
     ]
     assert len(culprits) == 1
     assert "payment charge culprit error 10 ms 80 ms 39 ms" in page.text
+
+
+def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
+    """The shape of ``explanation`` is rank's: a change there has to show here."""
+    incident = {
+        "otel_service_name": "payment", "anomalous_traces": 3, "scores": [4.0, 5.0, 6.0],
+        "threshold": 3.5, "kinds": {"latency_spike": 3}, "affected": {"gateway": 2},
+        "exemplars": [[6.0, TRACE]], "operations": {"charge": 3},
+    }  # fmt: skip
+    origin = {"billing_currency": "USD", "cost_status": "billed", "rate": None}
+    costs = [
+        origin | {
+            "resource_id": "node-1", "dimension": "cpu", "otel_service_name": "payment",
+            "usage": 2.0, "total_usage": 8.0, "share": 0.25, "resource_cost": "0.04",
+            "allocated_cost": "0.01", "charges": [{"sku_id": "SKU-CPU"}],
+            "charge_period_end": T0 + 2 * WINDOW,
+        },
+    ]  # fmt: skip
+    rows = rank_window(T0, [[incident]], [{"payment": 10}], costs, "rule-1")
+    text = Page(report(tmp_path, ranked_anomalies=rows)).text
+    assert "node-1 cpu 2 8 Core-Seconds 0.25 0.04000000 0.01000000 SKU-CPU billed" in text
+    assert "= 5.000000 · log2(1 + 3) = 10.000000" in text
+    assert "ln(1 + 0.01) = 10.000000 · 0.009950331 = 0.099503309" in text
 
 
 def test_shares_that_do_not_make_up_c_s_are_told(tmp_path):
@@ -315,7 +344,7 @@ def test_what_is_provisional_and_what_was_rejected_is_told(tmp_path):
         allocation("cart", "2", "2", dimension="io"),
     ]
     text = Page(report(tmp_path, **(RUN | {"cost_allocations": costs}))).text
-    assert "1 of 3 USD in 1 of 3 ranked rows rest on the latest known unit rates" in text
+    assert "1 of 3 USD and 1 of 3 ranked rows are provisional" in text
     assert "focus_charges no currency 2" in text
 
 
@@ -330,9 +359,9 @@ def test_a_large_run_gives_a_small_file(tmp_path):
         for i in range(10_000)
     ]
     costs = [
-        allocation(f"service-{i % 40}", "0.01", "0.01", resource_id=f"r{i}", window_start=1_767_571_200_000 + i // 40 * 1_800_000)
+        allocation(f"service-{i % 40}", "0.01", "0.01", window_start=T0 + i // 40 * WINDOW)
         for i in range(10_000)
-    ]  # fmt: skip
+    ]
     html = report(tmp_path, ranked_anomalies=rows, cost_allocations=costs)
     assert "The 200 highest of 10,000 rows" in html
     assert len(html.encode()) < 1_000_000

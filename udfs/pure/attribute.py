@@ -62,7 +62,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:
-    """Usage of one resource in W from its consumers' (dimension, service or "", u), in any order."""
+    """Usage of a resource in W from its consumers' (dimension, service or "", u), in any order."""
     amounts: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for dimension, service, used in parts:
         amounts[dimension][service].append(used)

@@ -256,13 +256,13 @@ def _json(value: object) -> str:
 
 # ---- dimension ------------------------------------------------------------------------------
 
-_TIME_UNIT = r"(?:per)?(?:hour|hr|h|minute|min|second|sec|s)s?"
+_TIME_UNIT = r"(?:per)?(?:hour|hr|h|minute|min|second|sec)s?"
 _DATA_UNIT = r"(?:[kmgtp]i?b|(?:kilo|mega|giga|tera|kibi|mebi|gibi|tebi)?bytes?)"
 # Over the unit in lower case without blanks and punctuation.
 _CPU_TIME = re.compile(rf"(?:[vo]?cpu|v?core)s?{_TIME_UNIT}")
 _MEMORY_TIME = re.compile(rf"(?:lambda)?{_DATA_UNIT}{_TIME_UNIT}")
 _MACHINE_TIME = re.compile(r"(?:instance|machine|vm|node)?(?:hour|hr)s?")
-_DATA = re.compile(_DATA_UNIT)
+_DATA = re.compile(rf"{_DATA_UNIT}s?")
 _CALLS = re.compile(r"ios?|\w*(?:operation|request)s?")
 
 # "1 Hour", "10K Requests", "1,000,000 Operations": how many are priced at once.
@@ -486,7 +486,7 @@ def _read_csv(path: Path, cost_column: str) -> Iterator[dict[str, object]]:
             if not cells:
                 continue
             if len(cells) == len(header):
-                yield dict(zip(header, cells))
+                yield dict(zip(header, cells, strict=True))
             else:
                 reason = f"a row of {len(cells)} cells under a header of {len(header)}"
                 yield {RAGGED: f"{reason}: quote cells that hold commas", "cells": cells}

@@ -37,6 +37,7 @@ MAX_TIME_NS = 4_102_444_800_000_000_000  # 2100-01-01
 # Span names are a dimension of the detector's state: ids are taken out and the rest is cut here.
 OPERATION_MAX_CHARS = 200
 OPERATION_CACHE_SIZE = 1 << 16
+RESOURCE_CACHE_SIZE = 1 << 12
 
 # Between the parts of a usage key and of a series' identity; no name in the field holds it.
 SEPARATOR = "\x1f"
@@ -131,7 +132,7 @@ def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Itera
 
 def _records(
     line: bytes, signal: _Signal, rejects: list[str]
-) -> Iterator[tuple["_Resource", Iterator[dict]]]:
+) -> Iterator[tuple[_Resource, Iterator[dict]]]:
     """(resource, its records) of a request, one pair for each resource and scope."""
     line = line.removeprefix(b"\xef\xbb\xbf").strip()
     if not line:
@@ -317,8 +318,21 @@ _RESOURCE_KEYS = frozenset(
 
 
 def _resource(resource: object) -> _Resource:
-    """interface.md §1: the attributes that tie work to money, in their order of trust."""
+    """The resource of a request's entry; a fleet's few resources recur in every request."""
     pairs = resource.get("attributes") if type(resource) is dict else None
+    try:
+        return _cached_resource(orjson.dumps(pairs))
+    except TypeError:  # nested deeper than orjson writes
+        return _read_resource(pairs)
+
+
+@lru_cache(maxsize=RESOURCE_CACHE_SIZE)
+def _cached_resource(pairs: bytes) -> _Resource:
+    return _read_resource(orjson.loads(pairs))
+
+
+def _read_resource(pairs: object) -> _Resource:
+    """interface.md §1: the attributes that tie work to money, in their order of trust."""
     found = {
         key: _text(value).replace(SEPARATOR, " ").strip()
         for key, value in _attributes(pairs, _RESOURCE_KEYS).items()
@@ -349,7 +363,7 @@ def _qualified(namespace: str | None, name: str) -> str:
 def merge_owner(one: bytes, other: bytes) -> bytes:
     """Of two entries for one pod ([service, resource_id]) the one to keep: per field the smallest
     that is not empty. Associative and commutative: any order of records gives the same."""
-    pairs = zip(orjson.loads(one), orjson.loads(other))
+    pairs = zip(orjson.loads(one), orjson.loads(other), strict=True)
     return orjson.dumps([min(a, b) if a and b else a or b for a, b in pairs])
 
 
@@ -372,7 +386,7 @@ _STATUS_ERROR = 2
 _STATUS_CODES = _numbers("STATUS_CODE", [("OK", 1), ("ERROR", _STATUS_ERROR)])
 
 # Stable names first, then the ones that they replaced.
-_HTTP_STATUS_KEYS = ("http.response.status_code", "http.status_code")
+_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY = "http.response.status_code", "http.status_code"
 _GRPC_STATUS_KEY = "rpc.grpc.status_code"
 _PEER_KEYS = (
     "peer.service",
@@ -382,7 +396,7 @@ _PEER_KEYS = (
     "db.system.name",
     "db.system",
 )
-_SPAN_KEYS = frozenset((*_HTTP_STATUS_KEYS, _GRPC_STATUS_KEY, *_PEER_KEYS))
+_SPAN_KEYS = frozenset((_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS))
 _HTTP_SERVER_ERROR = 500
 
 _OPERATION_IDS = re.compile(
@@ -470,7 +484,10 @@ def _span(span: dict) -> list:
             error = error or _failed(found)
             # A server's or consumer's own address and name stand under the same keys.
             if kind != _SERVER and kind != _CONSUMER:
-                peer = next((_text(found[key]) for key in _PEER_KEYS if found.get(key)), "")
+                for key in _PEER_KEYS:
+                    if found.get(key):
+                        peer = _text(found[key])
+                        break
     name = get("name")
     name = operation_name(name if type(name) is str else _text(name))
     return [span_id, parent_span_id, name, kind or 0, 1 if error else 0, start_ns, end_ns, peer]
@@ -491,10 +508,11 @@ def _implausible_times(start: object, end: object) -> RejectedRecord:
 
 def _failed(attributes: dict[str, object]) -> bool:
     """Whether the protocol's own status says so: HTTP 5xx, or gRPC other than OK."""
-    for key in _HTTP_STATUS_KEYS:
-        if _number_or_zero(attributes.get(key)) >= _HTTP_SERVER_ERROR:
-            return True
-    return _number_or_zero(attributes.get(_GRPC_STATUS_KEY)) != 0
+    http = attributes.get(_HTTP_STATUS_KEY, attributes.get(_OLD_HTTP_STATUS_KEY, 0))
+    return (
+        _number_or_zero(http) >= _HTTP_SERVER_ERROR
+        or _number_or_zero(attributes.get(_GRPC_STATUS_KEY, 0)) != 0
+    )
 
 
 def _number_or_zero(value: object) -> float:
@@ -509,14 +527,29 @@ def _number_or_zero(value: object) -> float:
 # Logs data model, "Mapping of SeverityNumber" and its appendix B for other systems' levels.
 _SEVERITIES = {
     f"{level}{step or ''}": base + max(step - 1, 0)
-    for base, level in ((1, "TRACE"), (5, "DEBUG"), (9, "INFO"), (13, "WARN"), (17, "ERROR"),
-                        (21, "FATAL"))
+    for base, level in (
+        (1, "TRACE"),
+        (5, "DEBUG"),
+        (9, "INFO"),
+        (13, "WARN"),
+        (17, "ERROR"),
+        (21, "FATAL"),
+    )
     for step in (0, 2, 3, 4)
 }
 _SEVERITY_NUMBERS = _numbers("SEVERITY_NUMBER", _SEVERITIES.items())
 _SEVERITY_TEXTS = _SEVERITIES | {
-    "INFORMATION": 9, "NOTICE": 10, "WARNING": 13, "ERR": 17, "SEVERE": 17, "CRITICAL": 18,
-    "CRIT": 18, "ALERT": 19, "EMERGENCY": 21, "EMERG": 21, "PANIC": 21,
+    "INFORMATION": 9,
+    "NOTICE": 10,
+    "WARNING": 13,
+    "ERR": 17,
+    "SEVERE": 17,
+    "CRITICAL": 18,
+    "CRIT": 18,
+    "ALERT": 19,
+    "EMERGENCY": 21,
+    "EMERG": 21,
+    "PANIC": 21,
 }
 
 
@@ -546,8 +579,11 @@ def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
                 trace_id = _hex_id(record["traceId"], 32, "traceId")
                 span_id = _span_id_or_empty(record.get("spanId"), "spanId")
                 time_ns = _time_ns(
-                    *((times[0], "timeUnixNano") if _integer(times[0], "timeUnixNano")
-                      else (times[1], "timeUnixNano (and observedTimeUnixNano)"))
+                    *(
+                        (times[0], "timeUnixNano")
+                        if _integer(times[0], "timeUnixNano")
+                        else (times[1], "timeUnixNano (and observedTimeUnixNano)")
+                    )
                 )
             except RejectedRecord as error:
                 record = {"otel_service_name": service, "log_record": record}
@@ -567,10 +603,26 @@ def _severity(record: dict) -> int:
 # ---- metrics --------------------------------------------------------------------------------
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "": 1.0}
-_CORES = {"{cpu}": 1.0, "{cpus}": 1.0, "{core}": 1.0, "{cores}": 1.0, "cores": 1.0, "1": 1.0,
-          "": 1.0}
-_BYTES = {"By": 1.0, "bytes": 1.0, "KiBy": 2.0**10, "MiBy": 2.0**20, "GiBy": 2.0**30,
-          "kBy": 1e3, "MBy": 1e6, "GBy": 1e9, "": 1.0}
+_CORES = {
+    "{cpu}": 1.0,
+    "{cpus}": 1.0,
+    "{core}": 1.0,
+    "{cores}": 1.0,
+    "cores": 1.0,
+    "1": 1.0,
+    "": 1.0,
+}
+_BYTES = {
+    "By": 1.0,
+    "bytes": 1.0,
+    "KiBy": 2.0**10,
+    "MiBy": 2.0**20,
+    "GiBy": 2.0**30,
+    "kBy": 1e3,
+    "MBy": 1e6,
+    "GBy": 1e9,
+    "": 1.0,
+}
 _OPERATIONS = {"{operations}": 1.0, "{operation}": 1.0, "1": 1.0, "": 1.0}
 
 CUMULATIVE, DELTA, GAUGE = "c", "d", "g"
@@ -624,9 +676,7 @@ _TEMPORALITIES = _numbers(
 _DATA = {"gauge", "sum", "histogram", "exponentialHistogram", "summary"}
 _NO_RECORDED_VALUE = 1  # bit of NumberDataPoint.flags
 
-_NOT_A_USAGE_METRIC = (
-    "metric not used: cost is allocated by " + ", ".join(sorted(USAGE_METRICS))
-)
+_NOT_A_USAGE_METRIC = "metric not used: cost is allocated by " + ", ".join(sorted(USAGE_METRICS))
 
 
 def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
@@ -722,7 +772,8 @@ def _collect_point(
     if name == _CADVISOR_CPU and attributes.get("pod"):
         # cAdvisor's labels name the consumer; the resource is then the scraped kubelet.
         pod_name = _qualified(attributes.get("namespace"), attributes["pod"])
-        resource = _Resource("", "", pod_name, attributes.get("container", ""), resource.resource_id)
+        container = attributes.get("container", "")
+        resource = _Resource("", "", pod_name, container, resource.resource_id)
     if not resource.pod:
         raise _NoConsumer(
             f"{name} of no pod or container: add k8s.pod.uid, k8s.pod.name or container.id to the"
@@ -740,8 +791,13 @@ def _collect_point(
     first_ms = start_ns // NS_PER_MS if kind == DELTA else time_ns // NS_PER_MS
     for bucket_ms in _buckets(first_ms, time_ns // NS_PER_MS):
         key = SEPARATOR.join(
-            (str(bucket_ms), resource.pod_uid, resource.pod_name, resource.service,
-             resource.resource_id)
+            (
+                str(bucket_ms),
+                resource.pod_uid,
+                resource.pod_name,
+                resource.service,
+                resource.resource_id,
+            )
         )
         points.setdefault(key, []).append(row)
 

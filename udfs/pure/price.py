@@ -57,7 +57,7 @@ def apportion(total: int, weights: Mapping[Key, int]) -> dict[Key, int]:
 
 
 def integer_weights(weights: Mapping[Key, float | Fraction]) -> dict[Key, int]:
-    """The same proportions in integers, without rounding (a float is a fraction of a power of 2)."""
+    """The same proportions in integers, unrounded (a float is a fraction of a power of 2)."""
     ratios = {key: weight.as_integer_ratio() for key, weight in weights.items()}
     scale = math.lcm(*(denominator for _, denominator in ratios.values()))
     return {key: top * (scale // denominator) for key, (top, denominator) in ratios.items()}
@@ -87,7 +87,8 @@ def cost_by_window(charge: Mapping[str, Any]) -> dict[int, dict[str, int]]:
     returns: {window_start_ms: {dimension: units of 1e-12 of charge["currency"]}}, ascending; its
         sum is the charge's cost. Zeros stay in: they say that the window is billed.
 
-    Parts by their weights first, then each part over the windows, evenly in time (interface.md §2).
+    Parts by their weights first, then each part over its windows, evenly in time (interface.md
+    §2, C).
 
     Raises:
         ValueError: no part has a weight, or the period ends before it starts.

@@ -188,7 +188,9 @@ def _row(
         "projected_monthly_cost": None,
         "billing_currency": currency,
         "cost_status": _status(rests_on),
-        "explanation": _explanation(window_start_ms, currency, evidence, elements, attributed, score),
+        "explanation": _explanation(
+            window_start_ms, currency, evidence, elements, attributed, score
+        ),
         "model_version": model_version,
         "updated_at": max([window_end_ms, *period_ends]),
     }

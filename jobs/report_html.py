@@ -1,0 +1,104 @@
+"""The report's HTML elements: where text from outside becomes safe, and every table alike.
+
+``content``, ``note`` and ``body`` are ready HTML; everything else is plain text.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+from jobs import report_format as fmt
+
+# CSS class of a column of numbers, and of its cells.
+NUMBER = "n"
+# A column: its title, and its CSS class or "".
+Column = tuple[str, str]
+
+
+def text(value: object) -> str:
+    """``value`` as HTML text or attribute; None is an en dash."""
+    return "–" if value is None else html.escape(fmt.clean(value))
+
+
+def _attribute(name: str, value: str) -> str:
+    return f' {name}="{value}"' if value else ""
+
+
+def td(content: str, css: str = "", sort_by: object = "") -> str:
+    """A cell; ``sort_by`` is what it sorts by where its content doesn't say."""
+    return f"<td{_attribute('class', css)}{_attribute('data-v', text(sort_by))}>{content}</td>"
+
+
+def number(content: str, sort_by: object = "") -> str:
+    """A cell of a column of numbers."""
+    return td(content, NUMBER, sort_by)
+
+
+def row_head(content: str, css: str = "", title: str = "", span: int = 1) -> str:
+    """The cell that names its row; ``title`` is its full name where it may be cut."""
+    attributes = _attribute("class", css) + _attribute("title", text(title))
+    return f'<th scope="row"{attributes}{f" colspan={span}" if span > 1 else ""}>{content}</th>'
+
+
+def tag(content: str, css: str = "") -> str:
+    """A small label."""
+    return f'<span class="{f"tag {css}".strip()}">{content}</span>'
+
+
+def cost_status(status: str | None) -> str:
+    """A cost status as a label; what may still change stands out."""
+    return tag(text(status), "provisional" if status == "provisional" else "")
+
+
+def table(
+    columns: Sequence[Column],
+    rows: Iterable[str],
+    caption: str = "",
+    foot: str = "",
+    css: str = "",
+    key: str = "",
+    sorted_by: str | None = None,
+) -> str:
+    """A table; ``rows`` and ``foot`` are cells without their <tr>, unless they begin with one.
+
+    ``sorted_by`` is the title of the column that it is sorted by, downwards: its columns get
+    buttons to sort by.
+    """
+    heads = []
+    for title, column_css in columns:
+        order = _attribute("aria-sort", "descending" if title == sorted_by else "")
+        label = title if sorted_by is None else f'<button type="button">{title}</button>'
+        heads.append(f'<th scope="col"{_attribute("class", column_css)}{order}>{label}</th>')
+    body = "".join(row if row.startswith("<tr") else f"<tr>{row}</tr>" for row in rows)
+    return (
+        f"<table{_attribute('id', key)}{_attribute('class', css)}"
+        f"{'' if sorted_by is None else ' data-sortable'}>"
+        + (f"<caption>{caption}</caption>" if caption else "")
+        + f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody>"
+        + (f"<tfoot><tr>{foot}</tr></tfoot>" if foot else "")
+        + "</table>"
+    )
+
+
+def scrollable(label: str, content: str, css: str = "wide") -> str:
+    """``content`` in a box that scrolls, by keyboard too."""
+    return (
+        f'<div class="{css}" tabindex="0" role="region"{_attribute("aria-label", label)}>'
+        f"{content}</div>"
+    )
+
+
+def section(key: str, title: str, body: str, note: str = "", controls: str = "") -> str:
+    """A part of the page under its heading; ``key`` is its id, unique in the page."""
+    return (
+        f'<section aria-labelledby="{key}"><div class="head"><h2 id="{key}">{title}</h2>'
+        + (f'<p class="soft">{note}</p>' if note else "")
+        + f"{controls}</div>{body}</section>"
+    )
+
+
+def definitions(pairs: Iterable[tuple[str, str]], css: str, label: str) -> str:
+    """Named values in a row: (name, ready HTML)."""
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in pairs)
+    return f'<dl class="{css}" aria-label="{label}">{items}</dl>'

@@ -1,0 +1,238 @@
+"""Where it runs and who is billed for it: nodes, pools, pods; deploys and restarts.
+
+A *billed resource* is what a row of the bill names. It is either a metered node (cpu, memory, io
+and traffic of its pods are billed by the unit) or a pool of machines, billed by the machine hour:
+an autoscaling group, managed instance group or scale set whose size follows the usage of its pods.
+Pods on a pool carry the pool's id as ``cloud.resource_id`` (and the machine they run on as
+``host.id``), so that usage can be tied to the pool's bill, whichever machines come and go.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from dataclasses import dataclass, field
+
+from simulator.config import MINUTES_PER_DAY, Config
+from simulator.topology import Service, Topology
+
+METERED, MACHINE = "metered", "machine"
+
+PROVIDERS = ("aws", "gcp", "azure")
+
+_SLOTS_PER_METERED_NODE = 8
+_SERVICES_PER_POOL = 8
+_MACHINES_PER_POOL = 3  # that carry pods from the start; more come and go with the load
+
+# Benign change, per service.
+_DEPLOYS_PER_DAY = 0.15
+_RESTARTS_PER_DAY = 0.1
+
+_REPLICASET_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, without vowels
+
+
+@dataclass(eq=False)
+class Billed:
+    """What rows of the bill name in ResourceId."""
+
+    index: int
+    resource_id: str
+    name: str
+    kind: str  # METERED or MACHINE
+    tariff: int  # which of the provider's machine types, for pools
+    nodes: list[Node] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Node:
+    """A Kubernetes node."""
+
+    name: str
+    host_id: str
+    billed: Billed
+
+
+@dataclass(eq=False)
+class Pod:
+    """One life of a replica: from a deploy to the next."""
+
+    slot: int
+    service: Service
+    name: str
+    uid: str
+    namespace: str
+    node: Node
+    version: str
+    slow: float  # factor of this release on own time
+    heavy: float  # factor of this release on cpu
+    started_minute: int  # when its counters were last at zero
+
+
+@dataclass(eq=False)
+class Placement:
+    """Billed resources, and the pods of each minute."""
+
+    provider: str
+    region: str
+    account: str
+    cluster: str
+    billed: list[Billed]
+    pods: list[Pod]  # of minute 0, by slot
+    changes: dict[int, list[Pod]]  # minute -> pods that start then, or start anew
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [node for billed in self.billed for node in billed.nodes]
+
+
+def build(config: Config, topology: Topology, namespace: str) -> Placement:
+    """Nodes, pods and their changes: a function of the config, not of any fault."""
+    rng = random.Random(f"placement/{config.seed}/{config.services}/{config.billing}")
+    provider = rng.choice(PROVIDERS)
+    region = {"aws": "us-east-1", "gcp": "us-central1", "azure": "eastus"}[provider]
+    account = _account(provider, rng)
+    cluster = f"{namespace}-{rng.choice(('prod', 'live', 'main'))}"
+    placement = Placement(provider, region, account, cluster, [], [], {})
+
+    services = list(topology.services)
+    rng.shuffle(services)
+    metered_share = {"metered": 1.0, "machine": 0.0, "mixed": 0.5}[config.billing]
+    cut = round(len(services) * metered_share)
+    metered, pooled = services[:cut], services[cut:]
+    homes: dict[int, list[Node]] = {}  # service index -> nodes it may run on
+    if metered:
+        slots = sum(service.replicas for service in metered)
+        nodes = []
+        for _ in range(max(1, round(slots / _SLOTS_PER_METERED_NODE))):
+            nodes += _billed(placement, METERED, 1, rng).nodes
+        homes |= {service.index: nodes for service in metered}
+    pools = max(1, round(len(pooled) / _SERVICES_PER_POOL)) if pooled else 0
+    for number in range(pools):
+        nodes = _billed(placement, MACHINE, _MACHINES_PER_POOL, rng).nodes
+        homes |= {service.index: nodes for service in pooled[number::pools]}
+
+    for service in topology.services:
+        _schedule(config, placement, service, homes[service.index], namespace, rng)
+    for pods in placement.changes.values():
+        pods.sort(key=lambda pod: pod.slot)
+    return placement
+
+
+def _account(provider: str, rng: random.Random) -> str:
+    if provider == "aws":
+        return f"{rng.randrange(10**11, 10**12)}"
+    if provider == "gcp":
+        return f"shop-{rng.randrange(10**5, 10**6)}"
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def _hex(rng: random.Random, digits: int) -> str:
+    return f"{rng.getrandbits(4 * digits):0{digits}x}"
+
+
+def _billed(placement: Placement, kind: str, node_count: int, rng: random.Random) -> Billed:
+    """Add a billed resource with its nodes, ids as the provider writes them."""
+    index = len(placement.billed)
+    region, account, cluster = placement.region, placement.account, placement.cluster
+    pool = f"{rng.choice(('general', 'compute', 'apps', 'core'))}-{index}"
+    nodes = []
+    for _ in range(node_count):
+        if placement.provider == "aws":
+            address = [rng.randrange(256) for _ in range(3)]
+            name = f"ip-10-{address[0]}-{address[1]}-{address[2]}.ec2.internal"
+            nodes.append((name, f"i-0{_hex(rng, 16)}"))
+        elif placement.provider == "gcp":
+            name = f"gke-{cluster}-{pool}-{_hex(rng, 8)}-{_hex(rng, 4)}"
+            nodes.append((name, f"{rng.randrange(10**18, 9 * 10**18)}"))
+        else:
+            name = f"aks-{pool.replace('-', '')}-{rng.randrange(10**7, 10**8)}-vm{_hex(rng, 6)}"
+            nodes.append((name, (
+                f"/subscriptions/{account}/resourceGroups/mc_{cluster}_{region}/providers"
+                f"/Microsoft.Compute/virtualMachines/{name}"
+            )))
+    if kind == METERED:
+        (name, resource_id), = nodes
+    elif placement.provider == "aws":
+        name = f"eks-{pool}"
+        group = uuid.UUID(int=rng.getrandbits(128), version=4)
+        resource_id = (
+            f"arn:aws:autoscaling:{region}:{account}:autoScalingGroup:{group}"
+            f":autoScalingGroupName/{name}"
+        )
+    elif placement.provider == "gcp":
+        name = f"gke-{cluster}-{pool}-grp"
+        resource_id = (
+            f"//compute.googleapis.com/projects/{account}/zones/{region}-b"
+            f"/instanceGroupManagers/{name}"
+        )
+    else:
+        name = f"aks-{pool.replace('-', '')}-vmss"
+        resource_id = (
+            f"/subscriptions/{account}/resourceGroups/mc_{cluster}_{region}/providers"
+            f"/Microsoft.Compute/virtualMachineScaleSets/{name}"
+        )
+    billed = Billed(index, resource_id, name, kind, rng.randrange(1 << 16))
+    billed.nodes = [Node(name, host_id, billed) for name, host_id in nodes]
+    placement.billed.append(billed)
+    return billed
+
+
+def _schedule(
+    config: Config,
+    placement: Placement,
+    service: Service,
+    nodes: list[Node],
+    namespace: str,
+    rng: random.Random,
+) -> None:
+    """All pods that ``service`` ever has: first release, then deploys and restarts."""
+    release = [rng.randrange(1, 5), rng.randrange(20), rng.randrange(10)]
+    slow, heavy = 1.0, 1.0
+
+    def start(slot: int, minute: int, replicaset: str) -> Pod:
+        suffix = "".join(rng.choices(_REPLICASET_ALPHABET, k=5))
+        return Pod(
+            slot=slot,
+            service=service,
+            name=f"{service.name}-{replicaset}-{suffix}",
+            uid=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+            namespace=namespace,
+            node=rng.choice(nodes),
+            version=".".join(map(str, release)),
+            slow=slow,
+            heavy=heavy,
+            started_minute=minute,
+        )
+
+    replicaset = _hex(rng, 10)
+    # Everything has been running for a while when the world begins.
+    current = {slot: start(slot, -rng.randrange(60, 5000), replicaset) for slot in service.slots}
+    placement.pods += [current[slot] for slot in service.slots]
+    events = sorted(
+        (rng.randrange(1, config.minutes), kind)
+        for kind, per_day in (("deploy", _DEPLOYS_PER_DAY), ("restart", _RESTARTS_PER_DAY))
+        for _ in range(_poisson(per_day * config.minutes / MINUTES_PER_DAY, rng))
+    )
+    for minute, kind in events:
+        if kind == "restart":
+            slot = rng.choice(list(service.slots))
+            old = current[slot]
+            current[slot] = Pod(**{**vars(old), "started_minute": minute})
+            placement.changes.setdefault(minute, []).append(current[slot])
+            continue
+        release[1:] = [release[1] + 1, 0] if rng.random() < 0.3 else [release[1], release[2] + 1]
+        slow *= rng.lognormvariate(0, 0.06)
+        heavy *= rng.lognormvariate(0, 0.06)
+        replicaset = _hex(rng, 10)
+        for number, slot in enumerate(service.slots):  # rolling: a replica a minute
+            current[slot] = start(slot, minute + number, replicaset)
+            placement.changes.setdefault(minute + number, []).append(current[slot])
+
+
+def _poisson(mean: float, rng: random.Random) -> int:
+    """A draw from the Poisson distribution (exponential gaps)."""
+    count, time = 0, rng.expovariate(1.0)
+    while time < mean:
+        count += 1
+        time += rng.expovariate(1.0)
+    return count

@@ -1,0 +1,386 @@
+"""One request: the call tree with its times, errors and retries, and the work it makes.
+
+All randomness is keyed (keyed.py): the same request with another set of faults draws the same
+numbers at the same places. Times are milliseconds from the request's arrival.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator.faults import (
+    ACCEPT, DATABASE, DEADLINE, ERROR, Fault, HANG, REFUSE, WORK,
+)
+from simulator.config import (
+    DEPENDENCY_FAILURE, LATENCY_SPIKE, MINUTE_MS, RESOURCE_OVERUSE, RETRY_LOOP,
+)
+from simulator.keyed import (
+    key_of, mix, mix_array, normal, normal_array, unit, unit_array,
+)
+from simulator.placement import Pod
+from simulator.topology import DB, QUEUE, Endpoint, Site
+
+# Roles of a span at a site: what the callee records, and what the caller records of the call.
+SERVER, CLIENT = 0, 1
+
+# Outcomes of a span. All of them happen without any fault, too.
+OK, INTERNAL, UNAVAILABLE, TIMEOUT, UPSTREAM = range(5)
+
+# Draws of a site and attempt, by column.
+_WORK, _NET, _USE, _BRANCH, _FATE, _POD, _JITTER = range(7)
+_SERVER_ID, _CLIENT_ID = 7, 8
+_COLUMNS = 9
+_NORMALS = 3  # the first columns are factors exp(sigma z), the others uniform in [0, 1)
+_NET_SIGMA = 0.5
+_USE_SIGMA = 0.25
+
+# A path is the attempts along the way from the root, 3 bits a call: 0 = first attempts only.
+_ATTEMPT_BITS = 3
+ATTEMPTS_MAX = 1 << _ATTEMPT_BITS
+
+# Sites of an endpoint are numbered below this, in the key of a draw.
+_SITES_MAX = 4096
+
+# What happens to a call by itself, as shares of the callee's error rate on top of it.
+_REFUSED_SHARE = 0.3
+_HUNG_SHARE = 0.2
+# A client asks again although nothing failed (stale answer, hedged request).
+_ASK_AGAIN_RATE = 0.0004
+# Garbage collection, a cold cache: now and then a call takes several times as long.
+_HICCUP_RATE = 0.0004
+_HICCUP_FACTOR = 4.0
+
+_CONNECT_MS = 1.5  # until a refusal comes back
+_BACKOFF_MS = 15.0
+_FAST_FAILURE = 0.3  # share of the own time until an error answer
+_CLIENT_CPU_SHARE = 0.1  # of the own cpu, for each further call attempt
+
+# Memory of a call stays taken until the collector comes by.
+_RETENTION_MS = 20_000.0
+
+
+class Span(NamedTuple):
+    """A span as simulated; its ids and parents follow from (site, path, role)."""
+
+    site: Site
+    path: int
+    role: int
+    slot: int  # the pod that records it
+    start_ms: float
+    end_ms: float
+    outcome: int
+
+
+class Use(NamedTuple):
+    """Work of one call on one pod, in integers, so that sums are exact in any order."""
+
+    minute: int
+    slot: int
+    cpu_us: int
+    memory_byte_ms: int
+    io_operations: int
+    transmit_bytes: int
+    receive_bytes: int
+
+
+class Draws:
+    """Draws of all sites of an endpoint, for many requests at once or for one repeated call."""
+
+    def __init__(self, seed: int, endpoint: Endpoint) -> None:
+        count = len(endpoint.sites)
+        self._base = key_of(seed, "request")
+        places = np.arange(count * _COLUMNS, dtype=np.uint64)
+        self._places = mix_array(places)[None, :]
+        self._count = count
+        self._sigmas = [
+            (site.operation.sigma, _NET_SIGMA, _USE_SIGMA) for site in endpoint.sites
+        ]
+
+    def batch(self, ids: np.ndarray) -> tuple[list[int], list[list[list[float]]], list[str]]:
+        """(keys, draws[request][site][column], hex of trace and span ids) of first attempts.
+
+        The hex holds 32 digits of the trace's id, then 16 for each (site, role).
+        """
+        keys = mix_array(np.uint64(self._base) ^ mix_array(ids))
+        hashed = mix_array(keys[:, None] ^ self._places).reshape(len(ids), self._count, _COLUMNS)
+        draws = np.empty((len(ids), self._count, _SERVER_ID))
+        draws[:, :, :_NORMALS] = np.exp(
+            normal_array(hashed[:, :, :_NORMALS]) * np.array(self._sigmas)
+        )
+        draws[:, :, _NORMALS:] = unit_array(hashed[:, :, _NORMALS:_SERVER_ID])
+        trace_ids = np.stack([mix_array(~keys), mix_array(mix_array(~keys))], axis=1)
+        span_ids = hashed[:, :, _SERVER_ID:].reshape(len(ids), -1)
+        rows = np.concatenate([trace_ids, span_ids], axis=1).astype(">u8")
+        return keys.tolist(), draws.tolist(), [row.tobytes().hex() for row in rows]
+
+    def again(self, key: int, site: int, path: int) -> list[float]:
+        """Draws of one call on a path with repeated attempts."""
+        first = (path * _SITES_MAX + site) * _COLUMNS
+        sigmas = self._sigmas[site]
+        return [
+            math.exp(normal(mix(key ^ mix(first + column))) * sigmas[column])
+            if column < _NORMALS else unit(mix(key ^ mix(first + column)))
+            for column in range(_SERVER_ID)
+        ]
+
+
+def span_id(key: int, hexes: str, site: int, path: int, role: int) -> str:
+    """The id of a span, 16 hex digits."""
+    if not path:
+        start = 32 + (2 * site + role) * 16
+        return hexes[start : start + 16]
+    place = (path * _SITES_MAX + site) * _COLUMNS + _SERVER_ID + role
+    return f"{mix(key ^ mix(place)):016x}"
+
+
+def parent_of(span: Span) -> tuple[int, int, int] | None:
+    """(site, path, role) of a span's parent; None for the root."""
+    site, path, role = span[:3]
+    if role == SERVER:
+        return (site.index, path, CLIENT) if site.parent else None
+    if site.transport == DB:
+        return site.parent.index, path, SERVER
+    return site.parent.index, path >> _ATTEMPT_BITS, SERVER
+
+
+class Request:
+    """The way of one request through the shop, under a given set of faults."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        draws: Draws,
+        key: int,
+        rows: list[list[float]],
+        arrival_ms: float,
+        slowdown: Sequence[float],
+        pods: Sequence[Pod],
+        faults: Mapping[int, Sequence[Fault]],
+    ) -> None:
+        """arrival_ms: since the world's start. slowdown: by service. pods: by slot. faults: those
+        that are on and have chosen this request, by the service that they are in."""
+        self._draws = draws
+        self._key = key
+        self._rows = rows
+        self._arrival_ms = arrival_ms
+        self._slowdown = slowdown
+        self._pods = pods
+        self._faults = faults
+        self.spans: list[Span] = []
+        self.uses: list[Use] = []
+        self.touched: dict[Fault, None] = {}  # in the order of first touch
+
+        root = endpoint.root
+        row = rows[0]
+        slot = root.first_slot + int(row[_POD] * root.replicas)
+        failing = self._failing(root, 0, slot) if faults else None
+        self.duration_ms, self.outcome = self._serve(root, 0, row, slot, 0.0, failing)
+
+    def _serve(
+        self, site: Site, path: int, draw: list[float], slot: int, start: float,
+        failing: Fault | None,
+    ) -> tuple[float, int]:
+        """The callee's side of a call: its body, with all that it calls. (end, outcome)"""
+        operation = site.operation
+        pod = self._pods[slot]
+        own = site.own_ms * draw[_WORK] * self._slowdown[site.service_index] * pod.slow
+        cpu = operation.cpu_us * draw[_USE] * pod.heavy
+        memory = operation.memory_bytes * draw[_USE]
+        io = operation.io_operations * draw[_USE]
+        transmit = operation.response_bytes * draw[_USE]
+        receive = operation.request_bytes
+        query_factor, loop, slow_queries = 1.0, None, None
+
+        for fault in self._faults.get(site.service_index, ()):
+            if fault.slot is not None and fault.slot != slot:
+                continue
+            strength = fault.strength(draw[_JITTER])
+            if fault.kind == LATENCY_SPIKE:
+                if fault.mode == WORK:
+                    own *= strength
+                    cpu *= 1 + fault.side_effect * (strength - 1)
+                    self.touched[fault] = None
+                elif fault.mode == DATABASE:
+                    query_factor, slow_queries = query_factor * strength, fault
+            elif fault.kind == RESOURCE_OVERUSE:
+                if fault.mode == "cpu":
+                    cpu *= strength
+                elif fault.mode == "memory":
+                    memory *= strength
+                elif fault.mode == "io":
+                    io *= strength
+                else:
+                    transmit *= strength
+                own *= 1 + fault.side_effect
+                self.touched[fault] = None
+            elif fault.kind == RETRY_LOOP:
+                loop = fault
+
+        children = site.children
+        fate = draw[_FATE]
+        outcome = OK
+        fail_at = len(children) + 1
+        if failing:
+            outcome, fail_at, own = INTERNAL, 0, own * _FAST_FAILURE
+        elif fate < site.error_rate:
+            outcome, fail_at = INTERNAL, int(draw[_JITTER] * fail_at)
+        elif fate > 1 - _HICCUP_RATE:
+            own *= 1 + _HICCUP_FACTOR * draw[_JITTER]
+
+        segment = own / (len(children) + 1)
+        time = start + segment
+        latest = time
+        for number, child in enumerate(children):
+            if number == fail_at:
+                break
+            row = self._rows[child.index] if not path else self._draws.again(
+                self._key, child.index, path
+            )
+            if row[_BRANCH] >= child.probability:
+                continue
+            if child.transport == DB:
+                length = child.own_ms * row[_WORK]
+                if slow_queries:
+                    length *= query_factor
+                    self.touched[slow_queries] = None
+                result = INTERNAL if row[_FATE] < child.error_rate else OK
+                self.spans.append(Span(child, path, CLIENT, slot, time, time + length, result))
+                time += length
+            else:
+                again = loop if loop and loop.target == child.service_index else None
+                if child.transport == QUEUE:
+                    end, result, attempts = self._publish(child, path, slot, time, again)
+                else:
+                    end, result, attempts = self._call(child, path, slot, time, again)
+                cpu += operation.cpu_us * _CLIENT_CPU_SHARE * (attempts - 1)
+                transmit += attempts * child.operation.request_bytes
+                receive += attempts * child.operation.response_bytes
+                if site.is_parallel:
+                    latest = max(latest, end)
+                else:
+                    time = end
+            if result and child.is_critical:
+                outcome = UPSTREAM
+                if not site.is_parallel:
+                    break
+            time += 0.0 if site.is_parallel else segment
+        end = max(time, latest) + segment
+
+        self.spans.append(Span(site, path, SERVER, slot, start, end, outcome))
+        self.uses.append(Use(
+            int((self._arrival_ms + start) // MINUTE_MS),
+            slot,
+            int(cpu),
+            int(memory * (end - start + _RETENTION_MS)),
+            int(io + draw[_JITTER]),
+            int(transmit),
+            int(receive),
+        ))
+        return end, outcome
+
+    def _call(
+        self, site: Site, path: int, caller_slot: int, time: float, loop: Fault | None
+    ) -> tuple[float, int, int]:
+        """A synchronous call with its retries. (end, outcome of the last attempt, attempts)"""
+        path <<= _ATTEMPT_BITS
+        attempt = 0
+        while True:
+            here = path | attempt
+            draw = self._rows[site.index] if not here else self._draws.again(
+                self._key, site.index, here
+            )
+            slot = site.first_slot + int(draw[_POD] * site.replicas)
+            fate = draw[_FATE]
+            failing, delay = None, 0.0
+            if site.service_index in self._faults:
+                failing = self._failing(site, here, slot)
+                wait, delay = self._queueing(site, slot, draw)
+                time += wait
+            error_rate = site.error_rate
+            network = site.network_ms * draw[_NET]
+            refused_below = error_rate * (1 + _REFUSED_SHARE)
+            hung_below = refused_below + error_rate * _HUNG_SHARE
+            if failing and failing.mode == REFUSE or error_rate <= fate < refused_below:
+                end, outcome = time + _CONNECT_MS * draw[_NET], UNAVAILABLE
+            elif failing and failing.mode == HANG or refused_below <= fate < hung_below:
+                end, outcome = time + site.timeout_ms, TIMEOUT
+            else:
+                end, outcome = self._serve(
+                    site, here, draw, slot, time + network + delay, failing
+                )
+                end += network
+                if end - time > site.timeout_ms:
+                    end, outcome = time + site.timeout_ms, TIMEOUT
+            attempt += 1
+            repeats = loop is not None and attempt < loop.attempts(self._key)
+            if repeats and loop.mode == DEADLINE and outcome != UNAVAILABLE:
+                # The loop's own deadline is too short for the callee, which works on regardless.
+                end, outcome = time + (end - time) * (0.3 + 0.5 * draw[_JITTER]), TIMEOUT
+            self.spans.append(Span(site, here, CLIENT, caller_slot, time, end, outcome))
+            if repeats:
+                self.touched[loop] = None
+            asks_again = hung_below <= fate < hung_below + _ASK_AGAIN_RATE and attempt == 1
+            if not (repeats or asks_again or outcome and attempt < site.attempts):
+                return end, outcome, attempt
+            if attempt == ATTEMPTS_MAX:
+                return end, outcome, attempt
+            time = end + _BACKOFF_MS * attempt * (0.5 + draw[_JITTER])
+
+    def _publish(
+        self, site: Site, path: int, caller_slot: int, time: float, loop: Fault | None
+    ) -> tuple[float, int, int]:
+        """A message through a queue: the caller waits for the broker only, a consumer works later.
+
+        Every message is consumed once; what fails goes to the dead letters, not to the caller.
+        """
+        path <<= _ATTEMPT_BITS
+        attempt = 0
+        while True:
+            here = path | attempt
+            draw = self._rows[site.index] if not here else self._draws.again(
+                self._key, site.index, here
+            )
+            slot = site.first_slot + int(draw[_POD] * site.replicas)
+            end = time + _CONNECT_MS * draw[_NET]
+            self.spans.append(Span(site, here, CLIENT, caller_slot, time, end, OK))
+            failing, delay = None, 0.0
+            if site.service_index in self._faults:
+                failing = self._failing(site, here, slot)
+                _, delay = self._queueing(site, slot, draw)
+            self._serve(site, here, draw, slot, end + site.network_ms * draw[_NET] + delay, failing)
+            attempt += 1
+            asks_again = 1 - _HICCUP_RATE - _ASK_AGAIN_RATE < draw[_FATE] < 1 - _HICCUP_RATE
+            repeats = loop is not None and attempt < loop.attempts(self._key)
+            if repeats:
+                self.touched[loop] = None
+            if attempt == ATTEMPTS_MAX or not (repeats or asks_again and attempt == 1):
+                return end, OK, attempt
+            time = end + _BACKOFF_MS * attempt * (0.5 + draw[_JITTER])
+
+    def _failing(self, site: Site, path: int, slot: int) -> Fault | None:
+        """The dependency failure that hits this attempt, if any."""
+        for fault in self._faults.get(site.service_index, ()):
+            if fault.kind == DEPENDENCY_FAILURE and fault.slot in (None, slot):
+                if fault.hits(self._key, site.index, path):
+                    self.touched[fault] = None
+                    return fault
+        return None
+
+    def _queueing(self, site: Site, slot: int, draw: list[float]) -> tuple[float, float]:
+        """(what the caller waits for a connection, what the call waits at the callee's door)"""
+        wait = delay = 0.0
+        for fault in self._faults[site.service_index]:
+            if fault.kind != LATENCY_SPIKE or fault.slot not in (None, slot):
+                continue
+            extra = site.own_ms * (fault.strength(draw[_JITTER]) - 1)
+            if fault.mode == ACCEPT:
+                delay += extra
+                self.touched[fault] = None
+            if fault.pool_wait:
+                wait += extra * fault.pool_wait
+                self.touched[fault] = None
+        return wait, delay
