@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
-from pyflink.common import Types
+from pyflink.common import Types, WatermarkStrategy
 from pyflink.datastream import DataStream
 from pyflink.table import StatementSet, StreamTableEnvironment
 from pyflink.util.exceptions import JavaException
@@ -46,7 +46,13 @@ FUNCTIONS = {
 
 
 def _changes(t_env: StreamTableEnvironment, view: str) -> DataStream:
-    return t_env.to_changelog_stream(t_env.from_path(view))
+    """``view`` as a stream of changes without watermarks, up to the one that ends a bounded input.
+
+    Mini-batches mark their progress in the engine's clock, by watermarks of processing time, which
+    a timer of event time would take for the end of the world.
+    """
+    changes = t_env.to_changelog_stream(t_env.from_path(view))
+    return changes.assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
 
 
 def _table(t_env: StreamTableEnvironment, name: str, stream: DataStream) -> None:

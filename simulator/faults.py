@@ -112,8 +112,9 @@ class Fault:
 class Visits:
     """Where a sample request without any fault went."""
 
+    endpoint: int
     slots: Counter[int]  # calls by pod
-    calls: frozenset[tuple[int, int]]  # (calling service, called service)
+    calls: frozenset[tuple[int, int]]  # (calling pod, called service)
     queries: frozenset[int]  # pods that asked their database
 
 
@@ -129,7 +130,9 @@ def plan(
     first, last = config.warm_up_minutes, config.minutes
     budget = config.anomaly_rate * float(rate.sum())
     weight_sum = sum(config.faults.values())
-    clean = np.ones(last)  # chance that a request of the minute is touched by no episode so far
+    weights = np.array([endpoint.weight for endpoint in topology.endpoints])
+    # (minutes, endpoints) requests expected that no episode touches so far
+    clean = rate[:, None] * weights
     faults: list[Fault] = []
     for kind in KINDS:
         whole = left = budget * config.faults.get(kind, 0.0) / weight_sum
@@ -137,14 +140,13 @@ def plan(
             if left < _TRACES_MIN:
                 break
             fault = _draw(config, topology, kind, first, last, rng)
-            chance = _touch_chance(fault, topology, visits) if fault else 0.0
-            if not chance:
+            if not fault:
                 continue
-            drawn_share = fault.share
-            fault, touched = _fit(fault, chance, min(left, whole * _EPISODE_SHARE_MAX), rate, clean)
+            chances = _touch_chances(fault, topology, visits)
+            fault, touched = _fit(fault, chances, min(left, whole * _EPISODE_SHARE_MAX), clean)
             if touched >= _TRACES_MIN:
                 faults.append(fault)
-                clean[_minutes(fault)] *= 1 - chance * (fault.share / drawn_share)
+                clean[_minutes(fault)] *= 1 - fault.share * chances
                 left -= touched
     faults.sort(key=lambda fault: (fault.start_ms, fault.service, fault.kind))
     return [
@@ -176,7 +178,7 @@ def _draw(
         mode = rng.choice(modes + [DATABASE] * bool(service.database))
         if service.tier and not service.is_consumer and rng.random() < _POOL_WAIT_CHANCE:
             pool_wait = rng.uniform(*_POOL_WAIT)
-        side_effect = rng.uniform(0.0, 0.3)
+        side_effect = rng.uniform(0.1, 0.6)
     elif kind == RETRY_LOOP:
         targets = sorted({
             step.target.service.index
@@ -201,23 +203,27 @@ def _draw(
                  severity, share, slot, mode, target, pool_wait, side_effect)
 
 
-def _touch_chance(fault: Fault, topology: Topology, visits: Sequence[Visits]) -> float:
-    """Chance that a request which arrives during the episode is touched, from the sample."""
+def _touch_chances(
+    fault: Fault, topology: Topology, visits: Sequence[Visits]
+) -> np.ndarray:
+    """(endpoints,) chance that a request which the fault chooses is touched, from the sample."""
     slots = topology.services[fault.service].slots if fault.slot is None else (fault.slot,)
-    total = 0.0
+    touched = np.zeros(len(topology.endpoints))
+    sampled = np.zeros(len(topology.endpoints))
     for visit in visits:
+        sampled[visit.endpoint] += 1
         calls = sum(visit.slots[slot] for slot in slots)
         if not calls:
             continue
         if fault.kind == DEPENDENCY_FAILURE:
-            total += 1 - (1 - fault.severity) ** calls
+            touched[visit.endpoint] += 1 - (1 - fault.severity) ** calls
         elif fault.kind == RETRY_LOOP:
-            total += (fault.service, fault.target) in visit.calls
+            touched[visit.endpoint] += any((slot, fault.target) in visit.calls for slot in slots)
         elif fault.mode == DATABASE and not fault.pool_wait:
-            total += any(slot in visit.queries for slot in slots)
+            touched[visit.endpoint] += any(slot in visit.queries for slot in slots)
         else:
-            total += 1.0
-    return fault.share * total / len(visits)
+            touched[visit.endpoint] += 1
+    return touched / np.maximum(sampled, 1)
 
 
 def _minutes(fault: Fault) -> slice:
@@ -225,16 +231,23 @@ def _minutes(fault: Fault) -> slice:
 
 
 def _fit(
-    fault: Fault, chance: float, most: float, rate: np.ndarray, clean: np.ndarray
+    fault: Fault, chances: np.ndarray, most: float, clean: np.ndarray
 ) -> tuple[Fault, float]:
     """The episode, cut short (or down) to touch at most ``most`` traces; and how many it does."""
-    expected = rate * clean * chance
-    touched = float(expected[_minutes(fault)].sum())
-    while touched > most and fault.end_ms - fault.start_ms > _LENGTH_MIN * MINUTE_MS:
-        length = (fault.end_ms - fault.start_ms) * max(0.5, min(0.97, most / touched))
-        fault = replace(fault, end_ms=fault.start_ms + length)
-        touched = float(expected[_minutes(fault)].sum())
-    if touched > most:
-        fault = replace(fault, share=fault.share * most / touched)
-        touched = most
-    return fault, touched
+    expected = clean @ chances  # (minutes,)
+
+    def touched() -> float:
+        minutes = _minutes(fault)
+        # The first and last minute count by the part of them that the episode covers.
+        return fault.share * float(
+            expected[minutes].sum()
+            - expected[minutes.start] * (fault.start_ms / MINUTE_MS - minutes.start)
+            - expected[minutes.stop - 1] * (minutes.stop - fault.end_ms / MINUTE_MS)
+        )
+
+    while touched() > most and fault.end_ms - fault.start_ms > _LENGTH_MIN * MINUTE_MS:
+        shorter = (fault.end_ms - fault.start_ms) * max(0.5, min(0.97, most / touched()))
+        fault = replace(fault, end_ms=fault.start_ms + shorter)
+    if touched() > most:
+        fault = replace(fault, share=fault.share * most / touched())
+    return fault, touched()

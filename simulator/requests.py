@@ -58,9 +58,10 @@ _CONNECT_MS = 1.5  # until a refusal comes back
 _BACKOFF_MS = 15.0
 _FAST_FAILURE = 0.3  # share of the own time until an error answer
 _CLIENT_CPU_SHARE = 0.1  # of the own cpu, for each further call attempt
+_FAILURE_CPU_SHARE = 0.3  # of the own cpu, for a call that fails: traces, reconnects, logs
 
 # Memory of a call stays taken until the collector comes by.
-_RETENTION_MS = 20_000.0
+_RETENTION_MS = 2_000.0
 
 
 class Span(NamedTuple):
@@ -256,7 +257,9 @@ class Request:
                     end, result, attempts = self._publish(child, path, slot, time, again)
                 else:
                     end, result, attempts = self._call(child, path, slot, time, again)
-                cpu += operation.cpu_us * _CLIENT_CPU_SHARE * (attempts - 1)
+                cpu += operation.cpu_us * (
+                    _CLIENT_CPU_SHARE * (attempts - 1) + _FAILURE_CPU_SHARE * (result != OK)
+                )
                 transmit += attempts * child.operation.request_bytes
                 receive += attempts * child.operation.response_bytes
                 if site.is_parallel:

@@ -82,7 +82,7 @@ _OPERATION_SPANS_MAX = 7.0
 _ENDPOINT_WEIGHT_MIN = 0.1
 
 # About three requests in a thousand fail by themselves; a request is some six calls.
-_ERROR_RATE_PER_CALL = 0.0005
+_ERROR_RATE_PER_CALL = 0.0004
 
 # Clients give up after this many times what a call usually takes.
 _TIMEOUT_FACTOR = (6.0, 15.0)

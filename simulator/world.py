@@ -1,38 +1,21 @@
-"""A world from its config: build it, run it minute by minute, write what it emits and the truth.
-
-Memory holds one chunk of requests, open minutes and hours, and the faults: nothing grows with the
-number of spans.
-"""
+"""A world before it runs: built from its config, sized by a sample of its own requests."""
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, timedelta
-from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from faker import Faker
 
 from simulator import faults as fault_plan
 from simulator import placement, topology, workload
-from simulator.charges import Ledger
-from simulator.config import MINUTE_MS, MINUTES_PER_DAY, MINUTES_PER_HOUR, Config
-from simulator.emit import HourlyLines, MetricWriter, Resources, SpanWriter
+from simulator.config import MINUTES_PER_DAY, Config
 from simulator.faults import Fault, Visits
 from simulator.keyed import key_of
-from simulator.requests import SERVER, Draws, Request
-from simulator.topology import DB, Endpoint
-from simulator.usage import CPU, IO, MEMORY, TRANSMIT, UsageMeter
-
-# Draws of this many requests are made at once.
-_CHUNK_REQUESTS = 2000
+from simulator.requests import CLIENT, SERVER, Draws, Request
+from simulator.topology import DB
+from simulator.usage import CPU, DIMENSIONS, IO, MEMORY, TRANSMIT
 
 # Requests without faults that tell how a world behaves before it runs; their ids lie beyond all.
 _SAMPLE_REQUESTS = 1500
@@ -41,24 +24,10 @@ _SAMPLE_FIRST_ID = 1 << 60
 # Traces are head-sampled: one recorded request stands for many, so that a shop with 50,000 traces a
 # day keeps some machines busy. How many follows from what the work of an average service is to be:
 # cores, bytes, operations and bytes sent a second.
-_MEAN_CORES = 0.35
-_MEAN_MEMORY = 0.6e9
-_MEAN_IO_A_SECOND = 20.0
-_MEAN_BYTES_A_SECOND = 40_000.0
-
-_TIME = pa.timestamp("ms", "UTC")
-_TRACES_SCHEMA = pa.schema([
-    ("trace_id", pa.string()), ("is_anomalous", pa.bool_()), ("fault_id", pa.string()),
-    ("culprit_service_name", pa.string()), ("anomaly_kind", pa.string()),
-])
-_FAULTS_SCHEMA = pa.schema([
-    ("fault_id", pa.string()), ("otel_service_name", pa.string()), ("anomaly_kind", pa.string()),
-    ("start_time", _TIME), ("end_time", _TIME), ("severity", pa.float64()),
-])
-_COSTS_SCHEMA = pa.schema([
-    ("fault_id", pa.string()), ("window_start", _TIME), ("otel_service_name", pa.string()),
-    ("excess_cost", pa.decimal128(28, 12)),
-])
+_MEAN_CORES = 1.0
+_MEAN_MEMORY = 1.5e9
+_MEAN_IO_A_SECOND = 50.0
+_MEAN_BYTES_A_SECOND = 100_000.0
 
 
 @dataclass
@@ -73,18 +42,6 @@ class World:
     draws: list[Draws]  # by endpoint
     faults: list[Fault]
     spans_a_trace: float  # mean over the sample
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What a run amounted to."""
-
-    requests: int
-    anomalous: int
-    spans: int
-    faults: int
-    billed: Decimal
-    excess: Decimal
 
 
 def build(config: Config) -> World:
@@ -108,7 +65,7 @@ def _explore(world: World) -> list[Visits]:
     shares = (np.arange(_SAMPLE_REQUESTS) + 0.5) / _SAMPLE_REQUESTS
     endpoints = np.searchsorted(world.workload.endpoint_edges, shares)
     slowdown = [1.0] * len(world.topology.services)
-    sums = np.zeros(5)
+    sums = np.zeros(DIMENSIONS)
     visits, spans = [], 0
     for endpoint in world.topology.endpoints:
         draws = world.draws[endpoint.index]
@@ -117,21 +74,22 @@ def _explore(world: World) -> list[Visits]:
             request = Request(endpoint, draws, key, row, 0.0, slowdown, world.placement.pods, {})
             sums += np.sum([use[2:] for use in request.uses], axis=0)
             spans += len(request.spans)
-            visits.append(_visits(request))
+            visits.append(_visits(endpoint.index, request))
     world.spans_a_trace = spans / _SAMPLE_REQUESTS
     _scale(world, sums / _SAMPLE_REQUESTS)
     return visits
 
 
-def _visits(request: Request) -> Visits:
-    called = [span.site for span in request.spans if span.site.parent]
+def _visits(endpoint: int, request: Request) -> Visits:
+    spans = request.spans
     return Visits(
-        slots=Counter(span.slot for span in request.spans if span.role == SERVER),
+        endpoint=endpoint,
+        slots=Counter(span.slot for span in spans if span.role == SERVER),
         calls=frozenset(
-            (site.parent.service_index, site.service_index) for site in called
-            if site.transport != DB
+            (span.slot, span.site.service_index) for span in spans
+            if span.role == CLIENT and span.site.transport != DB
         ),
-        queries=frozenset(span.slot for span in request.spans if span.site.transport == DB),
+        queries=frozenset(span.slot for span in spans if span.site.transport == DB),
     )
 
 
@@ -150,60 +108,3 @@ def _scale(world: World, mean: np.ndarray) -> None:
             operation.io_operations *= io
             operation.request_bytes *= network
             operation.response_bytes *= network
-
-
-def run(
-    world: World, output: Path, progress: Callable[[float, int, int], None] = lambda *_: None
-) -> Tally:
-    """Run a world and write all of it below ``output``.
-
-    progress: called each simulated hour with (share done, requests so far, spans so far).
-    """
-    config = world.config
-    with ExitStack() as stack:
-        traces, logs, metrics = (
-            stack.enter_context(HourlyLines(output / name)) for name in ("traces", "logs", "metrics")
-        )
-        resources = Resources(config, world.placement)
-        meter = UsageMeter(config.seed, world.topology)
-        spans = SpanWriter(config, world.topology, world.placement, resources, traces, logs)
-        points = MetricWriter(config, world.placement, resources, metrics, meter.idle(0).tolist())
-        ledger = Ledger(config, world.placement, world.namespace)
-        bill = Bill(output / "billing", config, ledger)
-        (output / "truth").mkdir(parents=True, exist_ok=True)
-        labels = stack.enter_context(
-            pq.ParquetWriter(output / "truth" / "traces.parquet", _TRACES_SCHEMA)
-        )
-        pods = list(world.placement.pods)
-        requests = anomalous = 0
-        for minute, arrivals in _minutes(world):
-            for pod in world.placement.changes.get(minute, ()):
-                pods[pod.slot] = pod
-                points.restart(pod)
-            rows = [
-                _handle(world, minute, arrival, pods, slowdown, faults, meter, spans)
-                for slowdown, faults in [(
-                    world.workload.slowdown(world.topology, minute), _active(world.faults, minute)
-                )]
-                for arrival in arrivals
-            ]
-            requests += len(rows)
-            anomalous += sum(row[1] for row in rows)
-            if rows:
-                labels.write_table(pa.table(
-                    [list(column) for column in zip(*rows)], schema=_TRACES_SCHEMA
-                ))
-            usage, deltas = meter.close(minute)
-            points.write(minute, pods, usage)
-            ledger.add(minute, pods, usage, deltas)
-            spans.flush((minute + 1) * MINUTE_MS)
-            if (minute + 1) % MINUTES_PER_HOUR == 0 or minute + 1 == config.minutes:
-                bill.close_hour(minute // MINUTES_PER_HOUR)
-                progress((minute + 1) / config.minutes, requests, spans.span_count)
-        spans.flush(float("inf"))
-    _write_faults(world, output)
-    _write_costs(world, ledger, output)
-    return Tally(
-        requests, anomalous, spans.span_count, len(world.faults), bill.total,
-        sum(ledger.excess.values(), Decimal(0)),
-    )

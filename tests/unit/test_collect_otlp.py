@@ -338,6 +338,32 @@ def test_owners_merge_the_same_in_any_order(owners):
     assert merged(owners) == merged(owners[::-1]) == merged(sorted(owners) * 2)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "merged"),
+    [
+        (["a", "n"], ["a", "n"], ["a", "n"]),
+        (["a", ""], ["", "n"], ["a", "n"]),
+        (["a", "n"], ["b", "n"], [None, "n"]),
+        ([None, "n"], ["a", ""], [None, "n"]),
+        ([None, ""], ["", ""], [None, ""]),
+    ],
+)
+def test_owners_that_contradict_each_other_are_unknown(one, other, merged):
+    claims = orjson.dumps(one), orjson.dumps(other)
+    assert orjson.loads(merge_owner(*claims)) == orjson.loads(merge_owner(*claims[::-1])) == merged
+
+
+def test_two_workloads_in_one_pod_leave_its_owner_unknown():
+    resources = [
+        {
+            "resource": {"attributes": attributes(service__name=name, k8s__pod__name="p")},
+            "scopeSpans": [{"spans": []}],
+        }
+        for name in ("cart", "envoy", "cart")
+    ]
+    assert collect_spans(orjson.dumps({"resourceSpans": resources}))[1] == {"p": b'[null,""]'}
+
+
 # ---- metrics --------------------------------------------------------------------------------
 
 POD = attributes(service__name="cart", k8s__pod__uid="u-1", k8s__pod__name="cart-1",
@@ -642,8 +668,9 @@ def test_logs_without_trace_recur_as_one_reject_for_each_severity():
 FIELDS = sorted(
     "resourceSpans resourceMetrics resourceLogs resource attributes scopeSpans scopeMetrics"
     " scopeLogs spans metrics logRecords traceId spanId parentSpanId name kind status code"
-    " startTimeUnixNano endTimeUnixNano timeUnixNano observedTimeUnixNano key value stringValue intValue doubleValue"
-    " boolValue arrayValue kvlistValue values bytesValue sum gauge dataPoints asInt asDouble flags"
+    " startTimeUnixNano endTimeUnixNano timeUnixNano observedTimeUnixNano key value stringValue"
+    " intValue doubleValue boolValue arrayValue kvlistValue values bytesValue sum gauge dataPoints"
+    " asInt asDouble flags"
     " aggregationTemporality severityNumber severityText body unit trace_id scope_spans".split()
 )
 VALUES = st.sampled_from([TRACE, SPAN, str(START), START, "cart", "s", *sorted(otlp.USAGE_METRICS)])

@@ -361,10 +361,16 @@ def _qualified(namespace: str | None, name: str) -> str:
 
 
 def merge_owner(one: bytes, other: bytes) -> bytes:
-    """Of two entries for one pod ([service, resource_id]) the one to keep: per field the smallest
-    that is not empty. Associative and commutative: any order of records gives the same."""
+    """Two claims to one pod ([service, resource_id]) as one: per field what they agree on, where ""
+    claims nothing, else null. Associative and commutative: any order of records gives the same."""
     pairs = zip(orjson.loads(one), orjson.loads(other), strict=True)
-    return orjson.dumps([min(a, b) if a and b else a or b for a, b in pairs])
+    return orjson.dumps([_agreed(a, b) for a, b in pairs])
+
+
+def _agreed(one: str | None, other: str | None) -> str | None:
+    if one == other or other == "":
+        return one
+    return other if one == "" else None
 
 
 def _note_owner(pods: dict[str, bytes], resource: _Resource) -> None:
@@ -423,7 +429,8 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
     A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...]], ...]]`` with span =
     ``[span_id, parent_span_id or "", operation, kind 0..5, error 0|1, start_ns, end_ns, peer or
     ""]``; ids in lower-case hex, ``unknown_service`` where the emitter names none, "" for unknown
-    pods and resources. An owner is JSON ``[service or "", resource_id or ""]``.
+    pods and resources. An owner is JSON ``[service or "", resource_id or ""]``, null where the
+    request's own resources contradict each other.
     """
     traces: dict[str, list] = {}
     pods: dict[str, bytes] = {}

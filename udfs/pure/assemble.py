@@ -1,0 +1,156 @@
+"""assemble: the fragments of one trace -> one packed trace, and back.
+
+Grain: one trace. A packed trace is a header (JSON: the trace's id, the start of its first span and
+its vocabulary) and an array of SPAN rows, parents before children. The root (its row is not
+always the first) is the earliest span without a parent in the trace.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from udfs.pure.calltree import PRODUCER, Span, call_tree
+from udfs.pure.windows import minute_start
+
+NS_PER_MS = 1_000_000
+
+# SeverityNumber of ERROR, in the logs data model.
+ERROR_SEVERITY = 17
+
+# Between the parts of a vocabulary entry; no name in the field holds it.
+SEPARATOR = "\x1f"
+
+# Flags of a span.
+ERROR, OWN_ERROR, IS_CALL, IS_ANSWERED, IS_PRODUCER = 1, 2, 4, 8, 16
+
+# A row: times in ns, start since the trace's first span; indices into the vocabulary.
+SPAN = np.dtype([
+    ("start_ns", "<i8"),
+    ("duration_ns", "<i8"),
+    ("own_ns", "<i8"),
+    ("gap_ns", "<i8"),
+    ("parent", "<i4"),  # row in this trace, -1 for a root
+    ("operation", "<i4"),
+    ("pod", "<i4"),
+    ("repeats", "<i4"),
+    ("error_logs", "<i4"),
+    ("depth", "<i4"),
+    ("flags", "<i4"),
+])  # fmt: skip
+_pack_span = struct.Struct("<4q7i").pack
+_HEADER_LENGTH = struct.Struct("<i")
+
+
+class Trace(NamedTuple):
+    """A packed trace, read. Vocabulary entries are joined by SEPARATOR."""
+
+    trace_id: str
+    start_ns: int  # of the first span
+    root: int  # row of the root
+    operations: list[str]  # service, operation, and the peer where the span names one
+    pods: list[str]  # service, pod
+    spans: np.ndarray  # (spans,) of SPAN
+
+
+def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | None:
+    """(minute of the first span in ms, packed trace); None where there are only logs.
+
+    A function of the set of fragments. A span that comes twice counts once; of two that share an
+    id and differ, the one that ends last is kept (an exporter's later word), then the greater row.
+    """
+    rows: dict[str, Span] = {}
+    logs: set[tuple] = set()
+    for fragment in fragments:
+        what, groups = orjson.loads(fragment)[:2]
+        if what == "logs":
+            logs.update(tuple(record[:5]) for record in groups if record[2] >= ERROR_SEVERITY)
+            continue
+        for group in groups:
+            service, pod = group[0], group[1]
+            for span in group[3]:
+                span_id, parent, operation, kind, error, start, end, peer = span[:8]
+                row = (start, span_id, end, parent, service, pod, operation, kind, error, peer)
+                known = rows.get(span_id)
+                if known is None or (row[2], row) > (known[2], known):
+                    rows[span_id] = row
+    if not rows:
+        return None
+    spans = sorted(rows.values())
+    start_ns = spans[0][0]
+    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs)
+
+
+def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple]) -> bytes:
+    tree = call_tree(spans)
+    parents, own_ns, gap_ns = tree.parents, tree.own_ns, tree.gap_ns
+    error_logs = _error_logs(spans, logs) if logs else {}
+    operations: dict[str, int] = {}
+    pods: dict[str, int] = {}
+    row_of = [0] * len(spans)
+    depths = [0] * len(spans)
+    body = []
+    root = -1
+    for row, i in enumerate(tree.preorder):
+        start, _, end, _, service, pod, operation, kind, error, peer = spans[i]
+        row_of[i] = row
+        parent = parents[i]
+        if parent >= 0:
+            depths[i] = depths[parent] + 1
+            parent = row_of[parent]
+        elif root < 0 or i < root:
+            root = i
+        operation = service + SEPARATOR + operation
+        if peer:
+            operation += SEPARATOR + peer
+        pod = service + SEPARATOR + pod
+        flags = ERROR if error else 0
+        if tree.own_error[i]:
+            flags |= OWN_ERROR
+        if tree.is_call[i]:
+            flags |= IS_CALL
+            if tree.is_answered[i]:
+                flags |= IS_ANSWERED
+            if kind == PRODUCER:
+                flags |= IS_PRODUCER
+        body.append(_pack_span(
+            start - start_ns,
+            end - start,
+            own_ns[i],
+            gap_ns[i],
+            parent,
+            operations.setdefault(operation, len(operations)),
+            pods.setdefault(pod, len(pods)),
+            tree.repeats[i],
+            error_logs.get(i, 0),
+            depths[i],
+            flags,
+        ))  # fmt: skip
+    header = orjson.dumps([trace_id, start_ns, row_of[root], list(operations), list(pods)])
+    return b"".join([_HEADER_LENGTH.pack(len(header)), header, *body])
+
+
+def _error_logs(spans: list[Span], logs: set[tuple]) -> dict[int, int]:
+    """Error log records by span; one without a known span counts for its service's first span."""
+    position = {span[1]: i for i, span in enumerate(spans)}
+    first_of_service: dict[str, int] = {}
+    for i, span in enumerate(spans):
+        first_of_service.setdefault(span[4], i)
+    counts: dict[int, int] = {}
+    for service, span_id, *_ in logs:
+        i = position.get(span_id, first_of_service.get(service))
+        if i is not None:
+            counts[i] = counts.get(i, 0) + 1
+    return counts
+
+
+def unpack(packed: bytes) -> Trace:
+    """What ``assemble`` packed; the array is a view of ``packed`` and read-only."""
+    (length,) = _HEADER_LENGTH.unpack_from(packed)
+    start = _HEADER_LENGTH.size
+    header = orjson.loads(packed[start : start + length])
+    return Trace(*header, np.frombuffer(packed, SPAN, offset=start + length))
