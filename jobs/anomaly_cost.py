@@ -22,7 +22,7 @@ from jobs import config, progress, source, tables
 from jobs.config import Config
 from jobs.environment import free_port, materialise, run_sql, start_engine, statements
 from jobs.errors import JobError, UsageError
-from jobs.terminal import ranked_table
+from jobs.report.terminal import ranked_table
 from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute
 from udfs.detect import Detect

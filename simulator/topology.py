@@ -288,8 +288,8 @@ def _add_operations(
     for method, pattern in rng.sample(patterns, rng.choice((1, 2, 2, 3))):
         operation = _operation(service, method, pattern.format(noun=service.noun), rng)
         if service.database:
-            for _ in range(rng.choice((1, 1, 2))):
-                operation.steps.append(_database_step(operation, rng))
+            for statement in rng.sample(_STATEMENTS[service.database], rng.choice((1, 1, 2))):
+                operation.steps.append(_database_step(operation, statement, rng))
         _settle(operation)
         if later:
             for _ in range(rng.choice(((0, 1, 2), (0, 1, 1), (0, 0, 1))[service.tier - 1])):
@@ -297,9 +297,8 @@ def _add_operations(
         service.operations.append(operation)
 
 
-def _database_step(caller: Operation, rng: random.Random) -> Step:
+def _database_step(caller: Operation, statement: str, rng: random.Random) -> Step:
     service = caller.service
-    statement = rng.choice(_STATEMENTS[service.database])
     query = Operation(
         service=service,
         method=statement,

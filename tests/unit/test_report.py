@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jobs.report import main, write_report
-from jobs.report_chart import MOST_BINS, series_of, step_for
-from jobs.report_trace import abridge, call_tree, culprit_span, read_trace
+from jobs.report.page import main, write_report
+from jobs.report.chart import MOST_BINS, series_of, step_for
+from jobs.report.trace import abridge, call_tree, culprit_span, read_trace
 from tests.unit.literal_tables import write_outputs
 from tests.unit.test_terminal import RUN, T0, WINDOW, allocation, ranked
 from udfs.pure.rank import rank_window

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.errors import JobError
-from jobs.terminal import _text_width, ranked_table
+from jobs.report.terminal import _text_width, ranked_table
 from tests.unit.literal_tables import write_outputs
 
 T0 = 1_767_571_200_000  # 2026-01-05T00:00Z

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 
-from jobs import report_format as fmt
+from jobs.report import format as fmt
 from jobs.errors import JobError
-from jobs.report_chart import Series, cost_chart, series_of, step_for
-from jobs.report_html import (
+from jobs.report.chart import Series, cost_chart, series_of, step_for
+from jobs.report.html import (
     NUMBER,
     cost_status,
     definitions,
@@ -33,10 +33,10 @@ from jobs.report_html import (
     td,
     text,
 )
-from jobs.report_tables import Money, Summary, Tables
-from jobs.report_top import top_section
+from jobs.report.tables import Money, Summary, Tables
+from jobs.report.top import top_section
 
-TEMPLATE = Path(__file__).with_name("report_template.html")
+TEMPLATE = Path(__file__).with_name("template.html")
 
 # What a person scrolls through; the rest is in the Parquet tables.
 MOST_RANKED = 200
@@ -284,7 +284,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(arguments.html)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

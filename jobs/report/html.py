@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from jobs import report_format as fmt
+from jobs.report import format as fmt
 
 # CSS class of a column of numbers, and of its cells.
 NUMBER = "n"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from jobs import report_format as fmt
+from jobs.report import format as fmt
 from udfs.pure.windows import HOUR_MS, IDLE, UNALLOCATED, WINDOW_MS
 
 # More colours than this cannot be told apart; the services beyond share one grey.

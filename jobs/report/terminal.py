@@ -8,8 +8,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import report_format as fmt
-from jobs.report_tables import Summary, Tables
+from jobs.report import format as fmt
+from jobs.report.tables import Summary, Tables
 
 NARROWEST, WIDEST = 80, 160
 # Where no terminal says how wide it is: a log, a pipe.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from jobs import report_format as fmt
-from jobs.report_html import (
+from jobs.report import format as fmt
+from jobs.report.html import (
     NUMBER,
     cost_status,
     definitions,
@@ -22,8 +22,8 @@ from jobs.report_html import (
     td,
     text,
 )
-from jobs.report_tables import Tables
-from jobs.report_trace import Span, abridge, call_tree, culprit_span, read_trace
+from jobs.report.tables import Tables
+from jobs.report.trace import Span, abridge, call_tree, culprit_span, read_trace
 
 # What a person reads through; the rest is in the record, or in the trace store.
 MOST_TERMS = 60
