@@ -281,7 +281,7 @@ class Ledger:
 
     def _machine(self, index: int) -> Machine:
         billed = self._placement.billed[index]
-        return self._tariff.machines[billed.tariff % len(self._tariff.machines)]
+        return self._tariff.machines[billed.machine_type % len(self._tariff.machines)]
 
     def _needs(self, index: int, cpu_us: int, memory_byte_ms: int) -> tuple[int, int]:
         """Machines that a block's cpu and memory need."""

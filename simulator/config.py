@@ -131,7 +131,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     """
     parser = _Parser(
         prog="python -m simulator",
-        description="Simulate the telemetry and the bill of a shop in the cloud, with known faults.",
+        description="Simulate the telemetry and the bill of a shop, with faults that are known.",
     )
     add = parser.add_argument
     add("--output", required=True, help="directory that is empty or not there yet (or file:// URL)")

@@ -8,8 +8,8 @@ Kinds, and who is to blame (`otel_service_name`, the culprit):
 - ``retry_loop``: the culprit is the service that retries. Its calls to one dependency are repeated,
   and each attempt makes the callee work; either the client gives up too early (its spans say
   timeout) or it takes good answers for bad ones (nothing says error).
-- ``resource_overuse``: each call takes a multiple of cpu, memory, io or network; most of the time
-  nothing gets slower.
+- ``resource_overuse``: each call takes a multiple of cpu, memory, io or network; often, not
+  always, it takes longer, too.
 - ``dependency_failure``: the culprit is the callee. A share of the calls to it is refused (no
   server span), answered with an error, or hangs until the client's timeout; callers retry, fall
   back, or fail in turn.
@@ -31,7 +31,7 @@ from simulator.config import (
     DEPENDENCY_FAILURE, KINDS, LATENCY_SPIKE, MINUTE_MS, RESOURCE_OVERUSE, RETRY_LOOP, Config,
 )
 from simulator.keyed import key_of, mix, unit
-from simulator.topology import DB, Endpoint, Topology
+from simulator.topology import DB, Topology
 
 WORK, DATABASE, ACCEPT = "work", "database", "accept"
 REPEAT, DEADLINE = "repeat", "deadline"
@@ -59,7 +59,9 @@ _PARTIAL = {"source": (0.4, 0.3), "faint": (0.8, 0.15)}
 _ONE_POD_CHANCE = {"source": 0.2, "faint": 0.4}
 _POOL_WAIT_CHANCE = 0.3
 _POOL_WAIT = (0.3, 2.0)  # of what the culprit is slower by
-_SLOWER_OVERUSE_CHANCE = 0.35
+# What computes or reads more mostly takes longer, too: chance, and share of the factor.
+_SLOWER_OVERUSE_CHANCE = {"source": 0.7, "faint": 0.35}
+_SLOWER_OVERUSE = (0.5, 1.5)
 _ATTEMPTS_MAX = 7
 
 # Episodes last from minutes to a storm of hours; in small worlds at most a part of the time.
@@ -69,7 +71,7 @@ _LENGTH_MIN = 3.0
 # No episode takes more of its kind's traces than this, so that there are several of each kind.
 _EPISODE_SHARE_MAX = 0.3
 _TRACES_MIN = 4.0
-_TRIES_MAX = 4000
+_TRIES_MAX = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +90,18 @@ class Fault:
     mode: str
     target: int | None = None  # retry_loop: index of the service that is called again and again
     pool_wait: float = 0.0  # latency_spike: what callers wait for a connection, per extra time
-    side_effect: float = 0.0  # latency_spike: share of it that burns cpu; overuse: added own time
+    side_effect: float = 0.0  # share of the factor by which cpu (latency_spike) or time rises, too
 
     def chooses(self, request_key: int) -> bool:
         """Whether a request is among the share that is concerned."""
         return unit(mix(self.key ^ request_key)) < self.share
 
-    def hits(self, request_key: int, site: int, path: int) -> bool:
-        """Whether a call attempt is among those that fail (severity is their share)."""
-        return unit(mix(self.key ^ mix(request_key ^ mix(path * 4096 + site)))) < self.severity
+    def hits(self, request_key: int, place: int) -> bool:
+        """Whether a call attempt is among those that fail (severity is their share).
+
+        place: a number for the attempt's site and path.
+        """
+        return unit(mix(self.key ^ mix(request_key ^ mix(place)))) < self.severity
 
     def strength(self, jitter: float) -> float:
         """The factor for one call, around the severity; jitter in [0, 1)."""
@@ -191,9 +196,11 @@ def _draw(
         target = rng.choice(targets)
         mode = rng.choice((REPEAT, DEADLINE))
     elif kind == RESOURCE_OVERUSE:
-        mode = rng.choice(("cpu", "cpu", "memory", "io", "network"))
-        if rng.random() < _SLOWER_OVERUSE_CHANCE:
-            side_effect = rng.uniform(0.1, 0.6)
+        if config.mix == "source":
+            share = 1.0  # a process that is ill is ill for all its requests
+        mode = rng.choice(("cpu", *OVERUSED))
+        if rng.random() < _SLOWER_OVERUSE_CHANCE[config.mix]:
+            side_effect = rng.uniform(*_SLOWER_OVERUSE)
     else:
         if not service.tier:
             return None

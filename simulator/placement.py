@@ -39,7 +39,7 @@ class Billed:
     resource_id: str
     name: str
     kind: str  # METERED or MACHINE
-    tariff: int  # which of the provider's machine types, for pools
+    machine_type: int  # which of the provider's, for pools; taken modulo their number
     nodes: list[Node] = field(default_factory=list)
 
 

@@ -12,12 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.faults import (
-    ACCEPT, DATABASE, DEADLINE, ERROR, Fault, HANG, REFUSE, WORK,
-)
 from simulator.config import (
     DEPENDENCY_FAILURE, LATENCY_SPIKE, MINUTE_MS, RESOURCE_OVERUSE, RETRY_LOOP,
 )
+from simulator.faults import ACCEPT, DATABASE, DEADLINE, HANG, REFUSE, WORK, Fault
 from simulator.keyed import (
     key_of, mix, mix_array, normal, normal_array, unit, unit_array,
 )
@@ -148,6 +146,47 @@ def parent_of(span: Span) -> tuple[int, int, int] | None:
     return site.parent.index, path >> _ATTEMPT_BITS, SERVER
 
 
+class _Body:
+    """What one call takes of its pod: time of its own, and work."""
+
+    __slots__ = (
+        "own_ms", "own_cpu_us", "cpu_us", "memory_bytes", "io_operations", "transmit_bytes",
+        "receive_bytes", "query_factor", "slow_queries", "loop",
+    )
+
+    def __init__(self, site: Site, draw: list[float], slowdown: float, pod: Pod) -> None:
+        operation, use = site.operation, draw[_USE]
+        self.own_ms = site.own_ms * draw[_WORK] * slowdown * pod.slow
+        self.own_cpu_us = operation.cpu_us
+        self.cpu_us = operation.cpu_us * use * pod.heavy
+        self.memory_bytes = operation.memory_bytes * use
+        self.io_operations = operation.io_operations * use
+        self.transmit_bytes = operation.response_bytes * use
+        self.receive_bytes = operation.request_bytes
+        self.query_factor = 1.0
+        self.slow_queries: Fault | None = None
+        self.loop: Fault | None = None
+
+    def overuse(self, mode: str, strength: float) -> None:
+        """Multiply one kind of work."""
+        if mode == "cpu":
+            self.cpu_us *= strength
+        elif mode == "memory":
+            self.memory_bytes *= strength
+        elif mode == "io":
+            self.io_operations *= strength
+        else:
+            self.transmit_bytes *= strength
+
+    def count_call(self, site: Site, attempts: int, outcome: int) -> None:
+        """Add the caller's work for a call it made."""
+        self.cpu_us += self.own_cpu_us * (
+            _CLIENT_CPU_SHARE * (attempts - 1) + _FAILURE_CPU_SHARE * (outcome != OK)
+        )
+        self.transmit_bytes += attempts * site.operation.request_bytes
+        self.receive_bytes += attempts * site.operation.response_bytes
+
+
 class Request:
     """The way of one request through the shop, under a given set of faults."""
 
@@ -187,102 +226,90 @@ class Request:
     ) -> tuple[float, int]:
         """The callee's side of a call: its body, with all that it calls. (end, outcome)"""
         operation = site.operation
-        pod = self._pods[slot]
-        own = site.own_ms * draw[_WORK] * self._slowdown[site.service_index] * pod.slow
-        cpu = operation.cpu_us * draw[_USE] * pod.heavy
-        memory = operation.memory_bytes * draw[_USE]
-        io = operation.io_operations * draw[_USE]
-        transmit = operation.response_bytes * draw[_USE]
-        receive = operation.request_bytes
-        query_factor, loop, slow_queries = 1.0, None, None
-
-        for fault in self._faults.get(site.service_index, ()):
-            if fault.slot is not None and fault.slot != slot:
-                continue
-            strength = fault.strength(draw[_JITTER])
-            if fault.kind == LATENCY_SPIKE:
-                if fault.mode == WORK:
-                    own *= strength
-                    cpu *= 1 + fault.side_effect * (strength - 1)
-                    self.touched[fault] = None
-                elif fault.mode == DATABASE:
-                    query_factor, slow_queries = query_factor * strength, fault
-            elif fault.kind == RESOURCE_OVERUSE:
-                if fault.mode == "cpu":
-                    cpu *= strength
-                elif fault.mode == "memory":
-                    memory *= strength
-                elif fault.mode == "io":
-                    io *= strength
-                else:
-                    transmit *= strength
-                own *= 1 + fault.side_effect
-                self.touched[fault] = None
-            elif fault.kind == RETRY_LOOP:
-                loop = fault
-
+        body = _Body(site, draw, self._slowdown[site.service_index], self._pods[slot])
+        if site.service_index in self._faults:
+            self._afflict(body, site, slot, draw[_JITTER])
         children = site.children
-        fate = draw[_FATE]
+        fail_at = len(children) + 1  # the step before which the body gives up
         outcome = OK
-        fail_at = len(children) + 1
         if failing:
-            outcome, fail_at, own = INTERNAL, 0, own * _FAST_FAILURE
-        elif fate < site.error_rate:
+            outcome, fail_at = INTERNAL, 0
+            body.own_ms *= _FAST_FAILURE
+        elif draw[_FATE] < site.error_rate:
             outcome, fail_at = INTERNAL, int(draw[_JITTER] * fail_at)
-        elif fate > 1 - _HICCUP_RATE:
-            own *= 1 + _HICCUP_FACTOR * draw[_JITTER]
+        elif draw[_FATE] > 1 - _HICCUP_RATE:
+            body.own_ms *= 1 + _HICCUP_FACTOR * draw[_JITTER]
 
-        segment = own / (len(children) + 1)
-        time = start + segment
-        latest = time
-        for number, child in enumerate(children):
-            if number == fail_at:
-                break
-            row = self._rows[child.index] if not path else self._draws.again(
-                self._key, child.index, path
-            )
+        # Own time passes before, between and after the calls; parallel ones share their beginning.
+        segment = body.own_ms / (len(children) + 1)
+        time = latest = start + segment
+        for child in children[:fail_at]:
+            row = self._draw(child, path)
             if row[_BRANCH] >= child.probability:
                 continue
             if child.transport == DB:
-                length = child.own_ms * row[_WORK]
-                if slow_queries:
-                    length *= query_factor
-                    self.touched[slow_queries] = None
-                result = INTERNAL if row[_FATE] < child.error_rate else OK
-                self.spans.append(Span(child, path, CLIENT, slot, time, time + length, result))
-                time += length
+                time, result = self._query(child, path, slot, time, row, body)
             else:
-                again = loop if loop and loop.target == child.service_index else None
-                if child.transport == QUEUE:
-                    end, result, attempts = self._publish(child, path, slot, time, again)
-                else:
-                    end, result, attempts = self._call(child, path, slot, time, again)
-                cpu += operation.cpu_us * (
-                    _CLIENT_CPU_SHARE * (attempts - 1) + _FAILURE_CPU_SHARE * (result != OK)
-                )
-                transmit += attempts * child.operation.request_bytes
-                receive += attempts * child.operation.response_bytes
-                if site.is_parallel:
-                    latest = max(latest, end)
-                else:
+                act = self._publish if child.transport == QUEUE else self._call
+                loop = body.loop if body.loop and body.loop.target == child.service_index else None
+                end, result, attempts = act(child, path, slot, time, loop)
+                body.count_call(child, attempts, result)
+                latest = max(latest, end)
+                if not site.is_parallel:
                     time = end
             if result and child.is_critical:
                 outcome = UPSTREAM
                 if not site.is_parallel:
                     break
-            time += 0.0 if site.is_parallel else segment
+            if not site.is_parallel:
+                time += segment
         end = max(time, latest) + segment
 
         self.spans.append(Span(site, path, SERVER, slot, start, end, outcome))
         self.uses.append(Use(
-            int((self._arrival_ms + start) // MINUTE_MS),
-            slot,
-            int(cpu),
-            int(memory * (end - start + _RETENTION_MS)),
-            int(io + draw[_JITTER]),
-            int(transmit),
-            int(receive),
+            minute=int((self._arrival_ms + start) // MINUTE_MS),
+            slot=slot,
+            cpu_us=int(body.cpu_us),
+            memory_byte_ms=int(body.memory_bytes * (end - start + _RETENTION_MS)),
+            io_operations=int(body.io_operations + draw[_JITTER]),  # unbiased rounding
+            transmit_bytes=int(body.transmit_bytes),
+            receive_bytes=int(body.receive_bytes),
         ))
+        return end, outcome
+
+    def _draw(self, site: Site, path: int) -> list[float]:
+        """The draws of a site on a path."""
+        return self._draws.again(self._key, site.index, path) if path else self._rows[site.index]
+
+    def _afflict(self, body: _Body, site: Site, slot: int, jitter: float) -> None:
+        """What the faults in a service do to the body of a call on one of its pods."""
+        for fault in self._faults[site.service_index]:
+            if fault.slot not in (None, slot):
+                continue
+            strength = fault.strength(jitter)
+            if fault.kind == LATENCY_SPIKE and fault.mode == WORK:
+                body.own_ms *= strength
+                body.cpu_us *= 1 + fault.side_effect * (strength - 1)
+                self.touched[fault] = None
+            elif fault.kind == LATENCY_SPIKE and fault.mode == DATABASE:
+                body.query_factor *= strength
+                body.slow_queries = fault
+            elif fault.kind == RESOURCE_OVERUSE:
+                body.own_ms *= 1 + fault.side_effect * (strength - 1)
+                body.overuse(fault.mode, strength)
+                self.touched[fault] = None
+            elif fault.kind == RETRY_LOOP:
+                body.loop = fault
+
+    def _query(
+        self, site: Site, path: int, slot: int, time: float, draw: list[float], body: _Body
+    ) -> tuple[float, int]:
+        """A statement against the service's database. (end, outcome)"""
+        end = time + site.own_ms * draw[_WORK] * body.query_factor
+        if body.slow_queries:
+            self.touched[body.slow_queries] = None
+        outcome = INTERNAL if draw[_FATE] < site.error_rate else OK
+        self.spans.append(Span(site, path, CLIENT, slot, time, end, outcome))
         return end, outcome
 
     def _call(
@@ -293,9 +320,7 @@ class Request:
         attempt = 0
         while True:
             here = path | attempt
-            draw = self._rows[site.index] if not here else self._draws.again(
-                self._key, site.index, here
-            )
+            draw = self._draw(site, here)
             slot = site.first_slot + int(draw[_POD] * site.replicas)
             fate = draw[_FATE]
             failing, delay = None, 0.0
@@ -344,9 +369,7 @@ class Request:
         attempt = 0
         while True:
             here = path | attempt
-            draw = self._rows[site.index] if not here else self._draws.again(
-                self._key, site.index, here
-            )
+            draw = self._draw(site, here)
             slot = site.first_slot + int(draw[_POD] * site.replicas)
             end = time + _CONNECT_MS * draw[_NET]
             self.spans.append(Span(site, here, CLIENT, caller_slot, time, end, OK))
@@ -368,7 +391,7 @@ class Request:
         """The dependency failure that hits this attempt, if any."""
         for fault in self._faults.get(site.service_index, ()):
             if fault.kind == DEPENDENCY_FAILURE and fault.slot in (None, slot):
-                if fault.hits(self._key, site.index, path):
+                if fault.hits(self._key, path * _SITES_MAX + site.index):
                     self.touched[fault] = None
                     return fault
         return None
@@ -379,7 +402,8 @@ class Request:
         for fault in self._faults[site.service_index]:
             if fault.kind != LATENCY_SPIKE or fault.slot not in (None, slot):
                 continue
-            extra = site.own_ms * (fault.strength(draw[_JITTER]) - 1)
+            usual = site.network_ms if site.transport == QUEUE else site.own_ms
+            extra = usual * (fault.strength(draw[_JITTER]) - 1)
             if fault.mode == ACCEPT:
                 delay += extra
                 self.touched[fault] = None

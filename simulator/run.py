@@ -102,7 +102,8 @@ class _Run:
     def __init__(self, world: World, output: Path, stack: ExitStack) -> None:
         config = world.config
         traces, logs, metrics = (
-            stack.enter_context(HourlyLines(output / name)) for name in ("traces", "logs", "metrics")
+            stack.enter_context(HourlyLines(output / name))
+            for name in ("traces", "logs", "metrics")
         )
         resources = Resources(config, world.placement)
         self._world = world

@@ -106,6 +106,7 @@ class Service:
     idle_cpu: float  # cores a pod uses when nothing is to do
     idle_memory: float  # bytes
     operations: list[Operation] = field(default_factory=list)
+    queries: dict[str, Operation] = field(default_factory=dict)  # by statement
 
     @property
     def slots(self) -> range:
@@ -147,7 +148,7 @@ class Step:
 
 
 class Site:
-    """A step at one place of an endpoint's call tree; flat attributes, as the inner loop reads them."""
+    """A step at one place of an endpoint's call tree; flat, as the inner loop reads it."""
 
     __slots__ = (
         "index", "parent", "transport", "operation", "service", "service_index", "first_slot",
@@ -299,19 +300,21 @@ def _add_operations(
 
 def _database_step(caller: Operation, statement: str, rng: random.Random) -> Step:
     service = caller.service
-    query = Operation(
-        service=service,
-        method=statement,
-        name=f"{statement} {service.noun}",
-        own_ms=min(rng.lognormvariate(1.0, 0.7), 30.0),
-        sigma=rng.uniform(0.2, 0.4),
-        error_rate=_ERROR_RATE_PER_CALL * 0.3,
-    )
-    query.nominal_ms = query.own_ms
+    if statement not in service.queries:
+        own_ms = min(rng.lognormvariate(1.0, 0.7), 30.0)
+        service.queries[statement] = Operation(
+            service=service,
+            method=statement,
+            name=f"{statement} {service.noun}",
+            own_ms=own_ms,
+            sigma=rng.uniform(0.2, 0.4),
+            error_rate=_ERROR_RATE_PER_CALL * 0.3,
+            nominal_ms=own_ms,
+        )
     caller.io_operations *= 1.5
     # A look-aside cache answers the rest.
     probability = rng.choice((1.0, 1.0, rng.uniform(0.3, 0.9)))
-    return Step(DB, query, probability, True, 1, 0.0, 0.0)
+    return Step(DB, service.queries[statement], probability, True, 1, 0.0, 0.0)
 
 
 def _add_call(

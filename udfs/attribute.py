@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import orjson
-from pyflink.common import Row, RowKind, Types
+from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor
 
-from udfs.changelog import END_OF_INPUT, upsert
+from udfs.changelog import END_OF_INPUT, Latest, upsert
 from udfs.pure import attribute, price
 
 USAGE, CHARGE = "usage", "charge"
@@ -27,19 +26,12 @@ class Attribute(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         self._events = {
-            kind: context.get_map_state(
-                MapStateDescriptor(kind, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
-            )
-            for kind in (USAGE, CHARGE)
+            kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE)
         }
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         _, kind, event_key, payload = row
-        # An UPDATE_BEFORE under this resource may have its UPDATE_AFTER under another one.
-        if row.get_row_kind() in (RowKind.UPDATE_BEFORE, RowKind.DELETE):
-            self._events[kind].remove(event_key)
-        else:
-            self._events[kind].put(event_key, payload)
+        self._events[kind].apply(row.get_row_kind(), event_key, payload)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
         yield from ()
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pyflink.common import Row, RowKind, Types
+from pyflink.common.typeinfo import TypeInformation
+from pyflink.datastream import RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor
 from pyflink.table import ChangelogMode, DataTypes, Schema
 
 FIELDS = ("kind", "time_ms", "event_key", "payload")
@@ -25,6 +30,53 @@ UPSERT = ChangelogMode.upsert()
 
 # Event time at which everything that was read has been read: the end of a bounded input fires it.
 END_OF_INPUT = 1 << 61
+
+
+class Latest:
+    """Keyed state: the payload that stands for each event_key, in whatever order its changes come.
+
+    A join that works in mini-batches sends the new version of a row before it takes back the old
+    one as often as after it. So versions are counted: an insertion adds one, a retraction takes
+    one away, and the version whose count is positive stands. At most the changes in transit are held.
+    """
+
+    def __init__(self, context: RuntimeContext, name: str, key_type: TypeInformation) -> None:
+        self._versions = context.get_map_state(
+            MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
+        )
+
+    def apply(self, kind: RowKind, key: str | int, payload: str | bytes) -> None:
+        """Take in one change."""
+        versions = self._versions.get(key) or {}
+        count = versions.get(payload, 0) + (
+            -1 if kind in (RowKind.UPDATE_BEFORE, RowKind.DELETE) else 1
+        )
+        versions = {version: n for version, n in versions.items() if version != payload}
+        if count:
+            versions[payload] = count
+        if versions:
+            self._versions.put(key, versions)
+        else:
+            self._versions.remove(key)
+
+    def get(self, key: str | int) -> str | bytes | None:
+        """What stands for ``key``."""
+        return _standing(self._versions.get(key) or {})
+
+    def values(self) -> Iterator[str | bytes]:
+        """What stands, of all keys, in no order."""
+        for versions in self._versions.values():
+            payload = _standing(versions)
+            if payload is not None:
+                yield payload
+
+    def remove(self, key: str | int) -> None:
+        """Forget ``key``."""
+        self._versions.remove(key)
+
+
+def _standing(versions: dict) -> str | bytes | None:
+    return max((version for version, count in versions.items() if count > 0), default=None)
 
 
 def upsert(kind: str, time_ms: int, event_key: str, payload: bytes) -> Row:

@@ -6,11 +6,11 @@ from base64 import b64decode
 from collections.abc import Iterator
 
 import orjson
-from pyflink.common import Row, RowKind, Types
+from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+from pyflink.datastream.state import ValueStateDescriptor
 
-from udfs.changelog import upsert
+from udfs.changelog import Latest, upsert
 from udfs.pure.detect import RuleDetector
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
 
@@ -31,8 +31,7 @@ class Detect(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         self._frames = {
-            kind: context.get_map_state(MapStateDescriptor(kind, Types.LONG(), Types.STRING()))
-            for kind in (TRACES, USAGE)
+            kind: Latest(context, kind, Types.LONG()) for kind in (TRACES, USAGE)
         }
         self._detector = context.get_state(
             ValueStateDescriptor("detector", Types.PICKLED_BYTE_ARRAY())
@@ -43,14 +42,11 @@ class Detect(KeyedProcessFunction):
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
         frames = self._frames[kind]
-        if row.get_row_kind() == RowKind.DELETE:
-            frames.remove(time_ms)
-        elif row.get_row_kind() != RowKind.UPDATE_BEFORE:
-            if not frames.contains(time_ms):
-                end_ms = time_ms + (MINUTE_MS if kind == TRACES else USAGE_BUCKET_MS)
-                for timer_ms in range(time_ms + MINUTE_MS, end_ms + 1, MINUTE_MS):
-                    context.timer_service().register_event_time_timer(timer_ms)
-            frames.put(time_ms, frame)
+        if frames.get(time_ms) is None:
+            end_ms = time_ms + (MINUTE_MS if kind == TRACES else USAGE_BUCKET_MS)
+            for timer_ms in range(time_ms + MINUTE_MS, end_ms + 1, MINUTE_MS):
+                context.timer_service().register_event_time_timer(timer_ms)
+        frames.apply(row.get_row_kind(), time_ms, frame)
         yield from ()
 
     def on_timer(

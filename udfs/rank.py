@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import orjson
-from pyflink.common import Row, RowKind, Types
+from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
-from udfs.changelog import END_OF_INPUT, upsert
+from udfs.changelog import END_OF_INPUT, Latest, upsert
 from udfs.detect import INCIDENTS
 from udfs.pure.detect import RuleDetector
 from udfs.pure.rank import rank_window
@@ -26,18 +25,12 @@ class Rank(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         self._evidence = {
-            kind: context.get_map_state(
-                MapStateDescriptor(kind, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
-            )
-            for kind in (INCIDENTS, ALLOCATIONS)
+            kind: Latest(context, kind, Types.STRING()) for kind in (INCIDENTS, ALLOCATIONS)
         }
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, _, event_key, payload = row
-        if row.get_row_kind() in (RowKind.UPDATE_BEFORE, RowKind.DELETE):
-            self._evidence[kind].remove(event_key)
-        else:
-            self._evidence[kind].put(event_key, payload)
+        self._evidence[kind].apply(row.get_row_kind(), event_key, payload)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
         yield from ()
 

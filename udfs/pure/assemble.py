@@ -32,8 +32,7 @@ ERROR, OWN_ERROR, IS_CALL, IS_ANSWERED, IS_PRODUCER = 1, 2, 4, 8, 16
 SPAN = np.dtype([
     ("start_ns", "<i8"),
     ("duration_ns", "<i8"),
-    ("own_ns", "<i8"),
-    ("gap_ns", "<i8"),
+    ("own_ns", "<i8"),  # of an answered call: the gap to its callee
     ("parent", "<i4"),  # row in this trace, -1 for a root
     ("operation", "<i4"),
     ("pod", "<i4"),
@@ -42,7 +41,7 @@ SPAN = np.dtype([
     ("depth", "<i4"),
     ("flags", "<i4"),
 ])  # fmt: skip
-_pack_span = struct.Struct("<4q7i").pack
+_pack_span = struct.Struct("<3q7i").pack
 _HEADER_LENGTH = struct.Struct("<i")
 
 
@@ -87,7 +86,7 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
 
 def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple]) -> bytes:
     tree = call_tree(spans)
-    parents, own_ns, gap_ns = tree.parents, tree.own_ns, tree.gap_ns
+    parents, own_ns = tree.parents, tree.own_ns
     error_logs = _error_logs(spans, logs) if logs else {}
     operations: dict[str, int] = {}
     pods: dict[str, int] = {}
@@ -121,7 +120,6 @@ def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple]) -> 
             start - start_ns,
             end - start,
             own_ns[i],
-            gap_ns[i],
             parent,
             operations.setdefault(operation, len(operations)),
             pods.setdefault(pod, len(pods)),

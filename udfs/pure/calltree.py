@@ -6,10 +6,10 @@ kind, error, peer), each span_id once, in ascending order. All times are ns.
 Time that a span spends waiting for its children is not its own. Three rules go beyond that:
 
 1. A span that only stands for a remote call (OTel kinds CLIENT and PRODUCER; where the emitter
-   gives no kinds, a span inside a service whose only child is another service's) owns nothing as
-   soon as the callee has a span. What the callee's spans don't cover of it is the callee's
-   ``gap``: the network, the accept queue, the time in the broker.
-2. A childless span beside such a call, in the same service, only waits for it where the two
+   gives no kinds, a span inside a service whose only child is another service's) is *answered*
+   when the callee has a span. What that doesn't cover of it (of a message: the time between the
+   two) is not the caller's: it is the network's, the broker's, the callee's accept queue.
+2. A childless span beside an answered call, in the same service, waits for it where the two
    overlap (an asynchronous gateway's handler does).
 3. An error is a span's own unless a child has one, too.
 """
@@ -33,8 +33,7 @@ class CallTree(NamedTuple):
 
     preorder: list[int]  # parents before children, siblings by (start, span_id)
     parents: list[int]  # -1 for a root
-    own_ns: list[int]
-    gap_ns: list[int]
+    own_ns: list[int]  # of an answered call: the gap to its callee
     is_call: list[bool]  # stands for a remote call: rule 1, whether the callee has a span or not
     is_answered: list[bool]  # a call of which the callee has a span
     own_error: list[bool]
@@ -70,7 +69,7 @@ def call_tree(spans: Sequence[Span]) -> CallTree:
                 preorder += reached
                 seen.update(reached)
 
-    own_ns, gap_ns = [0] * count, [0] * count
+    own_ns = [0] * count
     is_call, is_answered = [False] * count, [False] * count
     own_error, repeats = [False] * count, [1] * count
     for i, (start, _, end, _, service, _, _, kind, error, _) in enumerate(spans):
@@ -103,22 +102,17 @@ def call_tree(spans: Sequence[Span]) -> CallTree:
             parent = parents[i]
             is_call[i] = is_answered[i] = parent >= 0 and spans[parent][SERVICE] == service
         if is_answered[i]:
-            callee = next(c for c in below if spans[c][SERVICE] != service)
             # A message is taken up after it was sent: the time in the broker lies behind the span.
-            lag = spans[callee][START] - end
-            gap_ns[callee] = lag if lag > 0 else uncovered
-            if lag > 0:
-                own_ns[i] = uncovered
+            lag = next(spans[c][START] for c in below if spans[c][SERVICE] != service) - end
+            own_ns[i] = lag if lag > 0 else uncovered
         else:
             own_ns[i] = uncovered
         if len(below) > 1:
             _count_repeats(below, spans, repeats)
     for siblings in [roots, *children]:
         if len(siblings) > 1:
-            _yield_to_calls(siblings, spans, children, is_answered, own_ns)
-    return CallTree(
-        preorder, parents, own_ns, gap_ns, is_call, is_answered, own_error, repeats
-    )
+            _yield_to_calls(siblings, spans, children, is_call, is_answered, own_ns)
+    return CallTree(preorder, parents, own_ns, is_call, is_answered, own_error, repeats)
 
 
 def _preorder(roots: list[int], children: list[list[int]]) -> list[int]:
@@ -159,15 +153,19 @@ def _yield_to_calls(
     siblings: list[int],
     spans: Sequence[Span],
     children: list[list[int]],
+    is_call: list[bool],
     is_answered: list[bool],
     own_ns: list[int],
 ) -> None:
-    """Rule 2: take the time of answered calls off the childless spans beside them."""
+    """Rule 2: take the time of answered calls off the childless spans beside them.
+
+    A call that nobody answers keeps its time: it doesn't wait for another call.
+    """
     calls = [i for i in siblings if is_answered[i]]
     if not calls:
         return
     for i in siblings:
-        if children[i] or not own_ns[i]:
+        if children[i] or is_call[i] or not own_ns[i]:
             continue
         span = spans[i]
         start, end, reach = span[START], span[END], span[START]

@@ -1,0 +1,121 @@
+"""What is usual: bounded, picklable tables of running statistics, one row an operation.
+
+Everything is lagged: a reader compares with a table first and lets it learn afterwards. All
+updates of a minute are made at once and are sums over sorted input, so that the order of traces
+has no say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+# An estimate forgets with this time constant, or with this many samples where they come rarely:
+# fast enough for the daily rhythm and a deploy, slow enough for a storm.
+MEMORY_MINUTES = 120.0
+MEMORY_SAMPLES = 150.0
+
+# Huber's bounds: what lies further out moves the location no more, and widens the scale no more.
+LOCATION_CLIP = 1.5
+SCALE_CLIP = 2.5
+# E[min(Z^2, SCALE_CLIP^2)] of a standard normal Z: with it the scale is that of a normal's core.
+SCALE_NORM = 0.9775
+
+
+class Vocabulary:
+    """Names to small integers, and when each was last seen."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.last_seen = np.zeros(0, np.int64)  # (names,) minute in ms
+        self._ids: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def get(self, name: str) -> int:
+        """The id of ``name``, -1 where it isn't known."""
+        return self._ids.get(name, -1)
+
+    def see(self, names: Iterable[str], minute_ms: int) -> None:
+        """Enter what is new of ``names``, in order of name, and note that they were all seen."""
+        names = sorted(set(names))
+        new = [name for name in names if name not in self._ids]
+        for name in new:
+            self._ids[name] = len(self.names)
+            self.names.append(name)
+        self.last_seen = grown(self.last_seen, len(self.names))
+        self.last_seen[[self._ids[name] for name in names]] = minute_ms
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Forget all names but those at ``kept`` (ascending ids), and number them anew."""
+        self.names = [self.names[i] for i in kept]
+        self.last_seen = self.last_seen[kept]
+        self._ids = {name: i for i, name in enumerate(self.names)}
+
+
+def grown(column: np.ndarray, rows: int, fill: float = 0) -> np.ndarray:
+    """``column`` with at least ``rows`` rows, new ones filled with ``fill``."""
+    if len(column) >= rows:
+        return column
+    larger = np.full((rows, *column.shape[1:]), fill, column.dtype)
+    larger[: len(column)] = column
+    return larger
+
+
+class Profiles:
+    """Running location and scale of a quantity per row: Huber's estimates, with forgetting.
+
+    The recursive counterpart of a median and a MAD over the recent past: bounded influence of any
+    sample, in constant space.
+    """
+
+    def __init__(self, scale_start: float, scale_floor: float) -> None:
+        """scale_start: what a new row's scale is thought to be. scale_floor: its least value."""
+        self._scale_start, self._scale_floor = scale_start, scale_floor
+        self.location = np.zeros(0)
+        self.scale = np.zeros(0)
+        self.samples = np.zeros(0)  # effective number of samples that the estimate rests on
+
+    def resize(self, rows: int) -> None:
+        """Have at least ``rows`` rows."""
+        self.location = grown(self.location, rows)
+        self.scale = grown(self.scale, rows, self._scale_start)
+        self.samples = grown(self.samples, rows)
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Keep the rows at ``kept``."""
+        self.location, self.scale, self.samples = (
+            column[kept] for column in (self.location, self.scale, self.samples)
+        )
+
+    def learn(self, rows: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
+        """Take in a minute's samples. rows, values, weights: (samples,); weight 0 = leave out."""
+        used = weights > 0
+        rows, values, weights = rows[used], values[used], weights[used]
+        if not len(rows):
+            return
+        order = np.lexsort((weights, values, rows))
+        rows, values, weights = rows[order], values[order], weights[order]
+        first = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
+        at = rows[first]
+        counts = np.diff(np.r_[first, len(rows)])
+
+        is_new = self.samples[at] == 0
+        # The middle sample of its first minute is where a row begins.
+        self.location[at[is_new]] = values[(first + (counts - 1) // 2)[is_new]]
+
+        z = (values - self.location[rows]) / self.scale[rows]
+        total = np.add.reduceat(weights, first)
+        pull = np.add.reduceat(weights * np.clip(z, -LOCATION_CLIP, LOCATION_CLIP), first) / total
+        spread = np.add.reduceat(weights * np.minimum(z * z, SCALE_CLIP**2), first) / total
+        forget = np.minimum(1 / MEMORY_MINUTES, total / MEMORY_SAMPLES)
+        self.samples[at] = self.samples[at] * (1 - forget) + total
+        gain = total / self.samples[at]
+        self.location[at] += gain * pull * self.scale[at]
+        # A single sample says nothing of the spread around itself.
+        gain = np.where(is_new, np.minimum(gain, 1 - 1 / counts), gain)
+        self.scale[at] = np.maximum(
+            self.scale[at] * np.exp(0.5 * gain * (spread - SCALE_NORM)), self._scale_floor
+        )

@@ -1,0 +1,339 @@
+"""detect: minutes of packed traces and usage -> verdicts, by a streaming robust rule.
+
+Grain: one minute of event time in, one verdict per trace out. Each minute is compared with what
+earlier minutes gave and then learnt from; the result depends on the set of traces alone.
+
+Per trace and service that may be to blame there are the channels of ``evidence`` and, of the pods
+that it ran on, ``usage_watch``. The prior of a channel is the recent share of affected traces
+among those that touch the service, taken from earlier minutes and this one: evidence too weak for
+a lone trace counts in the midst of an episode. A trace's score is the best of its log odds plus
+THRESHOLD, the log odds against an anomaly in quiet times, and never below 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, unpack
+from udfs.pure.baseline import grown
+from udfs.pure.evidence import CHANNELS, GAP, Baselines, Evidence, Reading
+from udfs.pure.frame import Frame
+from udfs.pure.usage_watch import FEATURES, OPERATIONS, UsageWatch
+from udfs.pure.windows import HOUR_MS
+
+Row = dict[str, Any]
+
+# The kind of anomaly of each channel of evidence; over-use comes after them.
+USAGE = CHANNELS
+KINDS = (
+    "latency_spike",  # own
+    "latency_spike",  # leaf
+    "latency_spike",  # gap
+    "dependency_failure",
+    "retry_loop",
+    "structure_change",
+    "resource_overuse",
+)
+TIME_CHANNELS = GAP + 1  # the first ones
+
+WARMING, READY = "warming", "ready"
+
+# Chance that a trace which touches a service is anomalous by one channel, in quiet times.
+PRIOR = 1e-3
+THRESHOLD = math.log((1 - PRIOR) / PRIOR)
+# The prior of a service counts as much as this many traces; its recent share is never above MAX.
+PRIOR_TRACES = 40.0
+PRIOR_MAX = 0.9
+# Minutes over which the share of affected traces is remembered.
+CONTEXT_MINUTES = 6.0
+ROUNDS = 2
+
+# Traces before a root operation counts as known, and spans before a service does.
+ROOT_TRACES_MIN = 20.0
+SERVICE_SPANS_MIN = 60.0
+
+# What an anomalous span teaches, of what a normal one does.
+ANOMALOUS_WEIGHT = 0.03
+
+# Operations, pods and structures not seen for this long are forgotten, every so many minutes.
+FORGET_MS = 72 * HOUR_MS
+TIDY_MINUTES = 360
+
+EXEMPLARS = 5
+
+
+@dataclass
+class MinuteResult:
+    """Verdicts of a minute's traces (columns of trace_verdicts, times in ms), by trace_id; its
+    incidents, one for each culprit; and how many of its traces touch each service."""
+
+    verdicts: list[Row] = field(default_factory=list)
+    incidents: list[Row] = field(default_factory=list)
+    service_traces: dict[str, int] = field(default_factory=dict)
+
+
+class RuleDetector:
+    """The streaming rule; all of its state, picklable."""
+
+    MODEL_VERSION = "rule-1"
+
+    def __init__(self) -> None:
+        self._baselines = Baselines()
+        self._usage = UsageWatch()
+        self._slot_of: dict[str, int] = {}  # entry operation -> its place among its service's
+        self._slots_taken: Counter[str] = Counter()
+        self._affected = np.zeros((0, CHANNELS))  # (services, channels) recent affected traces
+        self._touched = np.zeros(0)  # (services,) recent traces
+        self._minutes = 0
+
+    def step(
+        self,
+        minute_ms: int,
+        traces: Sequence[bytes],
+        usage: Mapping[tuple[str, str], Mapping[str, float]],
+    ) -> MinuteResult:
+        """Judge the traces that start in a minute, then learn from them.
+
+        minute_ms: ascending from call to call. traces: packed by assemble, in any order. usage:
+        (service, pod) -> dimension -> amount in this minute; empty where there is none.
+        """
+        opened = sorted(map(unpack, traces), key=lambda trace: trace.trace_id)
+        frame = reading = None
+        if opened:
+            frame = Frame(opened)
+            reading = self._baselines.read(minute_ms, frame)
+        overuse = self._watch(minute_ms, usage, frame, reading)
+        result = self._judge(minute_ms, frame, reading, overuse) if opened else MinuteResult()
+        self._minutes += 1
+        if self._minutes % TIDY_MINUTES == 0:
+            self._baselines.forget(minute_ms - FORGET_MS)
+            self._usage.forget(minute_ms - FORGET_MS)
+        return result
+
+    def _watch(
+        self,
+        minute_ms: int,
+        usage: Mapping[tuple[str, str], Mapping[str, float]],
+        frame: Frame | None,
+        reading: Reading | None,
+    ) -> dict[str, float]:
+        """Log odds of over-use by consumer."""
+        services = self._baselines.services
+        services.see([service for service, _ in usage], minute_ms)
+        self._usage.resize(len(services))
+        consumers = {SEPARATOR.join(key): amounts for key, amounts in usage.items()}
+        calls: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(FEATURES - 1))
+        if frame:
+            entries = np.flatnonzero(reading.is_entry)
+            pairs, counts = np.unique(
+                frame.pod[entries] * len(frame.operations) + frame.operation[entries],
+                return_counts=True,
+            )
+            for pair, count in zip(pairs.tolist(), counts.tolist()):
+                pod, operation = divmod(pair, len(frame.operations))
+                calls[frame.pods[pod]][self._slot(frame.operations[operation])] += count
+            made = np.bincount(frame.pod[frame.is_call], minlength=len(frame.pods))
+            for pod in np.flatnonzero(made).tolist():
+                calls[frame.pods[pod]][-1] = made[pod]
+        _, by_pod = self._usage.step(
+            minute_ms,
+            consumers,
+            {name: services.get(name.split(SEPARATOR)[0]) for name in consumers},
+            calls,
+        )
+        return by_pod
+
+    def _slot(self, operation: str) -> int:
+        """The place of an entry operation among the first OPERATIONS of its service, or beyond."""
+        if operation not in self._slot_of:
+            service = operation.split(SEPARATOR)[0]
+            self._slot_of[operation] = min(self._slots_taken[service], OPERATIONS)
+            self._slots_taken[service] += 1
+        return self._slot_of[operation]
+
+    # ---- judging ----------------------------------------------------------------------------
+
+    def _judge(
+        self, minute_ms: int, frame: Frame, reading: Reading, overuse: Mapping[str, float]
+    ) -> MinuteResult:
+        services = len(self._baselines.services)
+        self._affected = grown(self._affected, services)
+        self._touched = grown(self._touched, services)
+        evidence = reading.evidence
+        is_warming = self._is_warming(frame, reading)
+
+        # A cell is a (trace, service) with all channels.
+        touched = frame.trace * services + reading.service
+        blamed = frame.trace[evidence.row] * services + evidence.service
+        cells, index = np.unique(np.concatenate([touched, blamed]), return_inverse=True)
+        cell_trace, cell_service = np.divmod(cells, services)
+        touched, blamed = index[: frame.count], index[frame.count :]
+        weights, strongest = _by_cell(evidence, blamed, len(cells))
+
+        odds = np.empty((len(cells), CHANNELS + 1))
+        odds[:, :CHANNELS] = self._posterior(weights, cell_service, is_warming[cell_trace])
+        pod_odds = np.array([overuse.get(name, -np.inf) for name in frame.pods])[frame.pod]
+        odds[:, USAGE] = -np.inf
+        np.maximum.at(odds[:, USAGE], touched, pod_odds)
+
+        worst = odds[:, :CHANNELS].max(axis=1)[touched]
+        teaching = np.where(worst > 0, ANOMALOUS_WEIGHT, 1 / (1 + np.exp(worst)))
+        self._baselines.learn(minute_ms, frame, reading, teaching)
+
+        # Per trace: the cells in order of trace, so that a trace's are a slice.
+        first = np.searchsorted(cell_trace, np.arange(len(frame.traces)))
+        best = np.maximum.reduceat(odds.max(axis=1), first)
+        score = np.maximum(best + THRESHOLD, 0.0)
+        result = MinuteResult()
+        affected: list[list[str]] = []
+        last = np.r_[first[1:], len(cells)]
+        for t, trace in enumerate(frame.traces):
+            is_anomalous = bool(best[t] > 0) and not is_warming[t]
+            root = frame.operations[frame.operation[frame.root[t]]].split(SEPARATOR)
+            verdict: Row = {
+                "trace_id": trace.trace_id,
+                "start_time": trace.start_ns // NS_PER_MS,
+                "root_service_name": root[0],
+                "root_operation": root[1],
+                "span_count": len(trace.spans),
+                "anomaly_score": float(score[t]),
+                "threshold": THRESHOLD,
+                "is_anomalous": is_anomalous,
+                "culprit_service_name": None,
+                "culprit_operation": None,
+                "anomaly_kind": None,
+                "model_version": self.MODEL_VERSION,
+                "verdict_state": WARMING if is_warming[t] else READY,
+            }
+            result.verdicts.append(verdict)
+            if is_anomalous:
+                own = slice(first[t], last[t])
+                cell, channel = _culprit(odds[own], strongest[own], frame.depth)
+                cell += first[t]
+                row = strongest[cell, channel] if channel != USAGE else -1
+                if row < 0:
+                    row = np.flatnonzero(touched == cell)[0]
+                culprit = self._baselines.services.names[cell_service[cell]]
+                verdict["culprit_service_name"] = culprit
+                verdict["culprit_operation"] = self._operation_of(frame, reading, row, culprit)
+                verdict["anomaly_kind"] = KINDS[channel]
+                affected.append(_on_way(frame, row))
+        result.incidents = _incidents(result.verdicts, affected)
+        seen = np.unique(touched)
+        counts = np.bincount(cell_service[seen], minlength=services)
+        names = self._baselines.services.names
+        result.service_traces = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
+        return result
+
+    def _is_warming(self, frame: Frame, reading: Reading) -> np.ndarray:
+        """Whether a trace's root operation or one of its services is not known well.  # (traces,)"""
+        baselines = self._baselines
+        young = baselines.samples[reading.service] < SERVICE_SPANS_MIN
+        warming = np.bincount(frame.trace, young, minlength=len(frame.traces)) > 0
+        return warming | (baselines.roots[reading.operation[frame.root]] < ROOT_TRACES_MIN)
+
+    def _posterior(
+        self, weights: np.ndarray, service: np.ndarray, is_warming: np.ndarray
+    ) -> np.ndarray:
+        """Log odds per cell and channel, under the share of affected traces that they bring about."""
+        fade = math.exp(-1 / CONTEXT_MINUTES)
+        counted = ~is_warming
+        touched = fade * self._touched + np.bincount(
+            service, counted, minlength=len(self._touched)
+        )
+        affected = fade * self._affected
+        for _ in range(ROUNDS):
+            share = (affected + PRIOR * PRIOR_TRACES) / (touched + PRIOR_TRACES)[:, None]
+            share = np.minimum(share, PRIOR_MAX)[service]
+            odds = weights + np.log(share / (1 - share))
+            chance = np.where(counted[:, None], 1 / (1 + np.exp(-np.maximum(odds, -50))), 0.0)
+            affected = fade * self._affected
+            for channel in range(CHANNELS):
+                affected[:, channel] += np.bincount(
+                    service, chance[:, channel], minlength=len(affected)
+                )
+        self._affected, self._touched = affected, touched
+        return odds
+
+    def _operation_of(self, frame: Frame, reading: Reading, row: int, culprit: str) -> str:
+        """The culprit's operation: the span's own, or the callee's of a call."""
+        if self._baselines.services.names[reading.service[row]] != culprit:
+            for child in np.flatnonzero(frame.parent == row):
+                name = frame.operations[frame.operation[child]].split(SEPARATOR)
+                if name[0] == culprit:
+                    return name[1]
+        return frame.operations[frame.operation[row]].split(SEPARATOR)[1]
+
+
+def _by_cell(evidence: Evidence, cell: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evidence per (cell, channel), -inf where there is none; and the row that says most, or -1.
+
+    Of several spans either all are affected or one of them, at even odds: their weights add up,
+    or their likelihood ratios are averaged.
+    """
+    slot = cell * CHANNELS + evidence.channel
+    size = cells * CHANNELS
+    order = np.lexsort((evidence.row, -evidence.weight, slot))
+    slots, first = np.unique(slot[order], return_index=True)
+    strongest = np.full(size, -1)
+    strongest[slots] = evidence.row[order][first]
+    counts = np.maximum(np.bincount(slot, minlength=size), 1)
+    every = np.bincount(slot[order], evidence.weight[order], minlength=size)
+    ratio = np.bincount(slot[order], np.exp(evidence.weight[order]), minlength=size)
+    weights = np.full(size, -np.inf)
+    weights[slots] = np.logaddexp(every[slots], np.log(ratio[slots] / counts[slots])) - np.log(2)
+    return weights.reshape(cells, CHANNELS), strongest.reshape(cells, CHANNELS)
+
+
+def _culprit(odds: np.ndarray, strongest: np.ndarray, depth: np.ndarray) -> tuple[int, int]:
+    """(cell, channel) to blame for a trace: the most likely one, but of times the deepest.
+
+    Who waits for a slow callee is slow as well: the deepest span whose own time is out of the
+    ordinary explains those above it.
+    """
+    cell, channel = np.unravel_index(np.argmax(odds), odds.shape)
+    if channel < TIME_CHANNELS:
+        found = np.argwhere(odds[:, :TIME_CHANNELS] > 0)
+        depths = depth[strongest[found[:, 0], found[:, 1]]]
+        values = odds[found[:, 0], found[:, 1]]
+        cell, channel = found[np.lexsort((-values, -depths))[0]]
+    return int(cell), int(channel)
+
+
+def _on_way(frame: Frame, row: int) -> list[str]:
+    """Services from a span up to its root, itself included, each once."""
+    names = []
+    while row >= 0:
+        names.append(frame.operations[frame.operation[row]].split(SEPARATOR)[0])
+        row = frame.parent[row]
+    return list(dict.fromkeys(names))
+
+
+def _incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
+    """Anomalous verdicts by culprit. affected: the services on the way of each of them."""
+    by_culprit: dict[str, list[tuple[Row, list[str]]]] = defaultdict(list)
+    anomalous = [verdict for verdict in verdicts if verdict["is_anomalous"]]
+    for verdict, names in zip(anomalous, affected, strict=True):
+        by_culprit[verdict["culprit_service_name"]].append((verdict, names))
+    return [
+        {
+            "otel_service_name": culprit,
+            "anomalous_traces": len(found),
+            "scores": [verdict["anomaly_score"] for verdict, _ in found],
+            "threshold": THRESHOLD,
+            "kinds": dict(Counter(verdict["anomaly_kind"] for verdict, _ in found)),
+            "affected": dict(Counter(name for _, names in found for name in names)),
+            "exemplars": sorted(
+                ([v["anomaly_score"], v["trace_id"]] for v, _ in found),
+                key=lambda pair: (-pair[0], pair[1]),
+            )[:EXEMPLARS],
+            "operations": dict(Counter(verdict["culprit_operation"] for verdict, _ in found)),
+        }
+        for culprit, found in sorted(by_culprit.items())
+    ]

@@ -1,0 +1,337 @@
+"""What a minute's spans say against whom: the rule's channels, each against its own lagged past.
+
+Evidence is a log likelihood ratio in nats, anomalous against usual, of one span, on one channel,
+against one service:
+
+    own        own time of a span, against its operation's running location and scale
+    leaf       duration of a call that nobody answers with a span (databases, dead callees)
+    gap        time between a call and its callee's span: network, accept queue, broker
+    failure    an own error, against the operation's own error rate
+    repeat     a call repeated more often than usual, unless each repetition had failed by the callee
+    structure  a set of children that the operation hardly ever has
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from udfs.pure.assemble import SEPARATOR
+from udfs.pure.baseline import Profiles, Vocabulary, grown
+from udfs.pure.frame import Frame
+from udfs.pure.load import Load
+
+OWN, LEAF, GAP, FAILURE, REPEAT, STRUCTURE = range(6)
+CHANNELS = 6
+TIME_CHANNELS = 3  # the first ones
+
+# Times are compared as logarithms; what is faster than this is all the same.
+TIME_FLOOR_MS = 0.2
+SCALE_START, SCALE_FLOOR = 0.5, 0.1
+# Slowdowns looked for, by these factors.
+SLOWDOWNS = np.log([1.6, 2.5, 5.0, 12.0])
+# Beyond this, evidence of time counts by its logarithm only: usual times have heavy tails.
+TAIL = 5.0
+# The most that a span which is not slow says for its service.
+RELIEF = -3.0
+# An operation's times are kept apart by how many different operations it called, up to this.
+SHAPES = 8
+# A callee is slow enough to explain its caller's time-out beyond this many scales.
+SLOW_CALLEE = 2.5
+
+# Samples before an operation's times are judged, and calls before its children are.
+SAMPLES_MIN = 12.0
+CALLS_MIN = 60.0
+
+# Chance of an error, or of repetitions, in a service that is in trouble with them.
+TROUBLE_RATE = 0.5
+# An operation that showed none so far is thought to have this rate, with the weight of so many calls.
+ERROR_RATE, ERROR_CALLS = 5e-4, 200.0
+# Of repetitions, for the second call; each further one is thought to be rarer by REPEAT_DECAY.
+REPEAT_RATE, REPEAT_CALLS, REPEAT_DECAY = 5e-4, 200.0, 0.3
+# Groups of 1, 2, 3, 4, and 5 or more calls are told apart.
+REPEATS_MAX = 5
+# A set of children that comes less often than this is rare.
+RARE = 0.01
+RARE_RATE, RARE_CALLS = 2e-3, 50.0
+STRUCTURE_TROUBLE_RATE = 0.1
+# Counts of calls, errors and structures forget with this time constant.
+COUNT_MEMORY_MINUTES = 1440.0
+
+
+class Evidence(NamedTuple):
+    """One entry for each (row, channel) that says anything."""
+
+    row: np.ndarray
+    channel: np.ndarray
+    service: np.ndarray  # id of who is to blame
+    weight: np.ndarray  # nats
+
+
+class Reading(NamedTuple):
+    """A frame in the terms of the baselines, and what was found of it."""
+
+    operation: np.ndarray  # (spans,) ids
+    service: np.ndarray  # (spans,) ids
+    callee: np.ndarray  # (spans,) id of who a call goes to, -1 = nobody known, or no call
+    is_entry: np.ndarray  # (spans,) the callee's side of a call, or a root
+    profile: np.ndarray  # (spans,) row in the table of times
+    raw_log_time: np.ndarray  # (spans,) log of own time, duration of a leaf, or gap
+    log_time: np.ndarray  # (spans,) the same less what the load adds
+    load_slot: np.ndarray  # (spans,) row in the table of load
+    is_timed: np.ndarray  # (spans,) the time is the operation's usual business
+    is_known: np.ndarray  # (spans,) timed, and the time's profile is well known
+    failed: np.ndarray  # (spans,) by its own fault, or that of who it called
+    groups: np.ndarray  # (groups,) first row of sibling calls of one operation
+    structure: np.ndarray  # (spans,) hash of the operation and its children
+    evidence: Evidence
+
+
+class Baselines:
+    """Tables of what is usual for each operation, and the vocabulary that they are kept by."""
+
+    def __init__(self) -> None:
+        self.services = Vocabulary()
+        self.operations = Vocabulary()  # service SEPARATOR operation [SEPARATOR peer]
+        self.samples = np.zeros(0)  # (services,) timed spans seen
+        self.roots = np.zeros(0)  # (operations,) traces seen with this root
+        self._service_of = np.zeros(0, np.int64)  # (operations,)
+        self._callee_of = np.zeros(0, np.int64)  # (operations,) who answers this call, -1 unknown
+        self._hash_of = np.zeros(0, np.uint64)  # (operations,)
+        self._times = Profiles(SCALE_START, SCALE_FLOOR)  # (operations * SHAPES,)
+        self._durations = Profiles(SCALE_START, SCALE_FLOOR)  # (operations,)
+        self._load = Load()
+        self._calls = np.zeros(0)  # (operations,)
+        self._failures = np.zeros(0)
+        self._rare = np.zeros(0)  # calls with a rare set of children
+        self._repeats = np.zeros((0, REPEATS_MAX + 1))  # groups of at least n calls
+        self._structures = np.zeros(0, np.uint64)  # sorted
+        self._structure_calls = np.zeros(0)
+        self._structure_seen = np.zeros(0, np.int64)
+
+    def read(self, minute_ms: int, frame: Frame) -> Reading:
+        """Compare a minute with the past. New names are entered, nothing else is learnt."""
+        operation = self._enter(minute_ms, frame)
+        service = self._service_of[operation]
+        parent_service = np.where(frame.has_parent, service[frame.parent], -1)
+        is_entry = parent_service != service
+        callee = np.where(frame.is_call, self._callee_of[operation], -1)
+        answers = is_entry & frame.has_parent
+        callee[frame.parent[answers]] = service[answers]
+        callee = np.where(frame.is_call, callee, -1)
+
+        groups, group_of = frame.sibling_groups()
+        members = np.flatnonzero(frame.has_parent)
+        structure = self._hash_of[operation].copy()
+        np.add.at(structure, frame.parent[groups], self._hash_of[operation[groups]] * _CHILD)
+        shape = np.bincount(frame.parent[groups], minlength=frame.count)
+        shape = np.where(frame.is_answered, 0, np.minimum(shape, SHAPES - 1))
+        profile = operation * SHAPES + shape
+        log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
+        channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))
+        blamed = np.where(frame.is_call & (callee >= 0), callee, service)
+        business = ~(frame.is_error | frame.has_erring_child)
+        usual = self._times
+        known = business & (usual.samples[profile] >= SAMPLES_MIN)
+        load_slot = blamed * TIME_CHANNELS + channel
+        surplus = log_time - usual.location[profile]
+        load = self._load.shift(load_slot[known], surplus[known], usual.scale[profile[known]])
+        raw_log_time, log_time = log_time, log_time - load[load_slot]
+        time_weight = self._time_weight(profile, log_time)
+
+        # Repetitions: not explained where more than the last attempt lacks an excuse.
+        slow = self._is_slow(operation, frame.duration_ms)
+        excuse = frame.is_error & (
+            ~frame.is_answered
+            | frame.has_erring_child
+            | frame.is_parent_of(slow)
+            | (time_weight > 0)
+        )
+        excuse = np.where(frame.is_call, excuse, frame.is_error)
+        unexcused = np.bincount(group_of, ~excuse[members], minlength=len(groups))
+        repeats = np.minimum(frame.repeats[groups], REPEATS_MAX)
+        group_operation = operation[groups]
+        thought = REPEAT_RATE * REPEAT_DECAY ** (repeats - 2.0)
+        rate = (self._repeats[group_operation, repeats] + thought * REPEAT_CALLS) / (
+            self._repeats[group_operation, 1] + REPEAT_CALLS
+        )
+        repeat_weight = np.log(TROUBLE_RATE / rate)
+        is_loop = (repeats > 1) & (unexcused > 1) & (repeat_weight > 0)
+        in_loop = np.zeros(frame.count, bool)
+        in_loop[members] = is_loop[group_of]
+
+        is_timed = business & ~frame.is_parent_of(in_loop)
+        parts = []
+        known &= is_timed
+        rows = np.flatnonzero(known)
+        parts.append((rows, channel[rows], blamed[rows], time_weight[rows]))
+
+        failed = frame.failed & ~in_loop
+        rows = np.flatnonzero(failed)
+        rate = (self._failures[operation] + ERROR_RATE * ERROR_CALLS) / (
+            self._calls[operation] + ERROR_CALLS
+        )
+        weight = np.log(TROUBLE_RATE / rate)[rows]
+        parts.append((rows, np.full(len(rows), FAILURE), blamed[rows], weight))
+
+        rows = groups[is_loop]
+        parts.append(
+            (rows, np.full(len(rows), REPEAT), service[frame.parent[rows]], repeat_weight[is_loop])
+        )
+
+        rows, weight = self._rare_structures(frame, operation, structure)
+        parts.append((rows, np.full(len(rows), STRUCTURE), service[rows], weight))
+
+        evidence = Evidence(*(np.concatenate(column) for column in zip(*parts)))
+        return Reading(
+            operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot, is_timed, known,
+            failed, groups, structure, evidence,
+        )  # fmt: skip
+
+    def _enter(self, minute_ms: int, frame: Frame) -> np.ndarray:
+        """Enter the names of a frame; the operation's id of each span."""
+        parts = [name.split(SEPARATOR) for name in frame.operations]
+        services, operations = len(self.services), len(self.operations)
+        self.services.see([part[0] for part in parts], minute_ms)
+        self.operations.see(frame.operations, minute_ms)
+        self.samples = grown(self.samples, len(self.services))
+        self._load.resize(len(self.services) * TIME_CHANNELS)
+        if len(self.operations) > operations:
+            self._resize(len(self.operations))
+            for i in range(operations, len(self.operations)):
+                name = self.operations.names[i]
+                self._service_of[i] = self.services.get(name.split(SEPARATOR)[0])
+                self._hash_of[i] = _hash(name)
+        if len(self.operations) > operations or len(self.services) > services:
+            # A peer that became known as a service answers from now on.
+            for i in np.flatnonzero(self._callee_of < 0):
+                peer = self.operations.names[i].split(SEPARATOR)[2:]
+                if peer:
+                    self._callee_of[i] = self.services.get(peer[0])
+        ids = np.array([self.operations.get(name) for name in frame.operations])
+        return ids[frame.operation]
+
+    def _resize(self, rows: int) -> None:
+        for name in ("roots", "_service_of", "_hash_of", "_calls", "_failures", "_rare", "_repeats"):
+            setattr(self, name, grown(getattr(self, name), rows))
+        self._callee_of = grown(self._callee_of, rows, -1)
+        self._times.resize(rows * SHAPES)
+        self._durations.resize(rows)
+
+    def _time_weight(
+        self, profile: np.ndarray, log_time: np.ndarray
+    ) -> np.ndarray:
+        """Evidence in nats of each span's time, against its profile.  # (spans,)"""
+        surplus = log_time - self._times.location[profile]
+        variance = self._times.scale[profile] ** 2
+        # Young estimates are uncertain by themselves.
+        variance = variance * (1 + 4 / np.maximum(self._times.samples[profile], 1.0))
+        shift = SLOWDOWNS[:, None]
+        each = (shift * surplus - shift**2 / 2) / variance  # (slowdowns, spans)
+        top = each.max(axis=0)
+        weight = top + np.log(np.exp(each - top).mean(axis=0))
+        weight = np.where(weight > TAIL, TAIL + np.log1p(np.maximum(weight - TAIL, 0.0)), weight)
+        return np.maximum(weight, RELIEF)
+
+    def _is_slow(self, operation: np.ndarray, duration_ms: np.ndarray) -> np.ndarray:
+        usual = self._durations
+        z = (np.log(duration_ms + TIME_FLOOR_MS) - usual.location[operation]) / usual.scale[operation]
+        return (z > SLOW_CALLEE) & (usual.samples[operation] >= SAMPLES_MIN)
+
+    def _rare_structures(
+        self, frame: Frame, operation: np.ndarray, structure: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(rows with a rare set of children that no error explains, evidence)"""
+        calls = self._calls[operation]
+        judged = (calls >= CALLS_MIN) & ~frame.is_error & ~frame.has_erring_child
+        share = self._structure_share(structure, calls)
+        rate = (self._rare[operation] + RARE_RATE * RARE_CALLS) / (calls + RARE_CALLS)
+        rows = np.flatnonzero(judged & (share < RARE))
+        return rows, np.log(STRUCTURE_TROUBLE_RATE / np.maximum(share, rate)[rows])
+
+    def _structure_share(self, structure: np.ndarray, calls: np.ndarray) -> np.ndarray:
+        """How often an operation's call has just this set of children."""
+        if not len(self._structures):
+            return np.zeros(len(structure))
+        at = np.minimum(np.searchsorted(self._structures, structure), len(self._structures) - 1)
+        seen = np.where(self._structures[at] == structure, self._structure_calls[at], 0.0)
+        return seen / np.maximum(calls, 1.0)
+
+    def learn(self, minute_ms: int, frame: Frame, reading: Reading, weights: np.ndarray) -> None:
+        """Take in a minute. weights: (spans,) how far each may teach, 1 = fully."""
+        operation = reading.operation
+        known = reading.is_known
+        surplus = reading.raw_log_time - self._times.location[reading.profile]
+        self._load.learn(reading.load_slot[known], surplus[known])
+        timed = np.where(reading.is_timed, weights, 0.0)
+        self._times.learn(reading.profile, reading.log_time, timed)
+        self._durations.learn(operation, np.log(frame.duration_ms + TIME_FLOOR_MS), timed)
+        self.samples += np.bincount(reading.service, reading.is_timed, minlength=len(self.samples))
+        self.roots += np.bincount(operation[frame.root], minlength=len(self.roots))
+        answered = np.flatnonzero(frame.is_answered & (reading.callee >= 0))
+        self._callee_of[operation[answered]] = reading.callee[answered]
+
+        fade = 1 - 1 / COUNT_MEMORY_MINUTES
+        calls = self._calls
+        rare = self._structure_share(reading.structure, calls[operation]) < RARE
+        size = len(calls)
+        for column, chosen in (
+            (self._failures, reading.failed),
+            (self._rare, rare & (calls[operation] >= CALLS_MIN)),
+            (self._calls, np.ones(frame.count, bool)),
+        ):
+            column *= fade
+            column += np.bincount(operation[chosen], weights[chosen], minlength=size)
+        self._repeats *= fade
+        groups = reading.groups
+        repeats = np.minimum(frame.repeats[groups], REPEATS_MAX)
+        for least in range(1, REPEATS_MAX + 1):
+            of = groups[repeats >= least]
+            self._repeats[:, least] += np.bincount(operation[of], weights[of], minlength=size)
+        self._learn_structures(minute_ms, reading.structure, weights)
+
+    def _learn_structures(
+        self, minute_ms: int, structure: np.ndarray, weights: np.ndarray
+    ) -> None:
+        seen, inverse = np.unique(structure, return_inverse=True)
+        counts = np.bincount(inverse, weights)
+        new = seen[~np.isin(seen, self._structures)]
+        if len(new):
+            places = np.searchsorted(self._structures, new)
+            self._structures = np.insert(self._structures, places, new)
+            self._structure_calls = np.insert(self._structure_calls, places, 0.0)
+            self._structure_seen = np.insert(self._structure_seen, places, 0)
+        at = np.searchsorted(self._structures, seen)
+        self._structure_calls *= 1 - 1 / COUNT_MEMORY_MINUTES
+        self._structure_calls[at] += counts
+        self._structure_seen[at] = minute_ms
+
+    def forget(self, before_ms: int) -> None:
+        """Forget operations and structures that were last seen before a time."""
+        kept = self._structure_seen >= before_ms
+        self._structures = self._structures[kept]
+        self._structure_calls = self._structure_calls[kept]
+        self._structure_seen = self._structure_seen[kept]
+        kept = np.flatnonzero(self.operations.last_seen >= before_ms)
+        if len(kept) == len(self.operations):
+            return
+        self.operations.keep(kept)
+        for name in (
+            "roots", "_service_of", "_callee_of", "_hash_of", "_calls", "_failures", "_rare",
+            "_repeats",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name)[kept])
+        self._times.keep((kept[:, None] * SHAPES + np.arange(SHAPES)).ravel())
+        self._durations.keep(kept)
+
+
+# An odd factor, so that an operation as a child has another hash than as a parent.
+_CHILD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _hash(name: str) -> np.uint64:
+    """64 bits of a name, the same in every process."""
+    data = name.encode()
+    return np.uint64(zlib.crc32(data) << 32 | zlib.crc32(data, 0x5BD1E995))

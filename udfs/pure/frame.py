@@ -1,0 +1,80 @@
+"""A minute of packed traces as columns, one row a span: what the detector computes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from udfs.pure.assemble import (
+    ERROR,
+    IS_ANSWERED,
+    IS_CALL,
+    NS_PER_MS,
+    OWN_ERROR,
+    Trace,
+)
+
+
+class Frame:
+    """Traces one after the other, spans of each in their order (parents before children).
+
+    ``operation`` and ``pod`` are indices into ``operations`` and ``pods``, the sorted vocabulary
+    of the minute.
+    """
+
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        lengths = np.array([len(trace.spans) for trace in traces])
+        first = np.cumsum(lengths) - lengths  # row of each trace's first span
+        spans = np.concatenate([trace.spans for trace in traces])
+        self.traces = traces
+        self.spans_of_trace = lengths
+        self.count = len(spans)
+        self.trace = np.repeat(np.arange(len(traces)), lengths)
+        self.root = first + np.array([trace.root for trace in traces])  # (traces,)
+        self.has_parent = spans["parent"] >= 0
+        self.parent = np.where(self.has_parent, spans["parent"] + first[self.trace], -1)
+        self.operations, self.operation = _joined(
+            [trace.operations for trace in traces], spans["operation"], self.trace
+        )
+        self.pods, self.pod = _joined(
+            [trace.pods for trace in traces], spans["pod"], self.trace
+        )
+        self.duration_ms = spans["duration_ns"] / NS_PER_MS
+        self.own_ms = spans["own_ns"] / NS_PER_MS
+        self.depth = spans["depth"]
+        self.repeats = spans["repeats"]
+        flags = spans["flags"]
+        self.is_error = (flags & ERROR) > 0
+        self.is_call = (flags & IS_CALL) > 0
+        self.is_answered = (flags & IS_ANSWERED) > 0
+        self.has_erring_child = self.is_parent_of(self.is_error)
+        self.failed = ((flags & OWN_ERROR) > 0) | (
+            (spans["error_logs"] > 0) & ~self.has_erring_child
+        )
+
+    def is_parent_of(self, rows: np.ndarray) -> np.ndarray:
+        """Whether each span has a child among ``rows`` (bool).  # (spans,)"""
+        found = np.zeros(self.count, bool)
+        found[self.parent[rows & self.has_parent]] = True
+        return found
+
+    def sibling_groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """(first row of each group of siblings with the same operation, group of each child row).
+
+        The second is as long as there are rows with a parent, in their order.
+        """
+        key = self.parent[self.has_parent] * len(self.operations) + self.operation[self.has_parent]
+        _, first, group = np.unique(key, return_index=True, return_inverse=True)
+        return np.flatnonzero(self.has_parent)[first], group
+
+
+def _joined(
+    vocabularies: list[list[str]], local: np.ndarray, trace: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """(sorted names of all traces, index into them of each row's local index)"""
+    names = sorted({name for names in vocabularies for name in names})
+    index = {name: i for i, name in enumerate(names)}
+    joined = np.array([index[name] for names in vocabularies for name in names])
+    lengths = np.array([len(names) for names in vocabularies])
+    return names, joined[local + (np.cumsum(lengths) - lengths)[trace]]
