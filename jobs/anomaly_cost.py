@@ -15,7 +15,13 @@ from pathlib import Path
 from py4j.protocol import Py4JJavaError
 from pyflink.common import Types, WatermarkStrategy
 from pyflink.datastream import DataStream
-from pyflink.table import StatementSet, StreamTableEnvironment
+from pyflink.table import (
+    ChangelogMode,
+    DataTypes,
+    Schema,
+    StatementSet,
+    StreamTableEnvironment,
+)
 from pyflink.util.exceptions import JavaException
 
 from jobs import config, progress, source, tables
@@ -57,8 +63,17 @@ def _changes(t_env: StreamTableEnvironment, view: str) -> DataStream:
 
 def _table(t_env: StreamTableEnvironment, name: str, stream: DataStream) -> None:
     """Make what a keyed function sends a table, the newest row for each key."""
+    schema = (
+        Schema.new_builder()
+        .column("kind", DataTypes.STRING().not_null())
+        .column("time_ms", DataTypes.BIGINT().not_null())
+        .column("event_key", DataTypes.STRING().not_null())
+        .column("payload", DataTypes.BYTES())
+        .primary_key("kind", "time_ms", "event_key")
+        .build()
+    )
     t_env.create_temporary_view(
-        name, t_env.from_changelog_stream(stream, changelog.SCHEMA, changelog.UPSERT)
+        name, t_env.from_changelog_stream(stream, schema, ChangelogMode.upsert())
     )
 
 

@@ -87,6 +87,7 @@ def start_engine(
         # The workers import udfs from the tree, wherever the command was called.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
+    # Whatever starts the JVM before this takes neither these settings nor this log.
     with _output_to(scratch / "engine.out"):
         get_gateway()
     conf = Configuration()

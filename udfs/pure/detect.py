@@ -47,12 +47,14 @@ WARMING, READY = "warming", "ready"
 # Chance that a trace which touches a service is anomalous by one channel, in quiet times.
 PRIOR = 1e-3
 THRESHOLD = math.log((1 - PRIOR) / PRIOR)
-# The prior of a service counts as much as this many traces; its recent share is never above MAX.
-PRIOR_TRACES = 40.0
-PRIOR_MAX = 0.9
-# Minutes over which the share of affected traces is remembered.
-CONTEXT_MINUTES = 6.0
-ROUNDS = 2
+# A service is well, or in a state in which this share of the traces that touch it is affected.
+SHARES = np.array([PRIOR, 0.2, 0.9])
+# Chances per minute that such a state begins and ends.
+BEGINS, ENDS = 1 / 2000, 1 / 40
+# What each trace has to say for a state before it counts, so that slight shifts never add up; and
+# the most that one minute says.
+MARGIN = 0.1
+MINUTE_EVIDENCE = 6.0
 
 # Traces before a root operation counts as known, and spans before a service does.
 ROOT_TRACES_MIN = 20.0
@@ -88,8 +90,7 @@ class RuleDetector:
         self._usage = UsageWatch()
         self._slot_of: dict[str, int] = {}  # entry operation -> its place among its service's
         self._slots_taken: Counter[str] = Counter()
-        self._affected = np.zeros((0, CHANNELS))  # (services, channels) recent affected traces
-        self._touched = np.zeros(0)  # (services,) recent traces
+        self._states = np.zeros((0, CHANNELS, len(SHARES)))  # (services, ...) chance of each state
         self._minutes = 0
 
     def step(
@@ -128,7 +129,7 @@ class RuleDetector:
         services.see([service for service, _ in usage], minute_ms)
         self._usage.resize(len(services))
         consumers = {SEPARATOR.join(key): amounts for key, amounts in usage.items()}
-        calls: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(FEATURES - 1))
+        calls: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(FEATURES - 2))
         if frame:
             entries = np.flatnonzero(reading.is_entry)
             pairs, counts = np.unique(
@@ -163,8 +164,9 @@ class RuleDetector:
         self, minute_ms: int, frame: Frame, reading: Reading, overuse: Mapping[str, float]
     ) -> MinuteResult:
         services = len(self._baselines.services)
-        self._affected = grown(self._affected, services)
-        self._touched = grown(self._touched, services)
+        known = len(self._states)
+        self._states = grown(self._states, services)
+        self._states[known:, :, 0] = 1.0
         evidence = reading.evidence
         is_warming = self._is_warming(frame, reading)
 
@@ -241,25 +243,29 @@ class RuleDetector:
     def _posterior(
         self, weights: np.ndarray, service: np.ndarray, is_warming: np.ndarray
     ) -> np.ndarray:
-        """Log odds per cell and channel, under the share of affected traces that they bring about."""
-        fade = math.exp(-1 / CONTEXT_MINUTES)
-        counted = ~is_warming
-        touched = fade * self._touched + np.bincount(
-            service, counted, minlength=len(self._touched)
+        """Log odds per cell and channel, under what state its service seems to be in by now.
+
+        A forward filter over minutes: each service and channel is in one of the states of SHARES.
+        """
+        states = self._states  # (services, channels, states)
+        ill = states[:, :, 1:].sum(axis=2, keepdims=True)
+        states = np.concatenate(
+            [
+                states[:, :, :1] * (1 - BEGINS) + ill * ENDS,
+                states[:, :, 1:] * (1 - ENDS) + states[:, :, :1] * BEGINS / (len(SHARES) - 1),
+            ],
+            axis=2,
         )
-        affected = fade * self._affected
-        for _ in range(ROUNDS):
-            share = (affected + PRIOR * PRIOR_TRACES) / (touched + PRIOR_TRACES)[:, None]
-            share = np.minimum(share, PRIOR_MAX)[service]
-            odds = weights + np.log(share / (1 - share))
-            chance = np.where(counted[:, None], 1 / (1 + np.exp(-np.maximum(odds, -50))), 0.0)
-            affected = fade * self._affected
-            for channel in range(CHANNELS):
-                affected[:, channel] += np.bincount(
-                    service, chance[:, channel], minlength=len(affected)
-                )
-        self._affected, self._touched = affected, touched
-        return odds
+        ratio = np.exp(weights[~is_warming])[:, :, None]  # (cells, channels, 1)
+        says = np.log(1 - SHARES + SHARES * ratio)
+        says = says - says[:, :, :1]
+        says[:, :, 1:] -= MARGIN
+        evidence = np.zeros_like(states)
+        np.add.at(evidence, service[~is_warming], says)
+        states = states * np.exp(np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_EVIDENCE))
+        self._states = states / states.sum(axis=2, keepdims=True)
+        share = (self._states @ SHARES)[service]  # (cells, channels)
+        return weights + np.log(share / (1 - share))
 
     def _operation_of(self, frame: Frame, reading: Reading, row: int, culprit: str) -> str:
         """The culprit's operation: the span's own, or the callee's of a call."""

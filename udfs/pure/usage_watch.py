@@ -18,8 +18,9 @@ DIMENSIONS = ("cpu", "memory", "io", "network")
 
 # Operations of a service that are told apart; the calls of all others count as one more.
 OPERATIONS = 7
-# The base load first, and last the calls that the pod makes itself: who asks again works more.
-FEATURES = OPERATIONS + 3
+# The base load first; last the calls that the pod makes itself (who asks again works more) and
+# those that it served the minute before (memory lingers, gauges are read between minutes).
+FEATURES = OPERATIONS + 4
 
 # Minutes that the expectation remembers, and pod minutes that it has to rest on before it is used.
 MEMORY_MINUTES = 720.0
@@ -57,6 +58,7 @@ class UsageWatch:
         self._variance = np.zeros((0, len(DIMENSIONS), 2))
         self._moments = np.zeros((0, len(DIMENSIONS), 5))
         self._samples = np.zeros((0, len(DIMENSIONS)))
+        self._served: dict[str, float] = {}  # consumer -> calls that it served the minute before
         self._minutes = 0
 
     def resize(self, services: int) -> None:
@@ -78,7 +80,7 @@ class UsageWatch:
         """Judge a minute, then learn from it.
 
         usage: consumer -> dimension -> amount. pod_service: consumer -> service id. calls:
-        consumer -> (FEATURES - 1,) calls it served by operation, and calls it made.
+        consumer -> (FEATURES - 2,) calls it served by operation, and calls it made.
         returns: the log odds of over-use, of whole services (services,) and by consumer (at least
         those of the service).
         """
@@ -98,11 +100,13 @@ class UsageWatch:
             features[:, 0] = 1.0
             for row, name in enumerate(names):
                 if name in calls:
-                    features[row, 1:] = calls[name]
+                    features[row, 1:-1] = calls[name]
+                features[row, -1] = self._served.get(name, 0.0)
             amounts = np.array(
                 [[usage[name].get(d, np.nan) for d in DIMENSIONS] for name in names]
             )  # (pods, dimensions)
             self._judge_and_learn(pods, services, features, amounts)
+        self._served = {name: float(counts[:-1].sum()) for name, counts in calls.items()}
         self._minutes += 1
         if self._minutes % SOLVE_MINUTES == 0:
             self._solve()
