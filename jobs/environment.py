@@ -84,6 +84,8 @@ def start_engine(
         "FLINK_CONF_DIR": str(configuration),
         "FLINK_LOG_DIR": str(scratch),
         "FLINK_ENV_JAVA_OPTS": f"{wheel_options['env.java.opts.all']} {EMBEDDED_JAVA_OPTIONS}",
+        # Workers as processes of their own, as on a cluster: threads of this one would share its lock.
+        "_python_worker_execution_mode": "process",
         # The workers import udfs from the tree, wherever the command was called.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }

@@ -6,14 +6,12 @@ has as many machines as its pods' cpu or memory need, at least one.
 
 Excess cost of a fault: the bill, less the bill of the same world without that fault, all others
 staying. Usage is counted in integers and a request's work is known with and without each fault, so
-the other bill is computed, not estimated. The grain is (fault, window of 30 minutes, service):
-
-- window: the one in which the usage arises, not half of the hour's row for each half hour. A row
-  says nothing of when in the hour its units were used; the simulator knows.
-- service: the one whose pods' usage makes the difference. A retry loop costs at the culprit and at
-  the service that it calls; summed over services it is the cost of the fault, whose culprit is in
-  faults.parquet. For a pool, the difference in machines goes to the services in proportion to what
-  the fault adds to the demand (cpu or memory) that the pool is sized by.
+the other bill is computed, not estimated. It counts for the window of 30 minutes in which the
+usage arises, not half and half for the windows of the hour: a row says nothing of when in the hour
+its units were used, the simulator knows. And it counts for the culprit, whichever pods' usage
+makes the difference: a retry loop costs most at the service that is called again and again, and
+repairing the caller is what saves it. A fault that keeps requests from their work saves money; its
+excess is negative.
 """
 
 from __future__ import annotations
@@ -191,13 +189,14 @@ class Ledger:
         hours = -(-config.minutes // MINUTES_PER_HOUR)
         if rng.random() < _PRICE_CHANGE_CHANCE and hours > 1:
             self._price_changes.append((rng.randrange(1, hours), rng.choice(_PRICE_CHANGES)))
-        # Of the hour that is open:
-        self._metered: dict[tuple[int, int], int] = defaultdict(int)  # (billed, meter) -> usage
+        # Of the hour that is open, usage by (billed, meter), and [cpu, memory] by (billed, block):
+        self._metered: dict[tuple[int, int], int] = defaultdict(int)
         self._pools: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
-        self._added: dict[tuple, int] = defaultdict(int)
-        self._pool_added: dict[tuple, dict[int, list[int]]] = defaultdict(dict)
-        # {(fault number, window's first minute, service): USD}
-        self.excess: dict[tuple[int, int, int], Decimal] = defaultdict(Decimal)
+        # What faults add: by (fault number, window, meter), and by (fault number, billed, block).
+        self._added: dict[tuple[int, int, int], int] = defaultdict(int)
+        self._pool_added: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
+        # {(fault number, window's first minute): USD}
+        self.excess: dict[tuple[int, int], Decimal] = defaultdict(Decimal)
 
     @property
     def columns(self) -> list[str]:
@@ -220,13 +219,12 @@ class Ledger:
                 demand[1] += usage[MEMORY][pod.slot]
         window = minute - minute % WINDOW_MINUTES
         for (fault, slot), delta in deltas.items():
-            pod = pods[slot]
-            billed, service = pod.node.billed, pod.service.index
+            billed = pods[slot].node.billed
             if billed.kind == METERED:
                 for number, meter in enumerate(self._tariff.meters):
-                    self._added[fault, window, service, number] += delta[meter.dimension]
+                    self._added[fault, window, number] += delta[meter.dimension]
             else:
-                added = self._pool_added[fault, billed.index, block].setdefault(service, [0, 0])
+                added = self._pool_added[fault, billed.index, block]
                 added[0] += delta[CPU]
                 added[1] += delta[MEMORY]
 
@@ -248,34 +246,20 @@ class Ledger:
         return rows
 
     def _blame(self, factor: Decimal) -> None:
-        """Excess costs of the hour by fault, window and service."""
-        for (fault, window, service, number), added in self._added.items():
+        """Excess costs of the hour by fault and window."""
+        for (fault, window, number), added in self._added.items():
             meter = self._tariff.meters[number]
             quantity = _EXACT.divide(Decimal(added), Decimal(meter.per_unit))
-            cost = _EXACT.multiply(quantity, meter.price * factor)
-            self.excess[fault, window, service] += cost
-        for (fault, index, block), by_service in self._pool_added.items():
+            self.excess[fault, window] += _EXACT.multiply(quantity, meter.price * factor)
+        for (fault, index, block), (added_cpu, added_memory) in self._pool_added.items():
             cpu, memory = self._pools[index, block]
-            added_cpu = sum(added[0] for added in by_service.values())
-            added_memory = sum(added[1] for added in by_service.values())
             more = self._machines(index, cpu, memory) - self._machines(
                 index, cpu - added_cpu, memory - added_memory
             )
-            if not more:
-                continue
-            # What sizes the larger of the two pools is what the fault moved it by.
-            larger = (cpu, memory) if more > 0 else (cpu - added_cpu, memory - added_memory)
-            driver = self._driver(index, *larger)
-            shares = {
-                service: max(added[driver] if more > 0 else -added[driver], 0)
-                for service, added in by_service.items()
-            }
-            cost = self._machine(index).price * factor * more / _BLOCKS_PER_HOUR
-            window = block * BLOCK_MINUTES - block * BLOCK_MINUTES % WINDOW_MINUTES
-            whole = sum(shares.values())
-            for service, share in shares.items():
-                if share:
-                    self.excess[fault, window, service] += cost * share / whole
+            minute = block * BLOCK_MINUTES
+            window = minute - minute % WINDOW_MINUTES
+            cost = self._machine(index).price * factor * more
+            self.excess[fault, window] += _EXACT.divide(cost, Decimal(_BLOCKS_PER_HOUR))
         self._added.clear()
         self._pool_added.clear()
 
@@ -283,20 +267,12 @@ class Ledger:
         billed = self._placement.billed[index]
         return self._tariff.machines[billed.machine_type % len(self._tariff.machines)]
 
-    def _needs(self, index: int, cpu_us: int, memory_byte_ms: int) -> tuple[int, int]:
-        """Machines that a block's cpu and memory need."""
+    def _machines(self, index: int, cpu_us: int, memory_byte_ms: int) -> int:
+        """Machines of a pool in a block: what its cpu and its memory need, at least one."""
         machine = self._machine(index)
         cpu = machine.vcpus * BLOCK_MINUTES * MINUTE_MS * 1000 * _CPU_TARGET
         memory = machine.memory_gb * _GB * BLOCK_MINUTES * MINUTE_MS * _MEMORY_TARGET
-        return -(-cpu_us * 100 // cpu), -(-memory_byte_ms * 100 // memory)
-
-    def _machines(self, index: int, cpu_us: int, memory_byte_ms: int) -> int:
-        return max(1, *self._needs(index, cpu_us, memory_byte_ms))
-
-    def _driver(self, index: int, cpu_us: int, memory_byte_ms: int) -> int:
-        """0 where cpu sizes the pool, 1 where memory does."""
-        cpu, memory = self._needs(index, cpu_us, memory_byte_ms)
-        return int(memory > cpu)
+        return max(1, -(-cpu_us * 100 // cpu), -(-memory_byte_ms * 100 // memory))
 
     def _price_factor(self, hour: int) -> Decimal:
         factor = Decimal(1)

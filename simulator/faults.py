@@ -68,8 +68,12 @@ _ATTEMPTS_MAX = 7
 _MINUTES = (10.0, 360.0)
 _LENGTH_SHARE_MAX = 0.2
 _LENGTH_MIN = 3.0
-# No episode takes more of its kind's traces than this, so that there are several of each kind.
-_EPISODE_SHARE_MAX = 0.3
+# Most of its kind's traces that one episode takes, so that there are several of each kind: a few
+# storms take much, most take little, but what a detector could see at all.
+_STORM_CHANCE = 0.15
+_STORM_SHARE_MAX = 0.3
+_EPISODE_SHARE_MAX = 0.05
+_EPISODE_TRACES_MAX = 100.0
 _TRACES_MIN = 4.0
 _TRIES_MAX = 1000
 
@@ -148,7 +152,10 @@ def plan(
             if not fault:
                 continue
             chances = _touch_chances(fault, topology, visits)
-            fault, touched = _fit(fault, chances, min(left, whole * _EPISODE_SHARE_MAX), clean)
+            most = whole * _STORM_SHARE_MAX
+            if rng.random() >= _STORM_CHANCE:
+                most = min(most, max(whole * _EPISODE_SHARE_MAX, _EPISODE_TRACES_MAX))
+            fault, touched = _fit(fault, chances, min(left, most), clean)
             if touched >= _TRACES_MIN:
                 faults.append(fault)
                 clean[_minutes(fault)] *= 1 - fault.share * chances

@@ -278,13 +278,13 @@ def _write_faults(world: World, output: Path) -> None:
 
 
 def _write_costs(world: World, ledger: Ledger, output: Path) -> None:
-    """Excess costs, ascending by (fault, window, service); zeros are left out."""
+    """Excess costs, ascending by (fault, window), under the culprit's name; without zeros."""
     services = world.topology.services
     place = _COSTS_SCHEMA.field("excess_cost").type.scale
     rows = [
         (world.faults[fault].fault_id, world.config.start_ms + window * MINUTE_MS,
-         services[service].name, rounded)
-        for (fault, window, service), cost in sorted(ledger.excess.items())
+         services[world.faults[fault].service].name, rounded)
+        for (fault, window), cost in sorted(ledger.excess.items())
         if (rounded := round(cost, place))
     ]
     _write_table(rows, _COSTS_SCHEMA, output / "truth" / "costs.parquet")

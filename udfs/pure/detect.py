@@ -186,6 +186,7 @@ class RuleDetector:
 
         worst = odds[:, :CHANNELS].max(axis=1)[touched]
         teaching = np.where(worst > 0, ANOMALOUS_WEIGHT, 1 / (1 + np.exp(worst)))
+        teaching[is_warming[frame.trace]] = 1.0
         self._baselines.learn(minute_ms, frame, reading, teaching)
 
         # Per trace: the cells in order of trace, so that a trace's are a slice.

@@ -36,7 +36,10 @@ SLOWDOWNS = np.log([1.6, 2.5, 5.0, 12.0])
 TAIL = 5.0
 # The most that a span which is not slow says for its service.
 RELIEF = -3.0
-# An operation's times are kept apart by how many different operations it called, up to this.
+# What load adds to times is known to this share of it.
+LOAD_TOLERANCE = 0.3
+# An operation's times are kept apart by how many different operations it called, those of a call
+# by the operation that it was made for (statements of one name do different work), in so many rows.
 SHAPES = 8
 # A callee is slow enough to explain its caller's time-out beyond this many scales.
 SLOW_CALLEE = 2.5
@@ -51,6 +54,8 @@ TROUBLE_RATE = 0.5
 ERROR_RATE, ERROR_CALLS = 5e-4, 200.0
 # Of repetitions, for the second call; each further one is thought to be rarer by REPEAT_DECAY.
 REPEAT_RATE, REPEAT_CALLS, REPEAT_DECAY = 5e-4, 200.0, 0.3
+# What is repeated in more than this share of the cases is the operation's way of working.
+REPEAT_USUAL = 0.05
 # Groups of 1, 2, 3, 4, and 5 or more calls are told apart.
 REPEATS_MAX = 5
 # A set of children that comes less often than this is rare.
@@ -85,6 +90,7 @@ class Reading(NamedTuple):
     is_known: np.ndarray  # (spans,) timed, and the time's profile is well known
     failed: np.ndarray  # (spans,) by its own fault, or that of who it called
     groups: np.ndarray  # (groups,) first row of sibling calls of one operation
+    repeat_row: np.ndarray  # (groups,) row in the table of repetitions
     structure: np.ndarray  # (spans,) hash of the operation and its children
     evidence: Evidence
 
@@ -106,7 +112,7 @@ class Baselines:
         self._calls = np.zeros(0)  # (operations,)
         self._failures = np.zeros(0)
         self._rare = np.zeros(0)  # calls with a rare set of children
-        self._repeats = np.zeros((0, REPEATS_MAX + 1))  # groups of at least n calls
+        self._repeats = np.zeros((0, REPEATS_MAX + 1))  # (operations * SHAPES,) groups of >= n calls
         self._structures = np.zeros(0, np.uint64)  # sorted
         self._structure_calls = np.zeros(0)
         self._structure_seen = np.zeros(0, np.int64)
@@ -127,7 +133,9 @@ class Baselines:
         structure = self._hash_of[operation].copy()
         np.add.at(structure, frame.parent[groups], self._hash_of[operation[groups]] * _CHILD)
         shape = np.bincount(frame.parent[groups], minlength=frame.count)
-        shape = np.where(frame.is_answered, 0, np.minimum(shape, SHAPES - 1))
+        caller = np.where(frame.has_parent, self._hash_of[operation[frame.parent]], 0) % SHAPES
+        caller = caller.astype(np.int64)
+        shape = np.where(frame.is_call, caller, np.minimum(shape, SHAPES - 1))
         profile = operation * SHAPES + shape
         log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
         channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))
@@ -139,7 +147,7 @@ class Baselines:
         surplus = log_time - usual.location[profile]
         load = self._load.shift(load_slot[known], surplus[known], usual.scale[profile[known]])
         raw_log_time, log_time = log_time, log_time - load[load_slot]
-        time_weight = self._time_weight(profile, log_time)
+        time_weight = self._time_weight(profile, log_time, LOAD_TOLERANCE * load[load_slot])
 
         # Repetitions: not explained where more than the last attempt lacks an excuse.
         slow = self._is_slow(operation, frame.duration_ms)
@@ -152,13 +160,13 @@ class Baselines:
         excuse = np.where(frame.is_call, excuse, frame.is_error)
         unexcused = np.bincount(group_of, ~excuse[members], minlength=len(groups))
         repeats = np.minimum(frame.repeats[groups], REPEATS_MAX)
-        group_operation = operation[groups]
+        repeat_row = operation[groups] * SHAPES + caller[groups]
         thought = REPEAT_RATE * REPEAT_DECAY ** (repeats - 2.0)
-        rate = (self._repeats[group_operation, repeats] + thought * REPEAT_CALLS) / (
-            self._repeats[group_operation, 1] + REPEAT_CALLS
+        rate = (self._repeats[repeat_row, repeats] + thought * REPEAT_CALLS) / (
+            self._repeats[repeat_row, 1] + REPEAT_CALLS
         )
         repeat_weight = np.log(TROUBLE_RATE / rate)
-        is_loop = (repeats > 1) & (unexcused > 1) & (repeat_weight > 0)
+        is_loop = (repeats > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
         in_loop = np.zeros(frame.count, bool)
         in_loop[members] = is_loop[group_of]
 
@@ -187,7 +195,7 @@ class Baselines:
         evidence = Evidence(*(np.concatenate(column) for column in zip(*parts)))
         return Reading(
             operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot, is_timed, known,
-            failed, groups, structure, evidence,
+            failed, groups, repeat_row, structure, evidence,
         )  # fmt: skip
 
     def _enter(self, minute_ms: int, frame: Frame) -> np.ndarray:
@@ -214,20 +222,25 @@ class Baselines:
         return ids[frame.operation]
 
     def _resize(self, rows: int) -> None:
-        for name in ("roots", "_service_of", "_hash_of", "_calls", "_failures", "_rare", "_repeats"):
+        for name in ("roots", "_service_of", "_hash_of", "_calls", "_failures", "_rare"):
             setattr(self, name, grown(getattr(self, name), rows))
         self._callee_of = grown(self._callee_of, rows, -1)
+        self._repeats = grown(self._repeats, rows * SHAPES)
         self._times.resize(rows * SHAPES)
         self._durations.resize(rows)
 
     def _time_weight(
-        self, profile: np.ndarray, log_time: np.ndarray
+        self, profile: np.ndarray, log_time: np.ndarray, tolerance: np.ndarray
     ) -> np.ndarray:
-        """Evidence in nats of each span's time, against its profile.  # (spans,)"""
+        """Evidence in nats of each span's time, against its profile.  # (spans,)
+
+        tolerance: (spans,) by how much the usual may be off, on the scale of log_time.
+        """
         surplus = log_time - self._times.location[profile]
         variance = self._times.scale[profile] ** 2
         # Young estimates are uncertain by themselves.
         variance = variance * (1 + 4 / np.maximum(self._times.samples[profile], 1.0))
+        variance = variance + tolerance**2
         shift = SLOWDOWNS[:, None]
         each = (shift * surplus - shift**2 / 2) / variance  # (slowdowns, spans)
         top = each.max(axis=0)
@@ -288,8 +301,10 @@ class Baselines:
         groups = reading.groups
         repeats = np.minimum(frame.repeats[groups], REPEATS_MAX)
         for least in range(1, REPEATS_MAX + 1):
-            of = groups[repeats >= least]
-            self._repeats[:, least] += np.bincount(operation[of], weights[of], minlength=size)
+            of = repeats >= least
+            self._repeats[:, least] += np.bincount(
+                reading.repeat_row[of], weights[groups[of]], minlength=len(self._repeats)
+            )
         self._learn_structures(minute_ms, reading.structure, weights)
 
     def _learn_structures(
@@ -320,10 +335,11 @@ class Baselines:
         self.operations.keep(kept)
         for name in (
             "roots", "_service_of", "_callee_of", "_hash_of", "_calls", "_failures", "_rare",
-            "_repeats",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[kept])
-        self._times.keep((kept[:, None] * SHAPES + np.arange(SHAPES)).ravel())
+        rows = (kept[:, None] * SHAPES + np.arange(SHAPES)).ravel()
+        self._repeats = self._repeats[rows]
+        self._times.keep(rows)
         self._durations.keep(kept)
 
 
