@@ -29,7 +29,7 @@ SQL = ROOT / "sql"
 
 # The JVM of an embedded run holds client, JobManager and TaskManager. Serial collection: on two
 # cores a parallel one takes them from the workers.
-EMBEDDED_JAVA_OPTIONS = "-Xmx3g -XX:+UseSerialGC"
+EMBEDDED_JAVA_OPTIONS = "-Xmx2g -XX:+UseSerialGC"
 
 _LOG4J = """\
 rootLogger.level = WARN

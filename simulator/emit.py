@@ -410,6 +410,7 @@ class MetricWriter:
         self._lines = lines
         self._resources = resources
         self._start_ms = config.start_ms
+        self._end_ms = config.start_ms + config.minutes * MINUTE_MS
         self._interval = config.metrics_interval_s // 60
         self._cpu_metric, self._cpu_is_counter = rng.choice(_CPU_METRICS)
         self._memory_metric = rng.choice(
@@ -448,8 +449,9 @@ class MetricWriter:
             by_node[pod.node.name].append(pod)
         now_ms = self._start_ms + (minute + 1) * MINUTE_MS
         for name in sorted(by_node, key=self._nodes.__getitem__):
-            # Each node's agent has its own phase within the first seconds of the minute.
-            time_ns = (now_ms + self._nodes[name][1]) * _NS_PER_MS
+            # Each node's agent has its own phase within the first seconds of the minute; nothing is
+            # measured beyond the end of the world, since nothing is billed there.
+            time_ns = min(now_ms + self._nodes[name][1], self._end_ms) * _NS_PER_MS
             parts = ",".join(self._pod(pod, minute, time_ns) for pod in by_node[name])
             self._lines.write(now_ms - MINUTE_MS, f'{{"resourceMetrics":[{parts}]}}')
         for recent in self._recent:

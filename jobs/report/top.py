@@ -66,6 +66,13 @@ def _money(amount: str | None) -> Decimal | None:
     return None if amount is None else Decimal(amount)
 
 
+def _resource(element: dict) -> str:
+    """The end of the resource's id, which tells it from its neighbours; its title has it whole."""
+    whole = str(element.get("x_ResourceId"))
+    last = whole.rstrip("/").rsplit("/", 1)[-1]
+    return text(whole if last == whole else f"…/{last}")
+
+
 def _origin(element: dict) -> str:
     """What the cost C of one resource and dimension rests on: its charges, or an earlier rate."""
     rate = element.get("x_Rate")
@@ -83,7 +90,7 @@ def _terms(elements: Sequence[dict], cost: Decimal, currency: str) -> str:
     ordered = sorted(zip(costs, elements, strict=True), key=lambda pair: -pair[0])
     decimal_places = fmt.places([cost]) + EXTRA_PLACES
     rows = [
-        row_head(text(element.get("x_ResourceId")), "wrap id")
+        row_head(_resource(element), "wrap id", title=str(element.get("x_ResourceId")))
         + td(text(element.get("x_Dimension")))
         + number(fmt.significant(element.get("UsageQuantity")))
         + number(fmt.significant(element.get("x_TotalUsage")))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import random
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tests.literal import (
     write_bill,
     write_lines,
 )
+from tests.reshuffle import reshuffle
 
 NAMES = ("cart", "search", "pay")
 
@@ -63,33 +62,11 @@ def _world(target: Path) -> None:
     )
 
 
-def _shuffled(source: Path, target: Path) -> None:
-    """The same records in other files: shuffled, split into overlapping parts, half of them delivered twice."""
-    draw = random.Random(11)
-    for stream in ("traces", "metrics"):
-        lines = (source / stream / "a.jsonl").read_bytes().splitlines()
-        lines += lines[::2]
-        draw.shuffle(lines)
-        for part in range(5):
-            folder = target / stream
-            folder.mkdir(parents=True, exist_ok=True)
-            opened = gzip.open(folder / f"{9 - part}.jsonl.gz", "wb") if part % 2 else (
-                folder / f"{9 - part}.jsonl"
-            ).open("wb")
-            with opened as out:
-                out.write(b"\n".join(lines[part::5]) + b"\n")
-    with (source / "billing/a.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    draw.shuffle(rows)
-    for part in range(2):
-        write_bill(target / f"billing/{part}.csv", [*rows[part::2], rows[1 - part]])
-
-
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("worlds")
     _world(folder / "ordered")
-    _shuffled(folder / "ordered", folder / "shuffled")
+    reshuffle(folder / "ordered", folder / "shuffled")
     return folder / "ordered", folder / "shuffled"
 
 

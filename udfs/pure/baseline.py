@@ -23,6 +23,11 @@ SCALE_CLIP = 2.5
 SCALE_NORM = 0.9775
 
 
+# All that was seen within one minute may be off together. An estimate from few minutes can't afford
+# to leave anything out: samples weigh at least this, over the number of minutes.
+YOUTH_MINUTES = 3.0
+
+
 class Vocabulary:
     """Names to small integers, and when each was last seen."""
 
@@ -77,18 +82,23 @@ class Profiles:
         self.location = np.zeros(0)
         self.scale = np.zeros(0)
         self.samples = np.zeros(0)  # effective number of samples that the estimate rests on
+        self.minutes = np.zeros(0)  # number of minutes that they came from
 
     def resize(self, rows: int) -> None:
         """Have at least ``rows`` rows."""
         self.location = grown(self.location, rows)
         self.scale = grown(self.scale, rows, self._scale_start)
         self.samples = grown(self.samples, rows)
+        self.minutes = grown(self.minutes, rows)
 
     def keep(self, kept: np.ndarray) -> None:
         """Keep the rows at ``kept``."""
-        self.location, self.scale, self.samples = (
-            column[kept] for column in (self.location, self.scale, self.samples)
-        )
+        for name in ("location", "scale", "samples", "minutes"):
+            setattr(self, name, getattr(self, name)[kept])
+
+    def is_settled(self, rows: np.ndarray, samples: float, minutes: float) -> np.ndarray:
+        """Whether rows rest on so many samples, from so many minutes.  # (len(rows),)"""
+        return (self.samples[rows] >= samples) & (self.minutes[rows] >= minutes)
 
     def learn(self, rows: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
         """Take in a minute's samples. rows, values, weights: (samples,); weight 0 = leave out."""
@@ -96,6 +106,7 @@ class Profiles:
         rows, values, weights = rows[used], values[used], weights[used]
         if not len(rows):
             return
+        weights = np.maximum(weights, YOUTH_MINUTES / np.maximum(self.minutes[rows], YOUTH_MINUTES))
         order = np.lexsort((weights, values, rows))
         rows, values, weights = rows[order], values[order], weights[order]
         first = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
@@ -112,6 +123,7 @@ class Profiles:
         spread = np.add.reduceat(weights * np.minimum(z * z, SCALE_CLIP**2), first) / total
         forget = np.minimum(1 / MEMORY_MINUTES, total / MEMORY_SAMPLES)
         self.samples[at] = self.samples[at] * (1 - forget) + total
+        self.minutes[at] += 1
         gain = total / self.samples[at]
         self.location[at] += gain * pull * self.scale[at]
         # A single sample says nothing of the spread around itself.

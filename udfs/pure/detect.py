@@ -50,18 +50,22 @@ THRESHOLD = math.log((1 - PRIOR) / PRIOR)
 # A service is well, or in a state in which this share of the traces that touch it is affected.
 SHARES = np.array([PRIOR, 0.2, 0.9])
 # Chances per minute that such a state begins and ends.
-BEGINS, ENDS = 1 / 2000, 1 / 40
+BEGINS, ENDS = 1 / 4000, 1 / 40
 # What each trace has to say for a state before it counts, so that slight shifts never add up; and
 # the most that one minute says.
 MARGIN = 0.1
-MINUTE_EVIDENCE = 6.0
+MINUTE_EVIDENCE = 4.0
 
-# Traces before a root operation counts as known, and spans before a service does.
+# Spans of one trace and service count as independent witnesses up to this number.
+SPANS_TOGETHER = 3.0
+
+# Traces before a root operation counts as known; spans and minutes before a service does.
 ROOT_TRACES_MIN = 20.0
-SERVICE_SPANS_MIN = 60.0
+SERVICE_SPANS_MIN, SERVICE_MINUTES_MIN = 60.0, 10.0
 
-# What an anomalous span teaches, of what a normal one does.
-ANOMALOUS_WEIGHT = 0.03
+# What a span teaches in the midst of trouble, of what a normal one does: a shift that stays is the
+# usual after a day, a storm of hours is not.
+ANOMALOUS_WEIGHT = 0.1
 
 # Operations, pods and structures not seen for this long are forgotten, every so many minutes.
 FORGET_MS = 72 * HOUR_MS
@@ -142,13 +146,12 @@ class RuleDetector:
             made = np.bincount(frame.pod[frame.is_call], minlength=len(frame.pods))
             for pod in np.flatnonzero(made).tolist():
                 calls[frame.pods[pod]][-1] = made[pod]
-        _, by_pod = self._usage.step(
+        return self._usage.step(
             minute_ms,
             consumers,
             {name: services.get(name.split(SEPARATOR)[0]) for name in consumers},
             calls,
         )
-        return by_pod
 
     def _slot(self, operation: str) -> int:
         """The place of an entry operation among the first OPERATIONS of its service, or beyond."""
@@ -185,9 +188,14 @@ class RuleDetector:
         np.maximum.at(odds[:, USAGE], touched, pod_odds)
 
         worst = odds[:, :CHANNELS].max(axis=1)[touched]
-        teaching = np.where(worst > 0, ANOMALOUS_WEIGHT, 1 / (1 + np.exp(worst)))
-        teaching[is_warming[frame.trace]] = 1.0
-        self._baselines.learn(minute_ms, frame, reading, teaching)
+        worst[is_warming[frame.trace]] = -np.inf
+        self._baselines.learn(
+            minute_ms,
+            frame,
+            reading,
+            times=np.where(self._is_silent(worst, reading.service), ANOMALOUS_WEIGHT, 1.0),
+            events=np.maximum(1 / (1 + np.exp(worst)), ANOMALOUS_WEIGHT),
+        )
 
         # Per trace: the cells in order of trace, so that a trace's are a slice.
         first = np.searchsorted(cell_trace, np.arange(len(frame.traces)))
@@ -237,7 +245,10 @@ class RuleDetector:
     def _is_warming(self, frame: Frame, reading: Reading) -> np.ndarray:
         """Whether a trace's root operation or one of its services is not known well.  # (traces,)"""
         baselines = self._baselines
-        young = baselines.samples[reading.service] < SERVICE_SPANS_MIN
+        known = (baselines.samples >= SERVICE_SPANS_MIN) & (
+            baselines.minutes >= SERVICE_MINUTES_MIN
+        )
+        young = ~known[reading.service]
         warming = np.bincount(frame.trace, young, minlength=len(frame.traces)) > 0
         return warming | (baselines.roots[reading.operation[frame.root]] < ROOT_TRACES_MIN)
 
@@ -268,6 +279,18 @@ class RuleDetector:
         share = (self._states @ SHARES)[service]  # (cells, channels)
         return weights + np.log(share / (1 - share))
 
+    def _is_silent(self, odds: np.ndarray, service: np.ndarray) -> np.ndarray:
+        """Whether each span's time should hardly teach. odds: of its cell.
+
+        A lone outlier teaches like all: the baselines bound its influence, and have to know how
+        often it happens. In the midst of trouble the affected traces don't, and where it is
+        wholesale those that seem unaffected don't either, being only the lucky end.
+        """
+        states = self._states[service]  # (spans, channels, states)
+        is_ill = states[:, :, 0].min(axis=1) < 0.5
+        is_wholesale = states[:, :, -1].max(axis=1) > 0.5
+        return (odds > -np.inf) & (is_ill & (odds > 0) | is_wholesale)
+
     def _operation_of(self, frame: Frame, reading: Reading, row: int, culprit: str) -> str:
         """The culprit's operation: the span's own, or the callee's of a call."""
         if self._baselines.services.names[reading.service[row]] != culprit:
@@ -282,7 +305,8 @@ def _by_cell(evidence: Evidence, cell: np.ndarray, cells: int) -> tuple[np.ndarr
     """Evidence per (cell, channel), -inf where there is none; and the row that says most, or -1.
 
     Of several spans either all are affected or one of them, at even odds: their weights add up,
-    or their likelihood ratios are averaged.
+    or their likelihood ratios are averaged. What runs in one trace is slow together for many
+    reasons: however many spans agree, they count as SPANS_TOGETHER.
     """
     slot = cell * CHANNELS + evidence.channel
     size = cells * CHANNELS
@@ -292,6 +316,7 @@ def _by_cell(evidence: Evidence, cell: np.ndarray, cells: int) -> tuple[np.ndarr
     strongest[slots] = evidence.row[order][first]
     counts = np.maximum(np.bincount(slot, minlength=size), 1)
     every = np.bincount(slot[order], evidence.weight[order], minlength=size)
+    every = every * (np.minimum(counts, SPANS_TOGETHER) / counts)
     ratio = np.bincount(slot[order], np.exp(evidence.weight[order]), minlength=size)
     weights = np.full(size, -np.inf)
     weights[slots] = np.logaddexp(every[slots], np.log(ratio[slots] / counts[slots])) - np.log(2)

@@ -44,14 +44,17 @@ SHAPES = 8
 # A callee is slow enough to explain its caller's time-out beyond this many scales.
 SLOW_CALLEE = 2.5
 
-# Samples before an operation's times are judged, and calls before its children are.
-SAMPLES_MIN = 12.0
+# Samples and minutes before an operation's times are judged, and calls before its children are.
+SAMPLES_MIN, MINUTES_MIN = 12.0, 5.0
 CALLS_MIN = 60.0
 
 # Chance of an error, or of repetitions, in a service that is in trouble with them.
 TROUBLE_RATE = 0.5
 # An operation that showed none so far is thought to have this rate, with the weight of so many calls.
 ERROR_RATE, ERROR_CALLS = 5e-4, 200.0
+# Of slow calls, for evidence beyond the first of SLOW_LEVELS; beyond the next it is thought rarer.
+SLOW_LEVELS = np.array([3.0, 6.0])
+SLOW_RATE, SLOW_CALLS, SLOW_DECAY = 1e-3, 200.0, 0.3
 # Of repetitions, for the second call; each further one is thought to be rarer by REPEAT_DECAY.
 REPEAT_RATE, REPEAT_CALLS, REPEAT_DECAY = 5e-4, 200.0, 0.3
 # What is repeated in more than this share of the cases is the operation's way of working.
@@ -88,6 +91,7 @@ class Reading(NamedTuple):
     load_slot: np.ndarray  # (spans,) row in the table of load
     is_timed: np.ndarray  # (spans,) the time is the operation's usual business
     is_known: np.ndarray  # (spans,) timed, and the time's profile is well known
+    slow_level: np.ndarray  # (spans,) how many of SLOW_LEVELS the time is beyond
     failed: np.ndarray  # (spans,) by its own fault, or that of who it called
     groups: np.ndarray  # (groups,) first row of sibling calls of one operation
     repeat_row: np.ndarray  # (groups,) row in the table of repetitions
@@ -102,12 +106,14 @@ class Baselines:
         self.services = Vocabulary()
         self.operations = Vocabulary()  # service SEPARATOR operation [SEPARATOR peer]
         self.samples = np.zeros(0)  # (services,) timed spans seen
+        self.minutes = np.zeros(0)  # (services,) minutes in which any was seen
         self.roots = np.zeros(0)  # (operations,) traces seen with this root
         self._service_of = np.zeros(0, np.int64)  # (operations,)
         self._callee_of = np.zeros(0, np.int64)  # (operations,) who answers this call, -1 unknown
         self._hash_of = np.zeros(0, np.uint64)  # (operations,)
         self._times = Profiles(SCALE_START, SCALE_FLOOR)  # (operations * SHAPES,)
         self._durations = Profiles(SCALE_START, SCALE_FLOOR)  # (operations,)
+        self._slow = np.zeros((0, len(SLOW_LEVELS) + 1))  # (operations * SHAPES,) calls beyond each level
         self._load = Load()
         self._calls = np.zeros(0)  # (operations,)
         self._failures = np.zeros(0)
@@ -118,85 +124,87 @@ class Baselines:
         self._structure_seen = np.zeros(0, np.int64)
 
     def read(self, minute_ms: int, frame: Frame) -> Reading:
-        """Compare a minute with the past. New names are entered, nothing else is learnt."""
+        """Compare a minute with the past. Names are entered and the load's level follows; nothing
+        else is learnt."""
         operation = self._enter(minute_ms, frame)
         service = self._service_of[operation]
-        parent_service = np.where(frame.has_parent, service[frame.parent], -1)
-        is_entry = parent_service != service
-        callee = np.where(frame.is_call, self._callee_of[operation], -1)
-        answers = is_entry & frame.has_parent
-        callee[frame.parent[answers]] = service[answers]
-        callee = np.where(frame.is_call, callee, -1)
+        is_entry = ~frame.has_parent | (service[frame.parent] != service)
+        callee = self._callees(frame, operation, service, is_entry)
+        blamed = np.where(callee >= 0, callee, service)
+        channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))
 
+        # Sibling calls of one operation, and the set of children that they make up.
         groups, group_of = frame.sibling_groups()
-        members = np.flatnonzero(frame.has_parent)
         structure = self._hash_of[operation].copy()
         np.add.at(structure, frame.parent[groups], self._hash_of[operation[groups]] * _CHILD)
-        shape = np.bincount(frame.parent[groups], minlength=frame.count)
-        caller = np.where(frame.has_parent, self._hash_of[operation[frame.parent]], 0) % SHAPES
-        caller = caller.astype(np.int64)
-        shape = np.where(frame.is_call, caller, np.minimum(shape, SHAPES - 1))
+        children = np.bincount(frame.parent[groups], minlength=frame.count)
+        caller = (self._hash_of[operation[frame.parent]] % SHAPES).astype(np.int64)
+        caller[~frame.has_parent] = 0
+        shape = np.where(frame.is_call, caller, np.minimum(children, SHAPES - 1))
         profile = operation * SHAPES + shape
-        log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
-        channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))
-        blamed = np.where(frame.is_call & (callee >= 0), callee, service)
-        business = ~(frame.is_error | frame.has_erring_child)
-        usual = self._times
-        known = business & (usual.samples[profile] >= SAMPLES_MIN)
-        load_slot = blamed * TIME_CHANNELS + channel
-        surplus = log_time - usual.location[profile]
-        load = self._load.shift(load_slot[known], surplus[known], usual.scale[profile[known]])
-        raw_log_time, log_time = log_time, log_time - load[load_slot]
-        time_weight = self._time_weight(profile, log_time, LOAD_TOLERANCE * load[load_slot])
-
-        # Repetitions: not explained where more than the last attempt lacks an excuse.
-        slow = self._is_slow(operation, frame.duration_ms)
-        excuse = frame.is_error & (
-            ~frame.is_answered
-            | frame.has_erring_child
-            | frame.is_parent_of(slow)
-            | (time_weight > 0)
-        )
-        excuse = np.where(frame.is_call, excuse, frame.is_error)
-        unexcused = np.bincount(group_of, ~excuse[members], minlength=len(groups))
-        repeats = np.minimum(frame.repeats[groups], REPEATS_MAX)
         repeat_row = operation[groups] * SHAPES + caller[groups]
-        thought = REPEAT_RATE * REPEAT_DECAY ** (repeats - 2.0)
-        rate = (self._repeats[repeat_row, repeats] + thought * REPEAT_CALLS) / (
-            self._repeats[repeat_row, 1] + REPEAT_CALLS
-        )
-        repeat_weight = np.log(TROUBLE_RATE / rate)
-        is_loop = (repeats > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
+
+        business = ~(frame.is_error | frame.has_erring_child)
+        known = business & self._times.is_settled(profile, SAMPLES_MIN, MINUTES_MIN)
+        load_slot = blamed * TIME_CHANNELS + channel
+        raw_log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
+        load = self._load.shift(
+            load_slot[known],
+            (raw_log_time - self._times.location[profile])[known],
+            self._times.scale[profile[known]],
+        )[load_slot]
+        log_time = raw_log_time - load
+        time_weight = self._time_weight(profile, log_time, LOAD_TOLERANCE * load)
+        slow_level = np.searchsorted(SLOW_LEVELS, time_weight)
+        time_weight = self._tempered(profile, time_weight, slow_level)
+
+        excused = self._excused(frame, operation, time_weight > 0)
+        unexcused = np.bincount(group_of, ~excused[frame.has_parent], minlength=len(groups))
+        rate = self._repeat_rate(repeat_row, _repeats(frame, groups))
+        is_loop = (frame.repeats[groups] > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
         in_loop = np.zeros(frame.count, bool)
-        in_loop[members] = is_loop[group_of]
-
+        in_loop[frame.has_parent] = is_loop[group_of]
         is_timed = business & ~frame.is_parent_of(in_loop)
-        parts = []
-        known &= is_timed
-        rows = np.flatnonzero(known)
-        parts.append((rows, channel[rows], blamed[rows], time_weight[rows]))
-
+        is_known = known & is_timed
         failed = frame.failed & ~in_loop
-        rows = np.flatnonzero(failed)
-        rate = (self._failures[operation] + ERROR_RATE * ERROR_CALLS) / (
-            self._calls[operation] + ERROR_CALLS
+
+        timed, erring, loops = np.flatnonzero(is_known), np.flatnonzero(failed), groups[is_loop]
+        rare, rare_weight = self._rare_structures(frame, operation, structure)
+        parts = (
+            (timed, channel[timed], blamed[timed], time_weight[timed]),
+            (erring, FAILURE, blamed[erring], self._failure_weight(operation[erring])),
+            (loops, REPEAT, service[frame.parent[loops]], np.log(TROUBLE_RATE / rate[is_loop])),
+            (rare, STRUCTURE, service[rare], rare_weight),
         )
-        weight = np.log(TROUBLE_RATE / rate)[rows]
-        parts.append((rows, np.full(len(rows), FAILURE), blamed[rows], weight))
-
-        rows = groups[is_loop]
-        parts.append(
-            (rows, np.full(len(rows), REPEAT), service[frame.parent[rows]], repeat_weight[is_loop])
-        )
-
-        rows, weight = self._rare_structures(frame, operation, structure)
-        parts.append((rows, np.full(len(rows), STRUCTURE), service[rows], weight))
-
-        evidence = Evidence(*(np.concatenate(column) for column in zip(*parts)))
+        evidence = Evidence(*(
+            np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts])
+            for i in range(len(Evidence._fields))
+        ))  # fmt: skip
         return Reading(
-            operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot, is_timed, known,
-            failed, groups, repeat_row, structure, evidence,
+            operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot,
+            is_timed, is_known, slow_level, failed, groups, repeat_row, structure, evidence,
         )  # fmt: skip
+
+    def _callees(
+        self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray
+    ) -> np.ndarray:
+        """Who answers each call: who did, else who usually does, else -1; -1 for what is no call."""
+        callee = self._callee_of[operation]
+        answers = np.flatnonzero(is_entry & frame.has_parent)
+        callee[frame.parent[answers]] = service[answers]
+        return np.where(frame.is_call, callee, -1)
+
+    def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray) -> np.ndarray:
+        """Attempts that failed by the callee, so that to try again is no fault of the caller's.
+
+        The callee did not answer, or with an error, or was slow; without calling spans any error.
+        """
+        usual = self._durations
+        surplus = np.log(frame.duration_ms + TIME_FLOOR_MS) - usual.location[operation]
+        slow = surplus > SLOW_CALLEE * usual.scale[operation]
+        slow &= usual.is_settled(operation, SAMPLES_MIN, MINUTES_MIN)
+        by_callee = ~frame.is_answered | frame.has_erring_child | frame.is_parent_of(slow) | is_slow
+        return frame.is_error & (by_callee | ~frame.is_call)
 
     def _enter(self, minute_ms: int, frame: Frame) -> np.ndarray:
         """Enter the names of a frame; the operation's id of each span."""
@@ -204,28 +212,30 @@ class Baselines:
         services, operations = len(self.services), len(self.operations)
         self.services.see([part[0] for part in parts], minute_ms)
         self.operations.see(frame.operations, minute_ms)
-        self.samples = grown(self.samples, len(self.services))
-        self._load.resize(len(self.services) * TIME_CHANNELS)
+        self._resize(len(self.services), len(self.operations))
         if len(self.operations) > operations:
-            self._resize(len(self.operations))
             for i in range(operations, len(self.operations)):
                 name = self.operations.names[i]
                 self._service_of[i] = self.services.get(name.split(SEPARATOR)[0])
                 self._hash_of[i] = _hash(name)
         if len(self.operations) > operations or len(self.services) > services:
             # A peer that became known as a service answers from now on.
+            known = {name.rsplit("/", 1)[-1]: i for i, name in enumerate(self.services.names)}
             for i in np.flatnonzero(self._callee_of < 0):
-                peer = self.operations.names[i].split(SEPARATOR)[2:]
-                if peer:
-                    self._callee_of[i] = self.services.get(peer[0])
+                for peer in self.operations.names[i].split(SEPARATOR)[2:]:
+                    self._callee_of[i] = known.get(peer, known.get(_host(peer), -1))
         ids = np.array([self.operations.get(name) for name in frame.operations])
         return ids[frame.operation]
 
-    def _resize(self, rows: int) -> None:
+    def _resize(self, services: int, rows: int) -> None:
+        self.samples = grown(self.samples, services)
+        self.minutes = grown(self.minutes, services)
+        self._load.resize(services * TIME_CHANNELS)
         for name in ("roots", "_service_of", "_hash_of", "_calls", "_failures", "_rare"):
             setattr(self, name, grown(getattr(self, name), rows))
         self._callee_of = grown(self._callee_of, rows, -1)
         self._repeats = grown(self._repeats, rows * SHAPES)
+        self._slow = grown(self._slow, rows * SHAPES)
         self._times.resize(rows * SHAPES)
         self._durations.resize(rows)
 
@@ -239,7 +249,7 @@ class Baselines:
         surplus = log_time - self._times.location[profile]
         variance = self._times.scale[profile] ** 2
         # Young estimates are uncertain by themselves.
-        variance = variance * (1 + 4 / np.maximum(self._times.samples[profile], 1.0))
+        variance = variance * (1 + 4 / np.maximum(self._times.minutes[profile], 1.0))
         variance = variance + tolerance**2
         shift = SLOWDOWNS[:, None]
         each = (shift * surplus - shift**2 / 2) / variance  # (slowdowns, spans)
@@ -248,10 +258,22 @@ class Baselines:
         weight = np.where(weight > TAIL, TAIL + np.log1p(np.maximum(weight - TAIL, 0.0)), weight)
         return np.maximum(weight, RELIEF)
 
-    def _is_slow(self, operation: np.ndarray, duration_ms: np.ndarray) -> np.ndarray:
-        usual = self._durations
-        z = (np.log(duration_ms + TIME_FLOOR_MS) - usual.location[operation]) / usual.scale[operation]
-        return (z > SLOW_CALLEE) & (usual.samples[operation] >= SAMPLES_MIN)
+    def _tempered(self, profile: np.ndarray, weight: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """Evidence of time, where the operation is slow now and then by nature at most so much."""
+        slow = self._slow[profile, level] + SLOW_RATE * SLOW_CALLS * SLOW_DECAY ** (level - 1.0)
+        rate = slow / (self._slow[profile, 0] + SLOW_CALLS)
+        return np.where(level > 0, np.minimum(weight, np.log(TROUBLE_RATE / rate)), weight)
+
+    def _failure_weight(self, operation: np.ndarray) -> np.ndarray:
+        """Evidence of a failure, by how often the operation fails anyway."""
+        failures = self._failures[operation] + ERROR_RATE * ERROR_CALLS
+        return np.log(TROUBLE_RATE / failures * (self._calls[operation] + ERROR_CALLS))
+
+    def _repeat_rate(self, row: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+        """How often a call is made at least so many times."""
+        thought = REPEAT_RATE * REPEAT_DECAY ** (repeats - 2.0)
+        groups = self._repeats[row, repeats] + thought * REPEAT_CALLS
+        return groups / (self._repeats[row, 1] + REPEAT_CALLS)
 
     def _rare_structures(
         self, frame: Frame, operation: np.ndarray, structure: np.ndarray
@@ -272,16 +294,26 @@ class Baselines:
         seen = np.where(self._structures[at] == structure, self._structure_calls[at], 0.0)
         return seen / np.maximum(calls, 1.0)
 
-    def learn(self, minute_ms: int, frame: Frame, reading: Reading, weights: np.ndarray) -> None:
-        """Take in a minute. weights: (spans,) how far each may teach, 1 = fully."""
+    def learn(
+        self,
+        minute_ms: int,
+        frame: Frame,
+        reading: Reading,
+        times: np.ndarray,
+        events: np.ndarray,
+    ) -> None:
+        """Take in a minute. times, events: (spans,) how far each may teach how long things take,
+        and how often things happen; 1 = fully."""
         operation = reading.operation
         known = reading.is_known
         surplus = reading.raw_log_time - self._times.location[reading.profile]
         self._load.learn(reading.load_slot[known], surplus[known])
-        timed = np.where(reading.is_timed, weights, 0.0)
+        timed = np.where(reading.is_timed, times, 0.0)
         self._times.learn(reading.profile, reading.log_time, timed)
         self._durations.learn(operation, np.log(frame.duration_ms + TIME_FLOOR_MS), timed)
-        self.samples += np.bincount(reading.service, reading.is_timed, minlength=len(self.samples))
+        timed_spans = np.bincount(reading.service, reading.is_timed, minlength=len(self.samples))
+        self.samples += timed_spans
+        self.minutes += timed_spans > 0
         self.roots += np.bincount(operation[frame.root], minlength=len(self.roots))
         answered = np.flatnonzero(frame.is_answered & (reading.callee >= 0))
         self._callee_of[operation[answered]] = reading.callee[answered]
@@ -296,16 +328,22 @@ class Baselines:
             (self._calls, np.ones(frame.count, bool)),
         ):
             column *= fade
-            column += np.bincount(operation[chosen], weights[chosen], minlength=size)
+            column += np.bincount(operation[chosen], events[chosen], minlength=size)
+        self._slow *= fade
+        for least in range(len(SLOW_LEVELS) + 1):
+            of = known & (reading.slow_level >= least)
+            self._slow[:, least] += np.bincount(
+                reading.profile[of], times[of], minlength=len(self._slow)
+            )
         self._repeats *= fade
         groups = reading.groups
-        repeats = np.minimum(frame.repeats[groups], REPEATS_MAX)
+        repeats = _repeats(frame, groups)
         for least in range(1, REPEATS_MAX + 1):
             of = repeats >= least
             self._repeats[:, least] += np.bincount(
-                reading.repeat_row[of], weights[groups[of]], minlength=len(self._repeats)
+                reading.repeat_row[of], events[groups[of]], minlength=len(self._repeats)
             )
-        self._learn_structures(minute_ms, reading.structure, weights)
+        self._learn_structures(minute_ms, reading.structure, events)
 
     def _learn_structures(
         self, minute_ms: int, structure: np.ndarray, weights: np.ndarray
@@ -338,9 +376,18 @@ class Baselines:
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[kept])
         rows = (kept[:, None] * SHAPES + np.arange(SHAPES)).ravel()
-        self._repeats = self._repeats[rows]
+        self._repeats, self._slow = self._repeats[rows], self._slow[rows]
         self._times.keep(rows)
         self._durations.keep(kept)
+
+
+def _repeats(frame: Frame, groups: np.ndarray) -> np.ndarray:
+    return np.minimum(frame.repeats[groups], REPEATS_MAX)
+
+
+def _host(peer: str) -> str:
+    """The workload's name in an address such as cart.shop.svc.cluster.local:8080."""
+    return peer.split(":")[0].split(".")[0]
 
 
 # An odd factor, so that an operation as a child has another hash than as a parent.

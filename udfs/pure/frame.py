@@ -12,6 +12,7 @@ from udfs.pure.assemble import (
     IS_CALL,
     NS_PER_MS,
     OWN_ERROR,
+    SPAN,
     Trace,
 )
 
@@ -26,7 +27,7 @@ class Frame:
     def __init__(self, traces: Sequence[Trace]) -> None:
         lengths = np.array([len(trace.spans) for trace in traces])
         first = np.cumsum(lengths) - lengths  # row of each trace's first span
-        spans = np.concatenate([trace.spans for trace in traces])
+        spans = np.frombuffer(b"".join([trace.spans.tobytes() for trace in traces]), SPAN)
         self.traces = traces
         self.spans_of_trace = lengths
         self.count = len(spans)

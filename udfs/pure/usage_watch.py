@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from udfs.pure.baseline import Vocabulary, grown
+from udfs.pure.windows import MINUTE_MS
 
 DIMENSIONS = ("cpu", "memory", "io", "network")
 
@@ -35,12 +36,28 @@ TOLERANCE = 0.15
 
 # Residuals further out than this many scales don't teach more; over-using pods teach this little.
 CLIP = 2.5
-OVERUSE_WEIGHT = 0.02
+OVERUSE_WEIGHT = 0.1
+
+# What is peculiar to a pod is learnt over so many minutes, faster for a new one, as if it had been
+# seen for OFFSET_START.
+OFFSET_MINUTES, OFFSET_START = 90.0, 10.0
+
+# However much residuals resemble those of the minute before, something is new.
+INERTIA_MAX = 0.98
 
 # The filter: chances per minute that over-use begins and ends, and the most that one minute says.
 BEGINS, ENDS = 1 / 3000, 1 / 60
+CHANCE_MAX = 0.99
 POD_EVIDENCE = (-2.0, 3.0)
 SERVICE_EVIDENCE = (-3.0, 5.0)
+
+
+_POD_COLUMNS = (
+    "_pod_service", "_pod_chance", "_pod_offset", "_pod_minutes", "_pod_residual", "_pod_judged",
+)  # fmt: skip
+_SERVICE_COLUMNS = (
+    "_chance", "_gram", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples",
+)  # fmt: skip
 
 
 class UsageWatch:
@@ -49,26 +66,29 @@ class UsageWatch:
     def __init__(self) -> None:
         self.pods = Vocabulary()  # "service SEPARATOR pod"
         self._pod_service = np.zeros(0, np.int64)
-        self._pod_odds = np.zeros((0, len(DIMENSIONS)))  # chance of over-use
-        self._odds = np.zeros((0, len(DIMENSIONS)))  # of services
+        self._pod_chance = np.zeros((0, len(DIMENSIONS)))  # chance of over-use
+        # What a pod uses beyond the expectation of its service, and the minutes that tell it.
+        self._pod_offset = np.zeros((0, len(DIMENSIONS)))
+        self._pod_minutes = np.zeros((0, len(DIMENSIONS)))
+        self._pod_residual = np.zeros((0, len(DIMENSIONS)))  # of the last minute
+        self._pod_judged = np.zeros(0, np.int64)  # minute (ms) that was judged last
+        self._chance = np.zeros((0, len(DIMENSIONS)))  # of services
         self._gram = np.zeros((0, len(DIMENSIONS), FEATURES, FEATURES))
         self._product = np.zeros((0, len(DIMENSIONS), FEATURES))
         self._cost = np.zeros((0, len(DIMENSIONS), FEATURES))  # (base, per call of each operation)
         # Residual variance as a line over the expected work, and its equations.
         self._variance = np.zeros((0, len(DIMENSIONS), 2))
         self._moments = np.zeros((0, len(DIMENSIONS), 5))
+        # Sums of products of a pod's residuals in adjacent minutes, and of their squares.
+        self._inertia = np.zeros((0, len(DIMENSIONS), 2))
         self._samples = np.zeros((0, len(DIMENSIONS)))
         self._served: dict[str, float] = {}  # consumer -> calls that it served the minute before
         self._minutes = 0
 
     def resize(self, services: int) -> None:
         """Have at least ``services`` rows."""
-        for name in ("_odds", "_gram", "_product", "_cost", "_variance", "_moments", "_samples"):
+        for name in _SERVICE_COLUMNS:
             setattr(self, name, grown(getattr(self, name), services))
-
-    def is_ready(self) -> np.ndarray:
-        """Whether a service's usage can be judged in any dimension.  # (services,)"""
-        return (self._samples >= SAMPLES_MIN).any(axis=1)
 
     def step(
         self,
@@ -76,24 +96,24 @@ class UsageWatch:
         usage: Mapping[str, Mapping[str, float]],
         pod_service: Mapping[str, int],
         calls: Mapping[str, np.ndarray],
-    ) -> tuple[np.ndarray, dict[str, float]]:
+    ) -> dict[str, float]:
         """Judge a minute, then learn from it.
 
         usage: consumer -> dimension -> amount. pod_service: consumer -> service id. calls:
         consumer -> (FEATURES - 2,) calls it served by operation, and calls it made.
-        returns: the log odds of over-use, of whole services (services,) and by consumer (at least
-        those of the service).
+        returns: consumer -> log odds of over-use, the greater of its own and its service's.
         """
         names = sorted(usage)
         before = len(self.pods)
         self.pods.see(names, minute_ms)
-        self._pod_odds = grown(self._pod_odds, len(self.pods))
-        self._pod_service = grown(self._pod_service, len(self.pods))
+        for column in _POD_COLUMNS:
+            setattr(self, column, grown(getattr(self, column), len(self.pods)))
         for name in self.pods.names[before:]:
             self._pod_service[self.pods.get(name)] = pod_service[name]
 
-        self._pod_odds, self._odds = _transition(self._pod_odds), _transition(self._odds)
-        if names:
+        self._pod_chance, self._chance = _transition(self._pod_chance), _transition(self._chance)
+        # Without traces from now and before, what was asked of the pods isn't known.
+        if names and calls and self._served:
             pods = np.array([self.pods.get(name) for name in names])  # (pods,)
             services = self._pod_service[pods]
             features = np.zeros((len(names), FEATURES))
@@ -105,61 +125,83 @@ class UsageWatch:
             amounts = np.array(
                 [[usage[name].get(d, np.nan) for d in DIMENSIONS] for name in names]
             )  # (pods, dimensions)
-            self._judge_and_learn(pods, services, features, amounts)
+            self._judge_and_learn(minute_ms, pods, services, features, amounts)
         self._served = {name: float(counts[:-1].sum()) for name, counts in calls.items()}
         self._minutes += 1
         if self._minutes % SOLVE_MINUTES == 0:
             self._solve()
-        worst = _logit(self._odds.max(axis=1, initial=0.0))
-        by_pod = np.maximum(
-            _logit(self._pod_odds.max(axis=1, initial=0.0)), worst[self._pod_service]
+        chance = np.maximum(
+            self._pod_chance.max(axis=1, initial=0.0),
+            self._chance.max(axis=1, initial=0.0)[self._pod_service],
         )
-        return worst, dict(zip(self.pods.names, by_pod.tolist()))
+        return dict(zip(self.pods.names, _logit(chance).tolist()))
 
     def _judge_and_learn(
-        self, pods: np.ndarray, services: np.ndarray, features: np.ndarray, amounts: np.ndarray
+        self,
+        minute_ms: int,
+        pods: np.ndarray,
+        services: np.ndarray,
+        features: np.ndarray,
+        amounts: np.ndarray,
     ) -> None:
         measured = ~np.isnan(amounts)
         cost = self._cost[services]  # (pods, dimensions, FEATURES)
         work = np.einsum("pf,pdf->pd", features[:, 1:], cost[:, :, 1:])
-        residual = np.where(measured, amounts - cost[:, :, 0] - work, 0.0)
+        surplus = amounts - cost[:, :, 0] - work
+        residual = np.where(measured, surplus - self._pod_offset[pods], 0.0)
         line = self._variance[services]
         variance = line[:, :, 0] + line[:, :, 1] * work
         ready = measured & (self._samples[services] >= SAMPLES_MIN) & (variance > 0)
+        # After a gap little is known of what is peculiar to the pod by now.
+        gap = (minute_ms - self._pod_judged[pods]) / MINUTE_MS - 1
+        self._pod_minutes[pods] *= np.exp(-gap / OFFSET_START)[:, None]
+        minutes = self._pod_minutes[pods]
+        variance = variance * (1 + OFFSET_START / (minutes + 1))
 
         spread = np.where(ready, variance + (TOLERANCE * work) ** 2, 1.0)[:, :, None]
-        surplus = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
-        evidence = (residual[:, :, None] - surplus / 2) * surplus / spread
+        shift = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
+        evidence = (residual[:, :, None] - shift / 2) * shift / spread
         evidence = np.where(ready, np.logaddexp(*np.moveaxis(evidence, 2, 0)) - np.log(2), 0.0)
-        evidence = np.clip(evidence, *POD_EVIDENCE)
-        self._pod_odds[pods] = _weigh(self._pod_odds[pods], evidence)
-        whole = np.zeros_like(self._odds)
-        np.add.at(whole, services, evidence)
-        self._odds = _weigh(self._odds, np.clip(whole, *SERVICE_EVIDENCE))
+        # Where residuals stay as they are (a heap, a cache), the next minute says little anew.
+        product, square = np.moveaxis(self._inertia[services], 2, 0)
+        inertia = np.clip(product / np.maximum(square, 1e-300), 0.0, INERTIA_MAX)
+        evidence = np.clip(evidence * (1 - inertia) / (1 + inertia), *POD_EVIDENCE)
+        self._pod_chance[pods] = _weigh(self._pod_chance[pods], evidence)
+        # Consumers come in the order of their names: those of a service stand together.
+        first = np.flatnonzero(np.r_[True, services[1:] != services[:-1]])
+        seen = services[first]
+        whole = np.add.reduceat(evidence, first)
+        self._chance[seen] = _weigh(self._chance[seen], np.clip(whole, *SERVICE_EVIDENCE))
 
-        scale = np.sqrt(np.where(ready, variance, np.inf))
+        scale = np.sqrt(np.where(ready, variance, 1e300))
         outlying = np.maximum(np.abs(residual) / (CLIP * scale), 1.0)
-        chance = np.maximum(self._pod_odds[pods], self._odds[services])
+        chance = np.maximum(self._pod_chance[pods], self._chance[services])
         weight = np.where(measured, 1 / outlying, 0.0)
         weight = np.where(chance > 0.5, weight * OVERUSE_WEIGHT, weight)
+        gain = weight * np.maximum(1 / OFFSET_MINUTES, 1 / (minutes + OFFSET_START))
+        clipped = np.where(ready, np.clip(residual, -CLIP * scale, CLIP * scale), 0.0)
+        self._pod_offset[pods] += gain * clipped
+        self._pod_minutes[pods] = minutes + ready
+        before = np.where((gap < 1)[:, None], self._pod_residual[pods], 0.0)
+        self._pod_residual[pods] = clipped
+        self._pod_judged[pods] = minute_ms
+        pairs = np.stack([weight * clipped * before, weight * before**2], axis=2)
 
-        seen = np.unique(services)
-        for column in (self._gram, self._product, self._moments, self._samples):
-            column[seen] *= 1 - 1 / MEMORY_MINUTES
         amounts = np.where(measured, amounts, 0.0)
-        outer = np.einsum("pf,pg->pfg", features, features)
-        np.add.at(self._gram, services, weight[:, :, None, None] * outer[:, None])
-        np.add.at(
-            self._product, services, (weight * amounts)[:, :, None] * features[:, None, :]
-        )
-        np.add.at(self._samples, services, weight)
         # The residual's square over (1, work), once there is an expectation to take it from.
-        settled = np.where(self._cost[services].any(axis=2), weight, 0.0)
+        settled = np.where(cost.any(axis=2), weight, 0.0)[:, :, None]
         square = np.where(ready, np.minimum(residual**2, CLIP**2 * variance), residual**2)
-        columns = (np.ones_like(work), work, work * work, square, square * work)
-        np.add.at(
-            self._moments, services, np.stack([settled * column for column in columns], axis=2)
-        )
+        moments = np.stack([np.ones_like(work), work, work * work, square, square * work], axis=2)
+        outer = features[:, None, :, None] * features[:, None, None, :]
+        for column, sample in (
+            (self._gram, weight[:, :, None, None] * outer),
+            (self._product, (weight * amounts)[:, :, None] * features[:, None, :]),
+            (self._moments, settled * moments),
+            (self._inertia, pairs),
+            (self._samples, weight),
+        ):
+            column[seen] *= 1 - 1 / MEMORY_MINUTES
+            column[seen] += np.add.reduceat(sample, first)
 
     def _solve(self) -> None:
         """Costs per call (never negative) and the line of variances, from the equations."""
@@ -187,7 +229,8 @@ class UsageWatch:
         kept = np.flatnonzero(self.pods.last_seen >= before_ms)
         if len(kept) < len(self.pods):
             self.pods.keep(kept)
-            self._pod_service, self._pod_odds = self._pod_service[kept], self._pod_odds[kept]
+            for column in _POD_COLUMNS:
+                setattr(self, column, getattr(self, column)[kept])
 
 
 def _transition(chance: np.ndarray) -> np.ndarray:
@@ -195,9 +238,9 @@ def _transition(chance: np.ndarray) -> np.ndarray:
 
 
 def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Bayes: the chance after evidence, a log likelihood ratio."""
+    """Bayes: the chance after evidence, a log likelihood ratio; never so sure that it can't turn."""
     likelihood = chance * np.exp(evidence)
-    return likelihood / (likelihood + 1 - chance)
+    return np.minimum(likelihood / (likelihood + 1 - chance), CHANCE_MAX)
 
 
 def _logit(chance: np.ndarray) -> np.ndarray:

@@ -9,21 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import config, tables
-from jobs.anomaly_cost import run
-
 Tables = dict[str, pa.Table]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "minicluster" in item.path.parts:
+        if {"minicluster", "e2e"} & set(item.path.parts):
             item.add_marker(pytest.mark.minicluster)
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Callable[..., Tables]:
     """Run the job over a directory; returns its tables. ``settings`` are ``--set`` pairs."""
+    # Here, so that tests that need no engine don't wait for its import.
+    from jobs import config, tables
+    from jobs.anomaly_cost import run
+
     runs = iter(range(100))
 
     def run_job(source: Path, *settings: str) -> Tables:

@@ -1,0 +1,120 @@
+"""From the simulator to the ranking: whole worlds through the real job."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections import defaultdict
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from tests.reshuffle import reshuffle
+
+# Six hours of eight services: some 2,000 traces, a few of each kind of fault.
+WORLD = ("--services", "8", "--days", "0.25", "--requests-per-day", "8000")
+
+
+def simulate(target: Path, seed: int, billing: str) -> Path:
+    """A small world of ``seed``."""
+    command = [sys.executable, "-m", "simulator", "--output", str(target), "--seed", str(seed)]
+    subprocess.run([*command, "--billing", billing, *WORLD], check=True, timeout=120)
+    return target
+
+
+def _unconserved(tables: dict[str, pa.Table], world: Path) -> list[tuple]:
+    """(resource, hour) of which allocations and charges differ in any decimal; what has no resource by day."""
+    allocations = tables["cost_allocations"]  # noqa: F841 (read by duckdb)
+    return duckdb.sql(
+        f"""
+        with charged as (
+            select
+                coalesce(nullif(ResourceId, ''), '__no_resource__') as resource_id,
+                date_trunc(if(ResourceId = '' or ResourceId is null, 'day', 'hour'),
+                    ChargePeriodStart::timestamptz) as since,
+                sum(EffectiveCost::decimal(28, 12)) as cost
+            from read_csv('{world}/billing/*.csv', all_varchar = true)
+            group by all
+        ),
+        allocated as (
+            select
+                resource_id,
+                date_trunc(if(resource_id = '__no_resource__', 'day', 'hour'), window_start) as since,
+                sum(allocated_cost) as cost
+            from allocations
+            group by all
+        )
+        select resource_id, since, charged.cost, allocated.cost
+        from charged full join allocated using (resource_id, since)
+        where charged.cost is distinct from allocated.cost
+        union all
+        select resource_id, window_start, any_value(resource_cost), sum(allocated_cost)
+        from allocations
+        group by resource_id, window_start, dimension, billing_currency
+        having any_value(resource_cost) <> sum(allocated_cost)
+        """
+    ).fetchall()
+
+
+@pytest.mark.parametrize("billing", ["metered", "machine", "mixed"])
+def test_allocations_are_the_bill_and_the_ranking_names_faults(
+    job, tmp_path: Path, billing: str
+) -> None:
+    world = simulate(tmp_path / "world", 21, billing)
+    tables = job(world)
+
+    assert _unconserved(tables, world) == []
+    assert tables["rejected_records"].num_rows == 0
+    truth = duckdb.sql(f"select * from '{world}/truth/traces.parquet'").to_arrow_table()
+    verdicts = tables["trace_verdicts"]  # noqa: F841 (read by duckdb)
+    (traces, true, flagged, both), = duckdb.sql(
+        """
+        select count(*), count_if(truth.is_anomalous), count_if(verdicts.is_anomalous),
+            count_if(truth.is_anomalous and verdicts.is_anomalous)
+        from truth join verdicts using (trace_id)
+        """
+    ).fetchall()
+    assert traces == truth.num_rows
+    assert both / flagged > 0.6 and both / true > 0.6, (true, flagged, both)
+
+
+def test_each_ranked_row_can_be_recomputed_from_its_explanation(job, tmp_path: Path) -> None:
+    tables = job(simulate(tmp_path / "world", 22, "mixed"))
+    ranked = tables["ranked_anomalies"].to_pylist()
+    assert ranked
+    by_window = defaultdict(list)
+    for row in ranked:
+        told = json.loads(row["explanation"], parse_float=str)
+        cost = sum((Decimal(e["x_AllocatedCost"]) for e in told["Elements"]), Decimal(0))
+        assert cost == row["attributed_cost"]
+        for element in told["Elements"]:
+            if element["x_CostStatus"] != "provisional":
+                charges = sum(Decimal(c["cost_in_window"]) for c in element["x_Charges"])
+                assert charges == Decimal(element["x_ResourceCost"])
+            share = Decimal(element["UsageQuantity"]) / Decimal(element["x_TotalUsage"])
+            error = abs(Decimal(element["x_ResourceCost"]) * share - Decimal(element["x_AllocatedCost"]))
+            assert error < Decimal("1e-12"), element
+        alpha = float(told["x_MeanTraceScore"]) * math.log2(1 + int(told["x_AnomalousTraces"]))
+        assert row["anomaly_score"] == pytest.approx(alpha, rel=1e-12)
+        score = alpha * math.log1p(float(cost))
+        assert row["cost_weighted_score"] == pytest.approx(score, rel=1e-12)
+        by_window[row["window_start"], row["billing_currency"]].append(row)
+    for rows in by_window.values():
+        in_order = sorted(rows, key=lambda row: row["rank"])
+        assert [row["rank"] for row in in_order] == list(range(1, len(rows) + 1))
+        scores = [row["cost_weighted_score"] for row in in_order]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_other_files_and_parallelism_give_the_same_tables(job, tmp_path: Path) -> None:
+    world = simulate(tmp_path / "world", 23, "mixed")
+    reshuffle(world, tmp_path / "reshuffled")
+    reference = job(world, "parallelism.default=1")
+    reshuffled = job(tmp_path / "reshuffled", "parallelism.default=2")
+    for name in ("ranked_anomalies", "trace_verdicts", "cost_allocations", "charge_anomalies"):
+        assert reshuffled[name].equals(reference[name]), name
