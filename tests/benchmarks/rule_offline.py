@@ -14,11 +14,12 @@ import gzip
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+import orjson
 import pyarrow.parquet as pq
 
 from udfs.pure.assemble import assemble
@@ -28,7 +29,7 @@ from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans
 
 Minutes = dict[int, list[bytes]]
 Usage = dict[int, dict[tuple[str, str], dict[str, float]]]
-TRUTH_SHARE_TOP = (1, 3)
+TOPS = (1, 3)
 
 
 def lines(folder: Path) -> Iterator[bytes]:
@@ -40,8 +41,6 @@ def lines(folder: Path) -> Iterator[bytes]:
 
 def collect_traces(directory: Path) -> tuple[dict[str, list[bytes]], dict[str, set[str]]]:
     """Fragments by trace id, and the services that claim a pod."""
-    import orjson
-
     fragments: dict[str, list[bytes]] = defaultdict(list)
     owners: dict[str, set[str]] = defaultdict(set)
     for line in lines(directory / "traces"):
@@ -67,7 +66,7 @@ def assemble_all(fragments: Mapping[str, list[bytes]]) -> Minutes:
 
 
 def meter_all(directory: Path, owners: Mapping[str, set[str]]) -> Usage:
-    """Usage by minute and consumer; a consumer without a service of its own is who its spans say."""
+    """Usage by minute and consumer, whose service is its own word, else that of its spans."""
     consumers: dict[str, list[bytes]] = defaultdict(list)
     for line in lines(directory / "metrics"):
         for consumer, fragment in collect_metrics(line)[0].items():
@@ -124,34 +123,44 @@ def against_truth(verdicts: list[dict], truth: Path) -> None:
         f"  normal flagged {_share(false, len(verdicts) - true)}"
         f"  right culprit {_share(sum(right.values()), found)}"
     )
-    faults = _culprits(verdicts, truth)
-    for top in TRUTH_SHARE_TOP:
-        ranks = [rank for rank, _ in faults]
-        print(f"  AC@{top} {_share(sum(r <= top for r in ranks), len(ranks))}", end="")
-    print(f"  over {len(faults)} faults")
+    print(f"  traces by fault kind: {', '.join(f'{k} {n}' for k, n in sorted(wholes.items()))}")
+    faults = pq.read_table(truth / "faults.parquet").to_pylist()
+    of_time = _places(verdicts, faults, _in_time)
+    fault_of = {trace_id: label["fault_id"] for trace_id, label in labels.items()}
+    of_own = _places(verdicts, faults, lambda v, f: fault_of[v["trace_id"]] == f["fault_id"])
+    _print_places("of all in a fault's time", of_time)
+    _print_places("of a fault's own traces ", of_own)
     for kind in sorted(wholes):
-        of_kind = [rank for rank, fault in faults if fault["anomaly_kind"] == kind]
+        of_kind = [place for place, f in zip(of_own, faults) if f["anomaly_kind"] == kind]
         print(
             f"  {kind:<20} recall {_share(hits[kind], wholes[kind])}"
             f"  right culprit {_share(right[kind], hits[kind])}"
-            f"  AC@1 {_share(sum(r <= 1 for r in of_kind), len(of_kind))} of {len(of_kind)}"
+            f"  AC@1 of own {_share(sum(p <= 1 for p in of_kind), len(of_kind))} of {len(of_kind)}"
         )
 
 
-def _culprits(verdicts: list[dict], truth: Path) -> list[tuple[float, dict]]:
-    """(place of the true culprit among those of the fault's time, fault)"""
-    ranks = []
-    for fault in pq.read_table(truth / "faults.parquet").to_pylist():
-        start, end = (fault[name].timestamp() * 1000 for name in ("start_time", "end_time"))
-        counts: Counter[str] = Counter(
-            verdict["culprit_service_name"]
-            for verdict in verdicts
-            if verdict["is_anomalous"] and start <= verdict["start_time"] < end
-        )
+def _in_time(verdict: dict, fault: dict) -> bool:
+    start, end = (fault[name].timestamp() * 1000 for name in ("start_time", "end_time"))
+    return start <= verdict["start_time"] < end
+
+
+def _places(
+    verdicts: list[dict], faults: list[dict], belongs: Callable[[dict, dict], bool]
+) -> list[float]:
+    """Place of each fault's service among the culprits of its anomalous traces."""
+    anomalous = [verdict for verdict in verdicts if verdict["is_anomalous"]]
+    places = []
+    for fault in faults:
+        counts = Counter(v["culprit_service_name"] for v in anomalous if belongs(v, fault))
         names = sorted(counts, key=lambda name: (-counts[name], name))
         own = fault["otel_service_name"]
-        ranks.append((names.index(own) + 1 if own in counts else float("inf"), fault))
-    return ranks
+        places.append(names.index(own) + 1 if own in counts else float("inf"))
+    return places
+
+
+def _print_places(whose: str, places: list[float]) -> None:
+    shares = (f"AC@{top} {_share(sum(p <= top for p in places), len(places))}" for top in TOPS)
+    print(f"  culprits {whose}: {'  '.join(shares)}  over {len(places)} faults")
 
 
 def against_weak_labels(verdicts: list[dict], truth: Path) -> None:
@@ -173,28 +182,33 @@ def against_weak_labels(verdicts: list[dict], truth: Path) -> None:
     for label, found in sorted(flagged.items()):
         print(f"  {label:<9} flagged {_share(sum(found), len(found))} of {len(found)}")
     warming = sum(verdict["verdict_state"] == "warming" for verdict in verdicts)
-    print(f"  warming {_share(warming, len(verdicts))}  right culprit of the positive flagged"
-          f" {_share(sum(named), len(named))}")  # fmt: skip
-    faults = _culprits(verdicts, truth)
-    for top in TRUTH_SHARE_TOP:
-        print(f"  AC@{top} {_share(sum(r <= top for r, _ in faults), len(faults))}", end="")
-    print(f"  over {len(faults)} faults")
-    for rank, fault in faults:
-        print(f"    {fault['anomaly_kind']:<18} {fault['otel_service_name']:<24} place {rank}"
-              f"  {dict(by_fault[fault['fault_id']])}")  # fmt: skip
+    print(
+        f"  warming {_share(warming, len(verdicts))}"
+        f"  right culprit of the positive flagged {_share(sum(named), len(named))}"
+    )
+    faults = pq.read_table(truth / "faults.parquet").to_pylist()
+    places = _places(verdicts, faults, _in_time)
+    _print_places("of all in a fault's time", places)
+    for place, fault in zip(places, faults):
+        counts = by_fault[fault["fault_id"]]
+        print(
+            f"    {fault['anomaly_kind']:<18} {fault['otel_service_name']:<28} place {place:>3}"
+            f"  traces {counts['traces']:>4}  flagged {counts['flagged']:>4}"
+            f"  right {counts['right']:>4}"
+        )
 
 
 def report(directory: Path) -> None:
     """Run all stages over ``directory`` and print what they took and what they found."""
-    clock = [time.perf_counter()]
+    clock = [time.process_time()]
     fragments, owners = collect_traces(directory)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     minutes = assemble_all(fragments)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     usage = meter_all(directory, owners)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     results = detect_all(minutes, usage)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
 
     verdicts = [verdict for result in results for verdict in result.verdicts]
     verdicts.sort(key=itemgetter("start_time", "trace_id"))
@@ -202,7 +216,7 @@ def report(directory: Path) -> None:
     took = [after - before for before, after in zip(clock, clock[1:])]
     print(f"{directory}: {len(verdicts):,} traces, {spans:,} spans, {len(results):,} minutes")
     for stage, seconds in zip(("collect", "assemble", "meter", "detect"), took):
-        print(f"  {stage:<9}{seconds:6.1f} s  {spans / seconds:10,.0f} spans/s")
+        print(f"  {stage:<9}{seconds:6.1f} CPU s  {spans / seconds:10,.0f} spans/s")
     truth = directory / "truth"
     if (truth / "traces.parquet").is_file():
         against_truth(verdicts, truth)

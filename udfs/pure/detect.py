@@ -4,25 +4,23 @@ Grain: one minute of event time in, one verdict per trace out. Each minute is co
 earlier minutes gave and then learnt from; the result depends on the set of traces alone.
 
 Per trace and service that may be to blame there are the channels of ``evidence`` and, of the pods
-that it ran on, ``usage_watch``. The prior of a channel is the recent share of affected traces
-among those that touch the service, taken from earlier minutes and this one: evidence too weak for
-a lone trace counts in the midst of an episode. A trace's score is the best of its log odds plus
-THRESHOLD, the log odds against an anomaly in quiet times, and never below 0.
+that it ran on, ``usage_watch``. ``context`` gives the prior of each channel, from earlier minutes
+and this one. A trace's score is the best of its log odds plus THRESHOLD, the log odds against an
+anomaly in quiet times, and never below 0; it is anomalous above THRESHOLD, at even odds.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, unpack
-from udfs.pure.baseline import grown
-from udfs.pure.evidence import CHANNELS, GAP, Baselines, Evidence, Reading
+from udfs.pure.context import THRESHOLD, Context
+from udfs.pure.evidence import CHANNELS, REPEAT, TIME_CHANNELS, Baselines, Evidence, Reading
 from udfs.pure.frame import Frame
 from udfs.pure.usage_watch import FEATURES, OPERATIONS, UsageWatch
 from udfs.pure.windows import HOUR_MS
@@ -30,7 +28,6 @@ from udfs.pure.windows import HOUR_MS
 Row = dict[str, Any]
 
 # The kind of anomaly of each channel of evidence; over-use comes after them.
-USAGE = CHANNELS
 KINDS = (
     "latency_spike",  # own
     "latency_spike",  # leaf
@@ -40,21 +37,8 @@ KINDS = (
     "structure_change",
     "resource_overuse",
 )
-TIME_CHANNELS = GAP + 1  # the first ones
 
 WARMING, READY = "warming", "ready"
-
-# Chance that a trace which touches a service is anomalous by one channel, in quiet times.
-PRIOR = 1e-3
-THRESHOLD = math.log((1 - PRIOR) / PRIOR)
-# A service is well, or in a state in which this share of the traces that touch it is affected.
-SHARES = np.array([PRIOR, 0.2, 0.9])
-# Chances per minute that such a state begins and ends.
-BEGINS, ENDS = 1 / 4000, 1 / 40
-# What each trace has to say for a state before it counts, so that slight shifts never add up; and
-# the most that one minute says.
-MARGIN = 0.1
-MINUTE_EVIDENCE = 4.0
 
 # Spans of one trace and service count as independent witnesses up to this number.
 SPANS_TOGETHER = 3.0
@@ -84,6 +68,17 @@ class MinuteResult:
     service_traces: dict[str, int] = field(default_factory=dict)
 
 
+class _Cells(NamedTuple):
+    """Every (trace, service) that touch each other, or where one is blamed for the other."""
+
+    trace: np.ndarray  # (cells,) ascending
+    service: np.ndarray  # (cells,)
+    odds: np.ndarray  # (cells, channels and over-use) log odds of an anomaly
+    strongest: np.ndarray  # (cells, channels and over-use) the row that says most, or -1
+    touched: np.ndarray  # (spans,) the cell of each span
+    first_of_trace: np.ndarray  # (traces,)
+
+
 class RuleDetector:
     """The streaming rule; all of its state, picklable."""
 
@@ -94,7 +89,7 @@ class RuleDetector:
         self._usage = UsageWatch()
         self._slot_of: dict[str, int] = {}  # entry operation -> its place among its service's
         self._slots_taken: Counter[str] = Counter()
-        self._states = np.zeros((0, CHANNELS, len(SHARES)))  # (services, ...) chance of each state
+        self._context = Context(CHANNELS)  # of services
         self._minutes = 0
 
     def step(
@@ -119,6 +114,8 @@ class RuleDetector:
         if self._minutes % TIDY_MINUTES == 0:
             self._baselines.forget(minute_ms - FORGET_MS)
             self._usage.forget(minute_ms - FORGET_MS)
+            known = self._baselines.operations
+            self._slot_of = {k: slot for k, slot in self._slot_of.items() if known.get(k) >= 0}
         return result
 
     def _watch(
@@ -166,84 +163,108 @@ class RuleDetector:
     def _judge(
         self, minute_ms: int, frame: Frame, reading: Reading, overuse: Mapping[str, float]
     ) -> MinuteResult:
-        services = len(self._baselines.services)
-        known = len(self._states)
-        self._states = grown(self._states, services)
-        self._states[known:, :, 0] = 1.0
-        evidence = reading.evidence
         is_warming = self._is_warming(frame, reading)
+        cells = self._cells(frame, reading, overuse, is_warming)
+        self._learn(minute_ms, frame, reading, cells, is_warming)
 
-        # A cell is a (trace, service) with all channels.
-        touched = frame.trace * services + reading.service
-        blamed = frame.trace[evidence.row] * services + evidence.service
-        cells, index = np.unique(np.concatenate([touched, blamed]), return_inverse=True)
-        cell_trace, cell_service = np.divmod(cells, services)
-        touched, blamed = index[: frame.count], index[frame.count :]
-        weights, strongest = _by_cell(evidence, blamed, len(cells))
-
-        odds = np.empty((len(cells), CHANNELS + 1))
-        odds[:, :CHANNELS] = self._posterior(weights, cell_service, is_warming[cell_trace])
-        pod_odds = np.array([overuse.get(name, -np.inf) for name in frame.pods])[frame.pod]
-        odds[:, USAGE] = -np.inf
-        np.maximum.at(odds[:, USAGE], touched, pod_odds)
-
-        worst = odds[:, :CHANNELS].max(axis=1)[touched]
-        worst[is_warming[frame.trace]] = -np.inf
-        self._baselines.learn(
-            minute_ms,
-            frame,
-            reading,
-            times=np.where(self._is_silent(worst, reading.service), ANOMALOUS_WEIGHT, 1.0),
-            events=np.maximum(1 / (1 + np.exp(worst)), ANOMALOUS_WEIGHT),
-        )
-
-        # Per trace: the cells in order of trace, so that a trace's are a slice.
-        first = np.searchsorted(cell_trace, np.arange(len(frame.traces)))
-        best = np.maximum.reduceat(odds.max(axis=1), first)
-        score = np.maximum(best + THRESHOLD, 0.0)
+        names = self._baselines.services.names
+        best = np.maximum.reduceat(cells.odds.max(axis=1), cells.first_of_trace)
+        is_anomalous = (best > 0) & ~is_warming
+        last_of_trace = np.r_[cells.first_of_trace[1:], len(cells.trace)]
         result = MinuteResult()
         affected: list[list[str]] = []
-        last = np.r_[first[1:], len(cells)]
         for t, trace in enumerate(frame.traces):
-            is_anomalous = bool(best[t] > 0) and not is_warming[t]
             root = frame.operations[frame.operation[frame.root[t]]].split(SEPARATOR)
-            verdict: Row = {
+            culprit = operation = kind = None
+            if is_anomalous[t]:
+                own = slice(cells.first_of_trace[t], last_of_trace[t])
+                cell, channel = _culprit(cells.odds[own], cells.strongest[own], frame.depth)
+                row = cells.strongest[own][cell, channel]
+                culprit = names[cells.service[own][cell]]
+                operation = self._operation_of(frame, reading, row, culprit)
+                kind = KINDS[channel]
+                affected.append(_on_way(frame, row))
+            result.verdicts.append({
                 "trace_id": trace.trace_id,
                 "start_time": trace.start_ns // NS_PER_MS,
                 "root_service_name": root[0],
                 "root_operation": root[1],
                 "span_count": len(trace.spans),
-                "anomaly_score": float(score[t]),
+                "anomaly_score": max(float(best[t]) + THRESHOLD, 0.0),
                 "threshold": THRESHOLD,
-                "is_anomalous": is_anomalous,
-                "culprit_service_name": None,
-                "culprit_operation": None,
-                "anomaly_kind": None,
+                "is_anomalous": bool(is_anomalous[t]),
+                "culprit_service_name": culprit,
+                "culprit_operation": operation,
+                "anomaly_kind": kind,
                 "model_version": self.MODEL_VERSION,
                 "verdict_state": WARMING if is_warming[t] else READY,
-            }
-            result.verdicts.append(verdict)
-            if is_anomalous:
-                own = slice(first[t], last[t])
-                cell, channel = _culprit(odds[own], strongest[own], frame.depth)
-                cell += first[t]
-                row = strongest[cell, channel] if channel != USAGE else -1
-                if row < 0:
-                    row = np.flatnonzero(touched == cell)[0]
-                culprit = self._baselines.services.names[cell_service[cell]]
-                verdict["culprit_service_name"] = culprit
-                verdict["culprit_operation"] = self._operation_of(frame, reading, row, culprit)
-                verdict["anomaly_kind"] = KINDS[channel]
-                affected.append(_on_way(frame, row))
+            })
         result.incidents = _incidents(result.verdicts, affected)
-        seen = np.unique(touched)
-        counts = np.bincount(cell_service[seen], minlength=services)
-        names = self._baselines.services.names
+        counts = np.bincount(cells.service)
         result.service_traces = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
         return result
 
+    def _cells(
+        self,
+        frame: Frame,
+        reading: Reading,
+        overuse: Mapping[str, float],
+        is_warming: np.ndarray,
+    ) -> _Cells:
+        """Every (trace, service) with its log odds, the context brought up to this minute."""
+        services = len(self._baselines.services)
+        evidence = reading.evidence
+        touched = frame.trace * services + reading.service
+        blamed = frame.trace[evidence.row] * services + evidence.service
+        keys, first, index = np.unique(
+            np.concatenate([touched, blamed]), return_index=True, return_inverse=True
+        )
+        trace, service = np.divmod(keys, services)
+        touched, blamed = index[: frame.count], index[frame.count :]
+        weights, strongest = _by_cell(evidence, blamed, len(keys))
+
+        self._context.resize(services)
+        settled = ~is_warming[trace]
+        told = weights[settled]
+        told[:, REPEAT] = -np.inf  # loops have a context of their own, by operation
+        self._context.step(service[settled], told)
+
+        used = np.full(len(keys), -np.inf)
+        by_pod = np.array([overuse.get(name, -np.inf) for name in frame.pods])
+        np.maximum.at(used, touched, by_pod[frame.pod])
+        odds = np.column_stack([weights + self._context.log_odds()[service], used])
+        # Over-use is in no span in particular: it stands at the first one of its service.
+        strongest = np.column_stack([strongest, np.where(first < frame.count, first, -1)])
+        first_of_trace = np.searchsorted(trace, np.arange(len(frame.traces)))
+        return _Cells(trace, service, odds, strongest, touched, first_of_trace)
+
+    def _learn(
+        self,
+        minute_ms: int,
+        frame: Frame,
+        reading: Reading,
+        cells: _Cells,
+        is_warming: np.ndarray,
+    ) -> None:
+        """Let the baselines learn from the minute, less from what seems affected.
+
+        A lone outlier's time teaches like all: the baselines bound its influence, and have to know
+        how often it happens. In the midst of trouble the affected traces don't, and where it is
+        wholesale those that seem unaffected don't either, being only the lucky end.
+        """
+        odds = cells.odds[:, :CHANNELS].max(axis=1)[cells.touched]  # (spans,)
+        states = self._context.states[reading.service]  # (spans, channels, states)
+        is_ill = states[:, :, 0].min(axis=1) < 0.5
+        is_wholesale = states[:, :, -1].max(axis=1) > 0.5
+        is_silent = is_ill & (odds > 0) | is_wholesale
+        times = np.where(is_silent, ANOMALOUS_WEIGHT, 1.0)
+        events = np.maximum(1 / (1 + np.exp(odds)), ANOMALOUS_WEIGHT)
+        warming = is_warming[frame.trace]
+        times[warming] = events[warming] = 1.0
+        self._baselines.learn(minute_ms, frame, reading, times, events)
+
     def _is_warming(self, frame: Frame, reading: Reading) -> np.ndarray:
-        """Whether a trace's root operation or one of its services is not known well.  # (traces,)"""
+        """Whether a trace's root operation or a service of it is not known well.  # (traces,)"""
         baselines = self._baselines
         known = (baselines.samples >= SERVICE_SPANS_MIN) & (
             baselines.minutes >= SERVICE_MINUTES_MIN
@@ -251,45 +272,6 @@ class RuleDetector:
         young = ~known[reading.service]
         warming = np.bincount(frame.trace, young, minlength=len(frame.traces)) > 0
         return warming | (baselines.roots[reading.operation[frame.root]] < ROOT_TRACES_MIN)
-
-    def _posterior(
-        self, weights: np.ndarray, service: np.ndarray, is_warming: np.ndarray
-    ) -> np.ndarray:
-        """Log odds per cell and channel, under what state its service seems to be in by now.
-
-        A forward filter over minutes: each service and channel is in one of the states of SHARES.
-        """
-        states = self._states  # (services, channels, states)
-        ill = states[:, :, 1:].sum(axis=2, keepdims=True)
-        states = np.concatenate(
-            [
-                states[:, :, :1] * (1 - BEGINS) + ill * ENDS,
-                states[:, :, 1:] * (1 - ENDS) + states[:, :, :1] * BEGINS / (len(SHARES) - 1),
-            ],
-            axis=2,
-        )
-        ratio = np.exp(weights[~is_warming])[:, :, None]  # (cells, channels, 1)
-        says = np.log(1 - SHARES + SHARES * ratio)
-        says = says - says[:, :, :1]
-        says[:, :, 1:] -= MARGIN
-        evidence = np.zeros_like(states)
-        np.add.at(evidence, service[~is_warming], says)
-        states = states * np.exp(np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_EVIDENCE))
-        self._states = states / states.sum(axis=2, keepdims=True)
-        share = (self._states @ SHARES)[service]  # (cells, channels)
-        return weights + np.log(share / (1 - share))
-
-    def _is_silent(self, odds: np.ndarray, service: np.ndarray) -> np.ndarray:
-        """Whether each span's time should hardly teach. odds: of its cell.
-
-        A lone outlier teaches like all: the baselines bound its influence, and have to know how
-        often it happens. In the midst of trouble the affected traces don't, and where it is
-        wholesale those that seem unaffected don't either, being only the lucky end.
-        """
-        states = self._states[service]  # (spans, channels, states)
-        is_ill = states[:, :, 0].min(axis=1) < 0.5
-        is_wholesale = states[:, :, -1].max(axis=1) > 0.5
-        return (odds > -np.inf) & (is_ill & (odds > 0) | is_wholesale)
 
     def _operation_of(self, frame: Frame, reading: Reading, row: int, culprit: str) -> str:
         """The culprit's operation: the span's own, or the callee's of a call."""

@@ -7,7 +7,7 @@ against one service:
     leaf       duration of a call that nobody answers with a span (databases, dead callees)
     gap        time between a call and its callee's span: network, accept queue, broker
     failure    an own error, against the operation's own error rate
-    repeat     a call repeated more often than usual, unless each repetition had failed by the callee
+    repeat     a call repeated more often than usual, unless the callee had failed before
     structure  a set of children that the operation hardly ever has
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.baseline import Profiles, Vocabulary, grown
+from udfs.pure.context import THRESHOLD, Context
 from udfs.pure.frame import Frame
 from udfs.pure.load import Load
 
@@ -50,7 +51,7 @@ CALLS_MIN = 60.0
 
 # Chance of an error, or of repetitions, in a service that is in trouble with them.
 TROUBLE_RATE = 0.5
-# An operation that showed none so far is thought to have this rate, with the weight of so many calls.
+# What an operation's rate is thought to be, as if so many calls had told it.
 ERROR_RATE, ERROR_CALLS = 5e-4, 200.0
 # Of slow calls, for evidence beyond the first of SLOW_LEVELS; beyond the next it is thought rarer.
 SLOW_LEVELS = np.array([3.0, 6.0])
@@ -113,12 +114,15 @@ class Baselines:
         self._hash_of = np.zeros(0, np.uint64)  # (operations,)
         self._times = Profiles(SCALE_START, SCALE_FLOOR)  # (operations * SHAPES,)
         self._durations = Profiles(SCALE_START, SCALE_FLOOR)  # (operations,)
-        self._slow = np.zeros((0, len(SLOW_LEVELS) + 1))  # (operations * SHAPES,) calls beyond each level
+        # (operations * SHAPES, ...) calls beyond each level of SLOW_LEVELS, all calls first
+        self._slow = np.zeros((0, len(SLOW_LEVELS) + 1))
         self._load = Load()
         self._calls = np.zeros(0)  # (operations,)
         self._failures = np.zeros(0)
         self._rare = np.zeros(0)  # calls with a rare set of children
-        self._repeats = np.zeros((0, REPEATS_MAX + 1))  # (operations * SHAPES,) groups of >= n calls
+        # (operations * SHAPES, ...) groups of at least n sibling calls; index 0 is not used
+        self._repeats = np.zeros((0, REPEATS_MAX + 1))
+        self._loops = Context(channels=1)  # of operations
         self._structures = np.zeros(0, np.uint64)  # sorted
         self._structure_calls = np.zeros(0)
         self._structure_seen = np.zeros(0, np.int64)
@@ -162,6 +166,11 @@ class Baselines:
         unexcused = np.bincount(group_of, ~excused[frame.has_parent], minlength=len(groups))
         rate = self._repeat_rate(repeat_row, _repeats(frame, groups))
         is_loop = (frame.repeats[groups] > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
+        repeat_weight = np.where(is_loop, np.log(TROUBLE_RATE / rate), -np.inf)
+        # A loop shows in one kind of call, be the service that makes it ever so busy with others.
+        settled = self._repeats[repeat_row, 1] >= CALLS_MIN
+        self._loops.step(operation[groups[settled]], repeat_weight[settled, None])
+        repeat_weight += self._loops.log_odds()[operation[groups], 0] + THRESHOLD
         in_loop = np.zeros(frame.count, bool)
         in_loop[frame.has_parent] = is_loop[group_of]
         is_timed = business & ~frame.is_parent_of(in_loop)
@@ -173,7 +182,7 @@ class Baselines:
         parts = (
             (timed, channel[timed], blamed[timed], time_weight[timed]),
             (erring, FAILURE, blamed[erring], self._failure_weight(operation[erring])),
-            (loops, REPEAT, service[frame.parent[loops]], np.log(TROUBLE_RATE / rate[is_loop])),
+            (loops, REPEAT, service[frame.parent[loops]], repeat_weight[is_loop]),
             (rare, STRUCTURE, service[rare], rare_weight),
         )
         evidence = Evidence(*(
@@ -188,7 +197,7 @@ class Baselines:
     def _callees(
         self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray
     ) -> np.ndarray:
-        """Who answers each call: who did, else who usually does, else -1; -1 for what is no call."""
+        """Who answers each call: who did, else who usually does, else -1. No call: -1."""
         callee = self._callee_of[operation]
         answers = np.flatnonzero(is_entry & frame.has_parent)
         callee[frame.parent[answers]] = service[answers]
@@ -238,6 +247,7 @@ class Baselines:
         self._slow = grown(self._slow, rows * SHAPES)
         self._times.resize(rows * SHAPES)
         self._durations.resize(rows)
+        self._loops.resize(rows)
 
     def _time_weight(
         self, profile: np.ndarray, log_time: np.ndarray, tolerance: np.ndarray
@@ -379,6 +389,7 @@ class Baselines:
         self._repeats, self._slow = self._repeats[rows], self._slow[rows]
         self._times.keep(rows)
         self._durations.keep(kept)
+        self._loops.keep(kept)
 
 
 def _repeats(frame: Frame, groups: np.ndarray) -> np.ndarray:

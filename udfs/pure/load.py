@@ -1,4 +1,4 @@
-"""How busy everybody is: one factor that all times share, and how strongly each kind of time feels it.
+"""How busy everybody is: one factor that all times share, and how strongly each of them feels it.
 
 A surge of traffic, the daily rhythm or a tired database slow many services at once and are nobody's
 fault. The level of a minute is what the times of most services agree on; a fault in one service

@@ -1,9 +1,10 @@
 """Whether pods use more than the requests they handle explain: metrics against their own past.
 
 Per service and dimension, a pod's usage of a minute is expected to be a base load plus so much
-for each call of each operation that it serves and for each call that it makes; all are learnt by recursive least squares over the service's
-pods, robustly and with forgetting. A filter over time weighs each minute's surplus: is this pod
-(or this whole service) in a state of over-use? Everything is lagged: judge first, then learn.
+for each call of each operation that it serves and for each call that it makes; all are learnt by
+recursive least squares over the service's pods, robustly and with forgetting. What is peculiar to
+a pod is learnt on top. A filter over time weighs each minute's surplus: is this pod (or this whole
+service) in a state of over-use? Everything is lagged: judge first, then learn.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ def _transition(chance: np.ndarray) -> np.ndarray:
 
 
 def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Bayes: the chance after evidence, a log likelihood ratio; never so sure that it can't turn."""
+    """The chance after evidence, a log likelihood ratio; never so sure that it can't turn."""
     likelihood = chance * np.exp(evidence)
     return np.minimum(likelihood / (likelihood + 1 - chance), CHANCE_MAX)
 
