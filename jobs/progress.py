@@ -22,7 +22,7 @@ _COUNTED = {
     "Source: otlp_spans[": "trace fragments",
     "Source: otlp_metrics[": "usage fragments",
     "Source: otlp_logs[": "log fragments",
-    "detect": "minutes judged",
+    "detect": "results of the detector",
     "rank": "windows ranked",
 }
 

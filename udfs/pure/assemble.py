@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from udfs.pure.calltree import PRODUCER, Span, call_tree
+from udfs.pure.calltree import Span, call_tree
 from udfs.pure.windows import minute_start
 
 NS_PER_MS = 1_000_000
@@ -26,7 +26,7 @@ ERROR_SEVERITY = 17
 SEPARATOR = "\x1f"
 
 # Flags of a span.
-ERROR, OWN_ERROR, IS_CALL, IS_ANSWERED, IS_PRODUCER = 1, 2, 4, 8, 16
+ERROR, OWN_ERROR, IS_CALL, IS_ANSWERED = 1, 2, 4, 8
 
 # A row: times in ns, start since the trace's first span; indices into the vocabulary.
 SPAN = np.dtype([
@@ -95,7 +95,7 @@ def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple]) -> 
     body = []
     root = -1
     for row, i in enumerate(tree.preorder):
-        start, _, end, _, service, pod, operation, kind, error, peer = spans[i]
+        start, _, end, _, service, pod, operation, _, error, peer = spans[i]
         row_of[i] = row
         parent = parents[i]
         if parent >= 0:
@@ -114,8 +114,6 @@ def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple]) -> 
             flags |= IS_CALL
             if tree.is_answered[i]:
                 flags |= IS_ANSWERED
-            if kind == PRODUCER:
-                flags |= IS_PRODUCER
         body.append(_pack_span(
             start - start_ns,
             end - start,

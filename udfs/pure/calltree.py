@@ -25,8 +25,6 @@ UNSPECIFIED, CLIENT, PRODUCER = 0, 3, 4
 Span = tuple[int, str, int, str, str, str, str, int, int, str]
 START, SPAN_ID, END, PARENT, SERVICE, POD, OPERATION, KIND, ERROR, PEER = range(10)
 
-Interval = tuple[int, int]
-
 
 class CallTree(NamedTuple):
     """Per span, in the order of the input: lists of the same length."""

@@ -38,7 +38,7 @@ TAIL = 5.0
 # The most that a span which is not slow says for its service.
 RELIEF = -3.0
 # What load adds to times is known to this share of it.
-LOAD_TOLERANCE = 0.3
+LOAD_TOLERANCE = 0.45
 # An operation's times are kept apart by how many different operations it called, those of a call
 # by the operation that it was made for (statements of one name do different work), in so many rows.
 SHAPES = 8
@@ -152,11 +152,10 @@ class Baselines:
         known = business & self._times.is_settled(profile, SAMPLES_MIN, MINUTES_MIN)
         load_slot = blamed * TIME_CHANNELS + channel
         raw_log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
-        load = self._load.shift(
-            load_slot[known],
-            (raw_log_time - self._times.location[profile])[known],
-            self._times.scale[profile[known]],
-        )[load_slot]
+        telling = np.flatnonzero(known & (channel == OWN))
+        surplus = raw_log_time[telling] - self._times.location[profile[telling]]
+        self._load.follow(service[telling], surplus, self._times.scale[profile[telling]])
+        load = self._load.shift()[load_slot]
         log_time = raw_log_time - load
         time_weight = self._time_weight(profile, log_time, LOAD_TOLERANCE * load)
         slow_level = np.searchsorted(SLOW_LEVELS, time_weight)
@@ -372,7 +371,9 @@ class Baselines:
         self._structure_seen[at] = minute_ms
 
     def forget(self, before_ms: int) -> None:
-        """Forget operations and structures that were last seen before a time."""
+        """Forget what was last seen before a time; of services, that they were ever known well."""
+        gone = self.services.last_seen[: len(self.samples)] < before_ms
+        self.samples[gone] = self.minutes[gone] = 0.0
         kept = self._structure_seen >= before_ms
         self._structures = self._structures[kept]
         self._structure_calls = self._structure_calls[kept]

@@ -1,0 +1,312 @@
+"""detect: what the rule promises, on a small literal shop whose every draw is seeded."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from udfs.pure.assemble import assemble
+from udfs.pure.detect import READY, WARMING, MinuteResult, RuleDetector
+
+MINUTE_MS = 60_000
+START_MS = 1_740_960_000_000
+NS_PER_MS = 1_000_000
+SERVER, CLIENT = 2, 3
+TRACES = 12  # a minute
+
+# Who calls whom, and the median own time in ms.
+CALLS = {"gateway": ["cart", "orders"], "orders": ["tax", "stock"], "stock": ["ledger"]}
+OWN_MS = {"gateway": 2.0, "cart": 8.0, "orders": 5.0, "tax": 3.0, "stock": 6.0, "ledger": 4.0}
+PODS = ("a", "b")
+CPU_PER_MS, IDLE_CPU = 0.001, 0.5
+
+
+@dataclass(frozen=True)
+class World:
+    """What is wrong in a minute; all factors 1 and all shares 0 is a quiet one."""
+
+    slow: Mapping[str, float] = field(default_factory=dict)  # service -> factor on own time
+    accept_ms: Mapping[str, float] = field(default_factory=dict)  # service -> wait before it serves
+    refusing: str = ""  # service that is not reached: calls fail, no server span
+    failing: str = ""  # service that answers with errors
+    looping: tuple[str, str] = ("", "")  # (service, the one it calls three times)
+    missing: tuple[str, str] = ("", "")  # (service, the one it no longer calls)
+    heavy: Mapping[str, float] = field(default_factory=dict)  # service -> factor on cpu
+    share: float = 1.0  # of the traces
+
+
+class _Trace:
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self.world, self.rng, self.spans = world, rng, []
+        self.work: Counter[tuple[str, str]] = Counter()
+
+    def serve(self, service: str, parent: str, start: float) -> tuple[float, int]:
+        """Server span of ``service`` and all below it: (end, error)."""
+        world, rng = self.world, self.rng
+        span_id = f"{len(self.spans)}"
+        pod = rng.choice(PODS)
+        row: list[Any] = [span_id, parent, f"/{service}", SERVER, 0, 0, 0, ""]
+        self.spans.append([service, pod, row])
+        own = OWN_MS[service] * rng.lognormvariate(0, 0.2)
+        self.work[service, pod] += own * world.heavy.get(service, 1.0)
+        time = start + own * world.slow.get(service, 1.0)
+        error = int(service == world.failing)
+        for callee in CALLS.get(service, ()) if not error else ():
+            if (service, callee) != world.missing:
+                for _ in range(3 if (service, callee) == world.looping else 1):
+                    time, failed = self.call(service, pod, callee, span_id, time)
+                    error |= failed
+        row[4:7] = [error, start, time]
+        return time, error
+
+    def call(
+        self, service: str, pod: str, callee: str, parent: str, start: float
+    ) -> tuple[float, int]:
+        span_id = f"{len(self.spans)}"
+        row: list[Any] = [span_id, parent, "GET", CLIENT, 1, start, start + 1, callee]
+        self.spans.append([service, pod, row])
+        network = 0.5 * self.rng.lognormvariate(0, 0.2)
+        if callee != self.world.refusing:
+            wait = network + self.world.accept_ms.get(callee, 0.0)
+            end, row[4] = self.serve(callee, span_id, start + wait)
+            row[6] = end + network
+        return row[6], row[4]
+
+
+def minute(
+    number: int, world: World = World(), traces: int = TRACES
+) -> tuple[int, list[bytes], dict[tuple[str, str], dict[str, float]]]:
+    """Arguments of RuleDetector.step for one minute; trace ids are "minute/number"."""
+    start_ms = START_MS + number * MINUTE_MS
+    packed = []
+    work: Counter[tuple[str, str]] = Counter()
+    for i in range(traces):
+        rng = random.Random(f"{number}/{i}")
+        trace = _Trace(world if rng.random() < world.share else World(), rng)
+        trace.serve("gateway", "", start_ms + rng.uniform(0, 59_000))
+        for _, _, row in trace.spans:
+            row[5:7] = [int(row[5] * NS_PER_MS), int(row[6] * NS_PER_MS)]
+        groups = [[service, pod, "node", [row]] for service, pod, row in trace.spans]
+        packed.append(assemble(f"{number}/{i}", [orjson.dumps(["spans", groups])])[1])
+        work.update(trace.work)
+    idle = random.Random(f"{number}")
+    usage = {
+        (service, pod): {
+            "cpu": CPU_PER_MS * work[service, pod] + IDLE_CPU * idle.uniform(0.0098, 0.0102)
+        }
+        for service in OWN_MS
+        for pod in PODS
+    }
+    return start_ms, packed, usage
+
+
+WARM = 60  # minutes
+
+
+@pytest.fixture(scope="module")
+def warm() -> Callable[[], RuleDetector]:
+    """A detector that saw WARM quiet minutes, anew for each caller."""
+    detector = RuleDetector()
+    for number in range(WARM):
+        detector.step(*minute(number))
+    frozen = pickle.dumps(detector)
+    return lambda: pickle.loads(frozen)
+
+
+def run(
+    detector: RuleDetector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
+) -> list[MinuteResult]:
+    return [detector.step(*minute(n, world, traces)) for n in range(first, first + minutes)]
+
+
+def flagged(results: list[MinuteResult]) -> float:
+    """Share of the traces that were found anomalous."""
+    verdicts = [verdict for result in results for verdict in result.verdicts]
+    return sum(verdict["is_anomalous"] for verdict in verdicts) / len(verdicts)
+
+
+def named(results: list[MinuteResult]) -> tuple[str, str]:
+    """The most frequent (culprit, kind)."""
+    counts = Counter(
+        (verdict["culprit_service_name"], verdict["anomaly_kind"])
+        for result in results
+        for verdict in result.verdicts
+        if verdict["is_anomalous"]
+    )
+    return max(sorted(counts), key=lambda key: counts[key])
+
+
+def test_quiet_traffic_stays_quiet(warm) -> None:
+    assert flagged(run(warm(), World(), minutes=60)) < 0.01
+
+
+def test_a_warming_trace_is_never_anomalous() -> None:
+    detector = RuleDetector()
+    results = run(detector, World(slow={"tax": 50.0}, share=0.3), first=0, minutes=9)
+    assert {v["verdict_state"] for r in results for v in r.verdicts} == {WARMING}
+    assert flagged(results) == 0.0
+
+
+def test_warming_ends(warm) -> None:
+    (result,) = run(warm(), World())
+    assert {verdict["verdict_state"] for verdict in result.verdicts} == {READY}
+
+
+@pytest.mark.parametrize(
+    ("world", "culprit"),
+    [
+        (World(slow={"tax": 12.0}), ("tax", "latency_spike")),
+        (World(slow={"ledger": 12.0}), ("ledger", "latency_spike")),
+        (World(accept_ms={"stock": 60.0}), ("stock", "latency_spike")),
+        (World(refusing="ledger"), ("ledger", "dependency_failure")),
+        (World(failing="ledger"), ("ledger", "dependency_failure")),
+        (World(looping=("orders", "tax")), ("orders", "retry_loop")),
+        (World(missing=("orders", "tax")), ("orders", "structure_change")),
+    ],
+)
+def test_a_fault_is_found_with_its_culprit(warm, world: World, culprit: tuple[str, str]) -> None:
+    results = run(warm(), world, minutes=4)
+    assert flagged(results[1:]) > 0.9
+    assert named(results) == culprit
+
+
+def test_a_lone_outlier_among_normal_traces_is_found(warm) -> None:
+    results = run(warm(), World(slow={"cart": 60.0}, share=0.01), minutes=6)
+    found = [v["trace_id"] for r in results for v in r.verdicts if v["is_anomalous"]]
+    assert found == ["65/5"]  # the only one whose draw is below the share
+
+
+def test_the_deepest_slow_service_is_blamed_not_the_loudest(warm) -> None:
+    # Who calls the culprit waits for a free connection, and loses more than the culprit does.
+    results = run(warm(), World(slow={"orders": 30.0, "stock": 4.0}), minutes=4)
+    assert named(results) == ("stock", "latency_spike")
+
+
+def test_overuse_that_slows_nothing_is_found_by_the_metrics(warm) -> None:
+    results = run(warm(), World(heavy={"orders": 3.0}), minutes=15)
+    assert flagged(results[5:]) > 0.9
+    assert named(results) == ("orders", "resource_overuse")
+
+
+def test_more_requests_are_no_overuse(warm) -> None:
+    assert flagged(run(warm(), World(), minutes=15, traces=3 * TRACES)) < 0.02
+
+
+def test_a_minute_is_compared_with_earlier_ones_not_with_itself(warm) -> None:
+    """The first minute of a shift that all traces share is found in full."""
+    assert flagged(run(warm(), World(slow={"tax": 12.0}))) == 1.0
+
+
+def test_traces_of_a_later_minute_change_no_verdict(warm) -> None:
+    one, other = warm(), warm()
+    assert run(one, World(), minutes=1) == run(other, World(), minutes=1)
+    run(one, World(slow={"tax": 9.0}), first=WARM + 1)
+    assert one.step(*minute(WARM + 2)) is not None  # and the past result is not held back
+
+
+def test_a_storm_of_hours_is_not_silenced(warm) -> None:
+    detector = warm()
+    results = run(detector, World(slow={"stock": 5.0}), minutes=240, traces=6)
+    assert flagged(results[-30:]) > 0.9
+    after = run(detector, World(), first=WARM + 240, minutes=60, traces=6)
+    assert flagged(after[20:]) < 0.02
+
+
+def test_a_slight_shift_that_stays_is_absorbed(warm) -> None:
+    detector = warm()
+    deployed = World(slow={"cart": 1.25})
+    results = run(detector, deployed, minutes=300, traces=6)
+    assert flagged(results) < 0.1
+    assert flagged(results[-60:]) < 0.01
+
+
+def test_a_surge_that_slows_everybody_is_nobodys_fault(warm) -> None:
+    detector = warm()
+    for step in range(30):
+        everybody = dict.fromkeys(OWN_MS, 1 + step / 15)
+        (result,) = run(detector, World(slow=everybody), first=WARM + step)
+        assert flagged([result]) <= 0.1, step
+
+
+def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:
+    kept, moved = warm(), warm()
+    for number in range(WARM, WARM + 8):
+        world = World(slow={"tax": 6.0}, heavy={"cart": 3.0}, share=0.5)
+        expected = kept.step(*minute(number, world))
+        moved = pickle.loads(pickle.dumps(moved))
+        assert moved.step(*minute(number, world)) == expected
+
+
+@settings(derandomize=True, max_examples=15, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_traces_and_of_usage_has_no_say(shuffle: random.Random) -> None:
+    expected, found = RuleDetector(), RuleDetector()
+    for number in range(14):
+        start_ms, traces, usage = minute(number, World(failing="tax", share=0.3), traces=8)
+        result = expected.step(start_ms, traces, usage)
+        shuffled, keys = list(traces), list(usage)
+        shuffle.shuffle(shuffled)
+        shuffle.shuffle(keys)
+        assert found.step(start_ms, shuffled, {key: usage[key] for key in keys}) == result
+    assert pickle.dumps(found) == pickle.dumps(expected)
+
+
+def test_ids_have_no_say(warm) -> None:
+    start_ms, traces, usage = minute(WARM, World(slow={"tax": 6.0}, share=0.5))
+    expected = warm().step(start_ms, traces, usage)
+    renamed = [trace.replace(b'"60/', b'"xx/') for trace in traces]
+    result = warm().step(start_ms, renamed, usage)
+    assert [v["anomaly_score"] for v in result.verdicts] == pytest.approx(
+        [v["anomaly_score"] for v in expected.verdicts]
+    )
+
+
+def test_a_minute_of_usage_alone_gives_nothing_and_breaks_nothing(warm) -> None:
+    detector = warm()
+    start_ms, _, usage = minute(WARM)
+    assert detector.step(start_ms, [], usage) == MinuteResult()
+    assert RuleDetector().step(start_ms, [], {}) == MinuteResult()
+    assert flagged(run(detector, World(), first=WARM + 1, minutes=5)) < 0.05
+
+
+def test_verdicts_and_incidents_agree(warm) -> None:
+    detector = warm()
+    result = run(detector, World(slow={"tax": 9.0}, share=0.5), minutes=3)[-1]
+    anomalous = [verdict for verdict in result.verdicts if verdict["is_anomalous"]]
+    assert 0 < len(anomalous) < TRACES
+    for verdict in result.verdicts:
+        assert verdict["is_anomalous"] == (verdict["anomaly_score"] > verdict["threshold"])
+        assert (verdict["culprit_service_name"] is not None) == verdict["is_anomalous"]
+        assert verdict["root_service_name"] == "gateway"
+        assert verdict["root_operation"] == "/gateway"
+    (incident,) = result.incidents
+    assert incident["otel_service_name"] == "tax"
+    assert incident["anomalous_traces"] == len(anomalous) == sum(incident["kinds"].values())
+    assert sorted(incident["scores"]) == sorted(v["anomaly_score"] for v in anomalous)
+    assert incident["operations"] == {"/tax": len(anomalous)}
+    assert incident["affected"] == dict.fromkeys(["gateway", "orders", "tax"], len(anomalous))
+    ranked = sorted(([v["anomaly_score"], v["trace_id"]] for v in anomalous),
+                    key=lambda e: (-e[0], e[1]))  # fmt: skip
+    assert incident["exemplars"] == ranked[:5]
+    assert result.service_traces == dict.fromkeys(OWN_MS, TRACES)
+    orjson.dumps([result.verdicts, result.incidents, result.service_traces])
+
+
+def test_what_is_not_seen_for_days_is_forgotten(warm) -> None:
+    detector = warm()
+    before = len(pickle.dumps(detector))
+    for number in range(400):
+        start_ms, traces, usage = minute(10_000 + number, traces=2)
+        renamed = {("new", pod): amounts for (_, pod), amounts in usage.items()}
+        detector.step(start_ms, [], renamed)
+    assert len(pickle.dumps(detector)) < before
+    assert flagged(run(detector, World(), first=10_400, minutes=9)) == 0.0  # it warms up again
