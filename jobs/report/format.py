@@ -33,6 +33,11 @@ def places(values: Iterable[Number]) -> int:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """``number`` of a thing with a regular plural: "1 trace", "2,000 traces"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def fixed(value: Number | None, decimal_places: int) -> str:
     """``value`` with thousands separated; None is an en dash, zero is never negative."""
     if value is None:

@@ -101,8 +101,8 @@ def _summary(summary: Summary) -> list[str]:
         f", {summary.warming_traces:,} seen while warming up" if summary.warming_traces else ""
     )
     lines = [
-        f"{summary.traces:,} traces, {summary.anomalous_traces:,} anomalous"
-        f" ({fmt.percent(summary.anomalous_share)}){warming}; {summary.spans:,} spans",
+        f"{fmt.counted(summary.traces, 'trace')}, {summary.anomalous_traces:,} anomalous"
+        f" ({fmt.percent(summary.anomalous_share)}){warming}; {fmt.counted(summary.spans, 'span')}",
     ]
     for money in summary.money:
         lines.append(
@@ -113,7 +113,8 @@ def _summary(summary: Summary) -> list[str]:
         )
     if not summary.rejected:
         return [*lines, "no record rejected"]
-    lines.append(f"{sum(records for *_, records in summary.rejected):,} records rejected")
+    rejected = sum(records for *_, records in summary.rejected)
+    lines.append(f"{fmt.counted(rejected, 'record')} rejected")
     for stream, reason, records in summary.rejected[:MOST_REASONS]:
         lines.append(f"  {records:,} of {fmt.clean(stream)}: {fmt.clean(reason)}")
     more = len(summary.rejected) - MOST_REASONS

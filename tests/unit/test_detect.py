@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -244,6 +247,26 @@ def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:
         expected = kept.step(*minute(number, world))
         moved = pickle.loads(pickle.dumps(moved))
         assert moved.step(*minute(number, world)) == expected
+
+
+def test_the_state_is_the_same_in_every_process() -> None:
+    script = (
+        "import hashlib, pickle\n"
+        "from tests.unit.test_detect import RuleDetector, minute\n"
+        "detector = RuleDetector()\n"
+        "[detector.step(*minute(n)) for n in range(3)]\n"
+        "print(hashlib.sha256(pickle.dumps(detector)).hexdigest())\n"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
 
 
 @settings(derandomize=True, max_examples=15, deadline=None)
