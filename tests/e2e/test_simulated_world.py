@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -20,6 +21,10 @@ from tests.reshuffle import reshuffle
 WORLD = ("--services", "8", "--days", "0.25", "--requests-per-day", "8000")
 
 
+# ANOMALY_COST_SEEDS="21 31 41" tries the bills of more worlds than there is time for on every change.
+SEEDS = [int(seed) for seed in os.environ.get("ANOMALY_COST_SEEDS", "21").split()]
+
+
 def simulate(target: Path, seed: int, billing: str) -> Path:
     """A small world of ``seed``."""
     command = [sys.executable, "-m", "simulator", "--output", str(target), "--seed", str(seed)]
@@ -28,7 +33,7 @@ def simulate(target: Path, seed: int, billing: str) -> Path:
 
 
 def _unconserved(tables: dict[str, pa.Table], world: Path) -> list[tuple]:
-    """(resource, hour) of which allocations and charges differ in any decimal; what has no resource by day."""
+    """(resource, hour), or day without a resource, of which allocations and charges differ."""
     allocations = tables["cost_allocations"]  # noqa: F841 (read by duckdb)
     return duckdb.sql(
         f"""
@@ -61,11 +66,12 @@ def _unconserved(tables: dict[str, pa.Table], world: Path) -> list[tuple]:
     ).fetchall()
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("billing", ["metered", "machine", "mixed"])
-def test_allocations_are_the_bill_and_the_ranking_names_faults(
-    job, tmp_path: Path, billing: str
+def test_allocations_are_the_bill_and_verdicts_are_mostly_right(
+    job, tmp_path: Path, billing: str, seed: int
 ) -> None:
-    world = simulate(tmp_path / "world", 21, billing)
+    world = simulate(tmp_path / "world", seed, billing)
     tables = job(world)
 
     assert _unconserved(tables, world) == []
