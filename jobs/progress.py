@@ -28,7 +28,7 @@ _COUNTED = {
 
 
 class Progress:
-    """A line on stderr that is renewed once a second on a terminal, and written every ten seconds elsewhere."""
+    """A line on stderr: renewed once a second on a terminal, written every ten seconds elsewhere."""
 
     def __init__(self, rest_port: int) -> None:
         self._url = f"http://127.0.0.1:{rest_port}/jobs"

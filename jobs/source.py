@@ -59,7 +59,7 @@ def find(root: Path, cost_column: str) -> dict[str, list[Path]]:
 
 
 def charge_files(t_env: StreamTableEnvironment, paths: list[Path]) -> Table:
-    """Billing files as a table (path STRING): a worker reads each whole, since its header names its columns."""
+    """Billing files as a table (path STRING): a worker reads each whole, for its header names the columns."""
     return t_env.from_elements(
         [(str(path),) for path in paths],
         DataTypes.ROW([DataTypes.FIELD("path", DataTypes.STRING())]),

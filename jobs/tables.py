@@ -7,12 +7,12 @@ inserted more often than it was deleted.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from hashlib import blake2b
-import json
 from pathlib import Path
 
 import pyarrow as pa

@@ -24,7 +24,17 @@ from simulator.config import MINUTE_MS, Config
 from simulator.keyed import key_of, mix, unit
 from simulator.placement import MACHINE, Placement, Pod
 from simulator.requests import (
-    CLIENT, INTERNAL, OK, SERVER, TIMEOUT, UNAVAILABLE, UPSTREAM, Request, Span, parent_of, span_id,
+    CLIENT,
+    INTERNAL,
+    OK,
+    SERVER,
+    TIMEOUT,
+    UNAVAILABLE,
+    UPSTREAM,
+    Request,
+    Span,
+    parent_of,
+    span_id,
 )
 from simulator.topology import DB, QUEUE, ROOT, Endpoint, Site, Topology
 from simulator.usage import CPU, DIMENSIONS, IO, MEMORY, RECEIVE, TRANSMIT, MinuteUsage

@@ -28,7 +28,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.config import (
-    DEPENDENCY_FAILURE, KINDS, LATENCY_SPIKE, MINUTE_MS, RESOURCE_OVERUSE, RETRY_LOOP, Config,
+    DEPENDENCY_FAILURE,
+    KINDS,
+    LATENCY_SPIKE,
+    MINUTE_MS,
+    RESOURCE_OVERUSE,
+    RETRY_LOOP,
+    Config,
 )
 from simulator.keyed import key_of, mix, unit
 from simulator.topology import DB, Topology

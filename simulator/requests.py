@@ -13,11 +13,21 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.config import (
-    DEPENDENCY_FAILURE, LATENCY_SPIKE, MINUTE_MS, RESOURCE_OVERUSE, RETRY_LOOP,
+    DEPENDENCY_FAILURE,
+    LATENCY_SPIKE,
+    MINUTE_MS,
+    RESOURCE_OVERUSE,
+    RETRY_LOOP,
 )
 from simulator.faults import ACCEPT, DATABASE, DEADLINE, HANG, REFUSE, WORK, Fault
 from simulator.keyed import (
-    key_of, mix, mix_array, normal, normal_array, unit, unit_array,
+    key_of,
+    mix,
+    mix_array,
+    normal,
+    normal_array,
+    unit,
+    unit_array,
 )
 from simulator.placement import Pod
 from simulator.topology import DB, QUEUE, Endpoint, Site
@@ -225,7 +235,6 @@ class Request:
         failing: Fault | None,
     ) -> tuple[float, int]:
         """The callee's side of a call: its body, with all that it calls. (end, outcome)"""
-        operation = site.operation
         body = _Body(site, draw, self._slowdown[site.service_index], self._pods[slot])
         if site.service_index in self._faults:
             self._afflict(body, site, slot, draw[_JITTER])

@@ -1,4 +1,4 @@
-"""price, attribute: all that concerns one billed resource to its allocations and its bill's irregularities."""
+"""price, attribute: all that concerns one billed resource to its allocations and odd charges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""collect: OTLP and FOCUS bytes to fragments, charges and rejects. A request is decoded once, whoever reads it."""
+"""collect: OTLP and FOCUS bytes to fragments, charges and rejects; each request is decoded once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def collect_logs(lines: pd.Series) -> pd.DataFrame:
 
 @udtf(result_types=["STRING", "STRING", "STRING", "STRING"])
 def collect_charges(path: str, cost_column: str) -> Iterator[tuple]:
-    """A billing file -> (resource_id, charge_key, charge as JSON, NULL) or (NULL, NULL, NULL, reject) a row."""
+    """A billing file -> a row each: (resource_id, charge_key, charge JSON, NULL) or (.., .., .., reject)."""
     for kind, value in focus.collect_charges(path, cost_column):
         if kind == "reject":
             yield None, None, None, value

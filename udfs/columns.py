@@ -1,4 +1,4 @@
-"""Payloads of the keyed functions to the columns of their tables; times in ms and money as text until SQL casts them."""
+"""Payloads of the keyed functions to the columns of their tables; SQL casts times (ms) and money (text)."""
 
 from __future__ import annotations
 

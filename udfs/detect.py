@@ -79,7 +79,7 @@ class Detect(KeyedProcessFunction):
 
 
 def _by_minute(frame: str) -> dict[str, Usage]:
-    """Usage of a bucket by minute; a pod that shows under several consumers is summed in the order of names."""
+    """Usage of a bucket by minute; a pod under several consumers is summed in the order of their names."""
     minutes: dict[str, Usage] = {}
     for consumer in sorted(frame.splitlines()):
         otel_service_name, pod, metered = orjson.loads(consumer)

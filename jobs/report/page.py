@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 
-from jobs.report import format as fmt
 from jobs.errors import JobError
+from jobs.report import format as fmt
 from jobs.report.chart import Series, cost_chart, series_of, step_for
 from jobs.report.html import (
     NUMBER,

@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Literal usage and charges in, allocations out: the boundaries of W, conservation, what nobody can be tied to."""
+"""Literal usage and charges in, allocations out: the bounds of W, conservation, what nobody is tied to."""
 
 from __future__ import annotations
 

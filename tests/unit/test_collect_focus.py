@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 
@@ -396,7 +396,7 @@ CELLS = st.recursive(
     | st.decimals()
     | st.text(st.characters(), max_size=12)
     | st.datetimes()
-    | st.datetimes(timezones=st.just(timezone.utc))
+    | st.datetimes(timezones=st.just(UTC))
     | st.dates()
     | st.binary(max_size=3)
     | st.sampled_from(["1E-999999", "99e999999", "0e999999", "9" * 99, "GB", "{}", "[1]", "NULL"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -131,17 +133,21 @@ class _Pods:
         self.minute = 0
 
     def run(
-        self, minutes: int, cost: float = 1.0, base: float = 10.0, calls: float = 10.0
+        self,
+        minutes: int,
+        cost: float = 1.0,
+        base: Sequence[float] = (10.0, 10.0),
+        calls: float = 10.0,
     ) -> dict[str, float]:
-        """Log odds of over-use after so many minutes."""
+        """Log odds of over-use after so many minutes; base: of each pod."""
         for _ in range(minutes):
             counts, usage = {}, {}
-            for name in self.names:
+            for name, idle in zip(self.names, base, strict=True):
                 served = self.rng.poisson(calls)
                 counts[name] = np.zeros(FEATURES - 2)
                 counts[name][0] = served
                 noise = self.rng.normal(0, 0.5 + 0.2 * np.sqrt(served))
-                usage[name] = {"cpu": base + cost * served + noise}
+                usage[name] = {"cpu": idle + cost * served + noise}
             self.minute += 1
             odds = self.watch.step(
                 self.minute * MINUTE_MS, usage, dict.fromkeys(self.names, 0), counts
@@ -159,8 +165,8 @@ def test_usage_that_its_calls_explain_is_no_overuse() -> None:
 def test_a_call_that_costs_twice_as_much_is_overuse_until_it_no_longer_does() -> None:
     pods = _Pods()
     pods.run(120)
-    assert min(pods.run(8, cost=2.0).values()) > 0
-    assert max(pods.run(12).values()) < 0
+    assert min(pods.run(60, cost=2.0).values()) > 0
+    assert max(pods.run(5).values()) < 0
 
 
 def test_a_slightly_heavier_release_is_no_overuse() -> None:
@@ -179,6 +185,25 @@ def test_without_traces_nothing_is_judged() -> None:
     pods = _Pods()
     pods.run(120)
     usage = {name: {"cpu": 500.0} for name in pods.names}
-    for minute in range(200, 230):
-        odds = pods.watch.step(minute * MINUTE_MS, usage, dict.fromkeys(pods.names, 0), {})
-    assert max(odds.values()) < -2
+    for _ in range(300):
+        pods.minute += 1
+        odds = pods.watch.step(pods.minute * MINUTE_MS, usage, dict.fromkeys(pods.names, 0), {})
+        assert max(odds.values()) < -2
+    assert max(pods.run(60).values()) < -2
+    assert min(pods.run(8, cost=2.0).values()) > 0
+
+
+def test_what_is_peculiar_to_a_pod_is_no_overuse() -> None:
+    pods = _Pods()
+    pods.run(120)
+    pods.run(60, base=(10.0, 13.0))
+    assert max(max(pods.run(1, base=(10.0, 13.0)).values()) for _ in range(120)) < 0
+
+
+def test_a_heap_that_creeps_is_no_overuse() -> None:
+    pods, creep = _Pods(), 0.0
+    walk = np.random.default_rng(5)
+    for _ in range(600):
+        creep = 0.98 * creep + walk.normal(0, 2.0)
+        odds = pods.run(1, base=(30.0 + creep, 30.0 + creep))
+        assert max(odds.values()) < 0

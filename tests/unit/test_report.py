@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from jobs.report.page import main, write_report
 from jobs.report.chart import MOST_BINS, series_of, step_for
+from jobs.report.page import main, write_report
 from jobs.report.trace import abridge, call_tree, culprit_span, read_trace
 from tests.unit.literal_tables import write_outputs
 from tests.unit.test_terminal import RUN, T0, WINDOW, allocation, ranked

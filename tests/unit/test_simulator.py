@@ -22,7 +22,13 @@ from simulator import faults as fault_plan
 from simulator import keyed, placement, requests, topology
 from simulator.__main__ import main
 from simulator.config import (
-    DEPENDENCY_FAILURE, KINDS, LATENCY_SPIKE, RESOURCE_OVERUSE, RETRY_LOOP, Config, UsageError,
+    DEPENDENCY_FAILURE,
+    KINDS,
+    LATENCY_SPIKE,
+    RESOURCE_OVERUSE,
+    RETRY_LOOP,
+    Config,
+    UsageError,
     parse,
 )
 from simulator.faults import Fault

@@ -30,10 +30,9 @@ SAMPLES_MIN = 60.0
 # The equations are solved anew every so many minutes.
 SOLVE_MINUTES = 5
 
-# Over-use looked for: this factor on what calls take. Between 1 and the least of them lies what a
-# deploy or another mix of requests explains, and TOLERANCE of the expected work is no surplus.
+# Over-use looked for: by these factors on what calls take. What is nearer to 1 than to the least of
+# them is what a deploy or another mix of requests explains.
 FACTORS = np.array([1.6, 3.0])
-TOLERANCE = 0.15
 
 # Residuals further out than this many scales don't teach more; over-using pods teach this little.
 CLIP = 2.5
@@ -48,7 +47,6 @@ INERTIA_MAX = 0.98
 
 # The filter: chances per minute that over-use begins and ends, and the most that one minute says.
 BEGINS, ENDS = 1 / 3000, 1 / 60
-CHANCE_MAX = 0.99
 POD_EVIDENCE = (-2.0, 3.0)
 SERVICE_EVIDENCE = (-3.0, 5.0)
 
@@ -159,7 +157,7 @@ class UsageWatch:
         minutes = self._pod_minutes[pods]
         variance = variance * (1 + OFFSET_START / (minutes + 1))
 
-        spread = np.where(ready, variance + (TOLERANCE * work) ** 2, 1.0)[:, :, None]
+        spread = np.where(ready, variance, 1.0)[:, :, None]
         shift = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
         evidence = (residual[:, :, None] - shift / 2) * shift / spread
         evidence = np.where(ready, np.logaddexp(*np.moveaxis(evidence, 2, 0)) - np.log(2), 0.0)
@@ -239,9 +237,9 @@ def _transition(chance: np.ndarray) -> np.ndarray:
 
 
 def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """The chance after evidence, a log likelihood ratio; never so sure that it can't turn."""
+    """The chance after evidence, a log likelihood ratio."""
     likelihood = chance * np.exp(evidence)
-    return np.minimum(likelihood / (likelihood + 1 - chance), CHANCE_MAX)
+    return likelihood / (likelihood + 1 - chance)
 
 
 def _logit(chance: np.ndarray) -> np.ndarray:
