@@ -1,5 +1,5 @@
 -- Irregularities in the bill itself, found without traces.
--- grain: one (window, resource, dimension) a row; key: these three
+-- grain: one (window, resource, dimension, currency) a row; key: these four
 create temporary table charge_anomalies (
     window_start timestamp_ltz(3) not null,
     resource_id string not null,
@@ -8,8 +8,8 @@ create temporary table charge_anomalies (
     billed_cost decimal(28, 12),
     expected_cost decimal(28, 12),
     anomaly_score double,
-    billing_currency string,
-    primary key (window_start, resource_id, dimension) not enforced
+    billing_currency string not null,
+    primary key (window_start, resource_id, dimension, billing_currency) not enforced
 ) with (
     ${charge_anomalies}
 )

@@ -177,3 +177,18 @@ def test_the_unusable_is_rejected_once_and_the_rest_of_its_request_is_used(
     assert {row["payload"][:9] for row in rejected[1:]} >= {"{ not jso"}
     assert all(row["reason"] and row["rejected_at"] for row in rejected)
     assert iso(NOON_MS - HOUR_MS) in rejected[0]["payload"]
+
+
+def test_currencies_are_kept_apart(job, tmp_path: Path) -> None:
+    """Two currencies on one resource and window: neither row takes the other's place."""
+    end_ms = NOON_MS + HOUR_MS // 2
+    bill = [
+        charge(None, NOON_MS, end_ms, "1", ChargeCategory="Tax"),
+        charge(None, NOON_MS, end_ms, "2", ChargeCategory="Tax", BillingCurrency="EUR"),
+    ]
+    write_bill(tmp_path / "in/billing/bill.csv", bill)
+    rows = job(tmp_path / "in")["cost_allocations"].to_pylist()
+    assert {row["billing_currency"]: row["allocated_cost"] for row in rows} == {
+        "EUR": Decimal(2),
+        "USD": Decimal(1),
+    }

@@ -2,9 +2,9 @@
 
 Per service and dimension, a pod's usage of a minute is expected to be a base load plus so much
 for each call of each operation that it serves and for each call that it makes; all are learnt by
-recursive least squares over the service's pods, robustly and with forgetting. What is peculiar to
-a pod is learnt on top. A filter over time weighs each minute's surplus: is this pod (or this whole
-service) in a state of over-use? Everything is lagged: judge first, then learn.
+recursive least squares over the service's pods, robustly and with forgetting. A filter over time
+weighs each minute's surplus: is this pod (or this whole service) in a state of over-use?
+Everything is lagged: judge first, then learn.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ FACTORS = np.array([1.6, 3.0])
 CLIP = 2.5
 OVERUSE_WEIGHT = 0.1
 
-# What is peculiar to a pod is learnt over so many minutes, faster for a new one, as if it had been
-# seen for OFFSET_START.
-OFFSET_MINUTES, OFFSET_START = 90.0, 10.0
+# A pod's first minutes may be off together; after this many they count half as usual.
+YOUTH_MINUTES = 10.0
 
 # However much residuals resemble those of the minute before, something is new.
 INERTIA_MAX = 0.98
 
+# However sure over-use is, it is in no trace in particular: what spans show goes first.
+CHANCE_MAX = 0.99
 # The filter: chances per minute that over-use begins and ends, and the most that one minute says.
 BEGINS, ENDS = 1 / 3000, 1 / 60
 POD_EVIDENCE = (-2.0, 3.0)
@@ -52,7 +53,7 @@ SERVICE_EVIDENCE = (-3.0, 5.0)
 
 
 _POD_COLUMNS = (
-    "_pod_service", "_pod_chance", "_pod_offset", "_pod_minutes", "_pod_residual", "_pod_judged",
+    "_pod_service", "_pod_chance", "_pod_minutes", "_pod_residual", "_pod_judged",
 )  # fmt: skip
 _SERVICE_COLUMNS = (
     "_chance", "_gram", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples",
@@ -66,9 +67,7 @@ class UsageWatch:
         self.pods = Vocabulary()  # "service SEPARATOR pod"
         self._pod_service = np.zeros(0, np.int64)
         self._pod_chance = np.zeros((0, len(DIMENSIONS)))  # chance of over-use
-        # What a pod uses beyond the expectation of its service, and the minutes that tell it.
-        self._pod_offset = np.zeros((0, len(DIMENSIONS)))
-        self._pod_minutes = np.zeros((0, len(DIMENSIONS)))
+        self._pod_minutes = np.zeros((0, len(DIMENSIONS)))  # judged, less with every gap
         self._pod_residual = np.zeros((0, len(DIMENSIONS)))  # of the last minute
         self._pod_judged = np.zeros(0, np.int64)  # minute (ms) that was judged last
         self._chance = np.zeros((0, len(DIMENSIONS)))  # of services
@@ -146,16 +145,14 @@ class UsageWatch:
         measured = ~np.isnan(amounts)
         cost = self._cost[services]  # (pods, dimensions, FEATURES)
         work = np.einsum("pf,pdf->pd", features[:, 1:], cost[:, :, 1:])
-        surplus = amounts - cost[:, :, 0] - work
-        residual = np.where(measured, surplus - self._pod_offset[pods], 0.0)
+        residual = np.where(measured, amounts - cost[:, :, 0] - work, 0.0)
         line = self._variance[services]
         variance = line[:, :, 0] + line[:, :, 1] * work
         ready = measured & (self._samples[services] >= SAMPLES_MIN) & (variance > 0)
-        # After a gap little is known of what is peculiar to the pod by now.
+        # Of a new pod, or after a gap, it isn't known how much it differs from the others by now.
         gap = (minute_ms - self._pod_judged[pods]) / MINUTE_MS - 1
-        self._pod_minutes[pods] *= np.exp(-gap / OFFSET_START)[:, None]
-        minutes = self._pod_minutes[pods]
-        variance = variance * (1 + OFFSET_START / (minutes + 1))
+        minutes = self._pod_minutes[pods] * np.exp(-gap / YOUTH_MINUTES)[:, None]
+        variance = variance * (1 + YOUTH_MINUTES / (minutes + 1))
 
         spread = np.where(ready, variance, 1.0)[:, :, None]
         shift = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
@@ -177,9 +174,7 @@ class UsageWatch:
         chance = np.maximum(self._pod_chance[pods], self._chance[services])
         weight = np.where(measured, 1 / outlying, 0.0)
         weight = np.where(chance > 0.5, weight * OVERUSE_WEIGHT, weight)
-        gain = weight * np.maximum(1 / OFFSET_MINUTES, 1 / (minutes + OFFSET_START))
         clipped = np.where(ready, np.clip(residual, -CLIP * scale, CLIP * scale), 0.0)
-        self._pod_offset[pods] += gain * clipped
         self._pod_minutes[pods] = minutes + ready
         before = np.where((gap < 1)[:, None], self._pod_residual[pods], 0.0)
         self._pod_residual[pods] = clipped
@@ -243,5 +238,5 @@ def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
 
 def _logit(chance: np.ndarray) -> np.ndarray:
-    chance = np.clip(chance, 1e-6, 1 - 1e-6)
+    chance = np.clip(chance, 1e-6, CHANCE_MAX)
     return np.log(chance / (1 - chance))
