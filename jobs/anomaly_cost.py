@@ -10,11 +10,13 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
-from pyflink.common import Types, WatermarkStrategy
-from pyflink.datastream import DataStream
+from pyflink.common import Row, Types, WatermarkStrategy
+from pyflink.common.typeinfo import TypeInformation
+from pyflink.datastream import KeyedProcessFunction
 from pyflink.table import (
     ChangelogMode,
     DataTypes,
@@ -26,7 +28,7 @@ from pyflink.util.exceptions import JavaException
 
 from jobs import config, progress, source, tables
 from jobs.config import Config
-from jobs.environment import free_port, materialise, run_sql, start_engine, statements
+from jobs.environment import free_port, materialise, run_sql, sql_path, start_engine, statements
 from jobs.errors import JobError, UsageError
 from jobs.report.terminal import ranked_table
 from udfs import assemble, changelog, collect, columns, meter
@@ -51,18 +53,28 @@ FUNCTIONS = {
 }
 
 
-def _changes(t_env: StreamTableEnvironment, view: str) -> DataStream:
-    """``view`` as a stream of changes without watermarks, up to the one that ends a bounded input.
+def _keyed_stage(
+    t_env: StreamTableEnvironment,
+    verb: str,
+    view: str,
+    key: Callable[[Row], object],
+    key_type: TypeInformation,
+    function: KeyedProcessFunction,
+    table: str,
+) -> None:
+    """Send the changes of ``view``, by ``key``, through ``function``; its newest rows are ``table``.
 
-    Mini-batches mark their progress in the engine's clock, by watermarks of processing time, which
-    a timer of event time would take for the end of the world.
+    The changes carry no watermark but the one that ends a bounded input: mini-batches mark their
+    progress in the engine's clock, by watermarks of processing time, which a timer of event time
+    would take for the end of the world.
     """
-    changes = t_env.to_changelog_stream(t_env.from_path(view))
-    return changes.assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
-
-
-def _table(t_env: StreamTableEnvironment, name: str, stream: DataStream) -> None:
-    """Make what a keyed function sends a table, the newest row for each key."""
+    stream = (
+        t_env.to_changelog_stream(t_env.from_path(view))
+        .assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
+        .key_by(key, key_type)
+        .process(function, changelog.ROW_TYPE)
+        .name(verb)
+    )
     schema = (
         Schema.new_builder()
         .column("kind", DataTypes.STRING().not_null())
@@ -73,7 +85,7 @@ def _table(t_env: StreamTableEnvironment, name: str, stream: DataStream) -> None
         .build()
     )
     t_env.create_temporary_view(
-        name, t_env.from_changelog_stream(stream, schema, ChangelogMode.upsert())
+        table, t_env.from_changelog_stream(stream, schema, ChangelogMode.upsert())
     )
 
 
@@ -103,31 +115,23 @@ def anomaly_cost(
     run_sql(t_env, "views", "34_*")
 
     run_sql(t_env, "views", "4*")
-    detected = (
-        _changes(t_env, "detector_frames")
-        .key_by(lambda row: "", Types.STRING())
-        .process(Detect(), changelog.ROW_TYPE)
-        .name("detect")
+    _keyed_stage(
+        t_env, "detect", "detector_frames", lambda row: "", Types.STRING(), Detect(), "detected"
     )
-    _table(t_env, "detected", detected)
-
     run_sql(t_env, "views", "5*")
-    attributed = (
-        _changes(t_env, "resource_events")
-        .key_by(lambda row: row[0], Types.STRING())
-        .process(Attribute(), changelog.ROW_TYPE)
-        .name("attribute")
+    _keyed_stage(
+        t_env,
+        "attribute",
+        "resource_events",
+        lambda row: row[0],
+        Types.STRING(),
+        Attribute(),
+        "attributed",
     )
-    _table(t_env, "attributed", attributed)
-
     run_sql(t_env, "views", "6*")
-    ranked = (
-        _changes(t_env, "window_evidence")
-        .key_by(lambda row: row[1], Types.LONG())
-        .process(Rank(), changelog.ROW_TYPE)
-        .name("rank")
+    _keyed_stage(
+        t_env, "rank", "window_evidence", lambda row: row[1], Types.LONG(), Rank(), "ranked"
     )
-    _table(t_env, "ranked", ranked)
 
     run_sql(t_env, "sinks", **sinks)
     inserts = t_env.create_statement_set()
@@ -150,7 +154,7 @@ def run(configuration: Config) -> dict[str, int]:
         rest_port = free_port()
         try:
             t_env = start_engine(configuration.engine, scratch, rest_port)
-            run_sql(t_env, "ddl", input=configuration.input.as_uri())
+            run_sql(t_env, "ddl", input=sql_path(configuration.input))
             t_env.create_temporary_view(
                 "charge_files", source.charge_files(t_env, files["billing"])
             )

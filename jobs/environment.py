@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from string import Template
 
@@ -64,6 +67,32 @@ def _output_to(path: Path) -> Iterator[None]:
             os.close(copy)
 
 
+@cache
+def _start_jvm() -> None:
+    """Start the JVM of this process, once, with its own configuration folder and log.
+
+    Whatever starts the JVM before this takes neither these settings nor this log.
+    """
+    # As long as this process lives: the JVM reads its configuration whenever it likes.
+    home = Path(tempfile.mkdtemp(prefix="anomaly_cost-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    wheel = Path(pyflink.__file__).parent
+    (home / "log4j-cli.properties").write_text(_LOG4J, encoding="utf-8")
+    shutil.copy(wheel / "conf" / "config.yaml", home)
+    wheel_options = flatten(yaml.safe_load((home / "config.yaml").read_text("utf-8")))
+    os.environ |= {
+        "FLINK_CONF_DIR": str(home),
+        "FLINK_LOG_DIR": str(home),
+        "FLINK_ENV_JAVA_OPTS": f"{wheel_options['env.java.opts.all']} {EMBEDDED_JAVA_OPTIONS}",
+        # Workers as processes of their own, as on a cluster: threads of this one would share its lock.
+        "_python_worker_execution_mode": "process",
+        # The workers import udfs from the tree, wherever the command was called.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    with _output_to(home / "engine.out"):
+        get_gateway()
+
+
 def start_engine(
     settings: dict[str, str], scratch: Path, rest_port: int
 ) -> StreamTableEnvironment:
@@ -71,27 +100,10 @@ def start_engine(
 
     Args:
         settings: the engine's flat keys.
-        scratch: a folder for its configuration, its log and what it spills.
+        scratch: a folder for what it spills.
         rest_port: where it answers questions about its progress, on loopback.
     """
-    wheel = Path(pyflink.__file__).parent
-    configuration = scratch / "conf"
-    configuration.mkdir(parents=True)
-    (configuration / "log4j-cli.properties").write_text(_LOG4J, encoding="utf-8")
-    shutil.copy(wheel / "conf" / "config.yaml", configuration)
-    wheel_options = flatten(yaml.safe_load((configuration / "config.yaml").read_text("utf-8")))
-    os.environ |= {
-        "FLINK_CONF_DIR": str(configuration),
-        "FLINK_LOG_DIR": str(scratch),
-        "FLINK_ENV_JAVA_OPTS": f"{wheel_options['env.java.opts.all']} {EMBEDDED_JAVA_OPTIONS}",
-        # Workers as processes of their own, as on a cluster: threads of this one would share its lock.
-        "_python_worker_execution_mode": "process",
-        # The workers import udfs from the tree, wherever the command was called.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }
-    # Whatever starts the JVM before this takes neither these settings nor this log.
-    with _output_to(scratch / "engine.out"):
-        get_gateway()
+    _start_jvm()
     conf = Configuration()
     for key, value in {
         "io.tmp.dirs": str(scratch),
@@ -111,6 +123,11 @@ def statements(folder: str, pattern: str = "*", **values: str) -> Iterator[str]:
     """The statements of ``sql/<folder>/<pattern>.sql`` in the order of their names, ``${...}`` filled in."""
     for path in sorted((SQL / folder).glob(f"{pattern}.sql")):
         yield Template(path.read_text(encoding="utf-8")).substitute(values)
+
+
+def sql_path(path: Path) -> str:
+    """``path`` inside a quoted string of SQL; not as a URI, since the engine decodes no %20."""
+    return f"file://{path}".replace("'", "''")
 
 
 def run_sql(t_env: StreamTableEnvironment, folder: str, pattern: str = "*", **values: str) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.environment import sql_path
+
 _TIME = pa.timestamp("ms", tz="UTC")
 _MONEY = pa.decimal128(28, 12)
 _NAMES = pa.list_(pa.string())
@@ -125,7 +127,7 @@ def sink_options(folder: Path) -> dict[str, str]:
     """Connector options of each table: a changelog as JSON in its folder below ``folder``."""
     return {
         name: (
-            f"'connector' = 'filesystem', 'path' = '{(folder / name).as_uri()}', "
+            f"'connector' = 'filesystem', 'path' = '{sql_path(folder / name)}', "
             "'format' = 'debezium-json', "
             "'debezium-json.timestamp-format.standard' = 'ISO-8601', "
             "'debezium-json.encode.decimal-as-plain-number' = 'true'"

@@ -140,17 +140,18 @@ def test_a_trace_belongs_to_the_window_of_its_first_span(job, tmp_path: Path) ->
 
 
 def test_a_bill_alone_and_spans_alone_are_enough(job, tmp_path: Path) -> None:
+    """... and a folder may have any name."""
     write_bill(
         tmp_path / "bill/billing/bill.csv", [charge("node-1", NOON_MS, NOON_MS + HOUR_MS, "1")]
     )
     write_lines(
-        tmp_path / "spans/traces/a.jsonl",
+        tmp_path / "O'Brien & co/traces/a.jsonl",
         [span_request((resource("cart"), [span(7, 1, None, NOON_MS, 5)]))],
     )
     bill = job(tmp_path / "bill")
     assert sum(bill["cost_allocations"]["allocated_cost"].to_pylist()) == Decimal(1)
     assert bill["trace_verdicts"].num_rows == 0
-    spans = job(tmp_path / "spans")
+    spans = job(tmp_path / "O'Brien & co")
     assert spans["trace_verdicts"].num_rows == 1
     assert spans["cost_allocations"].num_rows == 0
 

@@ -13,7 +13,7 @@ from jobs.source import charge_files
 
 def test_each_python_function_is_called_once(tmp_path: Path) -> None:
     t_env = start_engine(config.load_engine_settings(), tmp_path / "scratch", free_port())
-    run_sql(t_env, "ddl", input=tmp_path.as_uri())
+    run_sql(t_env, "ddl", input=str(tmp_path))
     t_env.create_temporary_view("charge_files", charge_files(t_env, [tmp_path / "bill.csv"]))
     inserts = anomaly_cost(t_env, tables.sink_options(tmp_path), "EffectiveCost", 0)
     plan = inserts.explain()
