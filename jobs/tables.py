@@ -24,7 +24,7 @@ _TIME = pa.timestamp("ms", tz="UTC")
 _MONEY = pa.decimal128(28, 12)
 _NAMES = pa.list_(pa.string())
 
-# The types of interface.md, section 3; a table's order is that of its key (the first `keys` columns).
+# The types of interface.md, section 3.
 SCHEMAS: dict[str, pa.Schema] = {
     "ranked_anomalies": pa.schema(
         {
@@ -106,6 +106,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
+# The order in which the rows of each table stand: the same tables are the same files.
 _SORT = {
     "ranked_anomalies": ("window_start", "rank", "billing_currency", "otel_service_name"),
     "trace_verdicts": ("start_time", "trace_id"),
