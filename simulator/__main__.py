@@ -19,11 +19,6 @@ _PROGRESS_SECONDS = 2.0
 
 def main(argv: Sequence[str]) -> int:
     """Simulate one world; the exit status."""
-    try:
-        config, output = parse(argv)
-    except UsageError as error:
-        print(f"simulator: {error}", file=sys.stderr)
-        return 2
     begun = shown = time.monotonic()
 
     def progress(share: float, requests: int, spans: int) -> None:
@@ -35,7 +30,11 @@ def main(argv: Sequence[str]) -> int:
                   f"{now - begun:.0f} s", file=sys.stderr)
 
     try:
+        config, output = parse(argv)
         tally = run(build(config), output, progress)
+    except UsageError as error:
+        print(f"simulator: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"simulator: {error}", file=sys.stderr)
         return 1

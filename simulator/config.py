@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,8 +18,27 @@ RESOURCE_OVERUSE = "resource_overuse"
 DEPENDENCY_FAILURE = "dependency_failure"
 KINDS = (LATENCY_SPIKE, RETRY_LOOP, RESOURCE_OVERUSE, DEPENDENCY_FAILURE)
 
+# Kinds that no detector is trained or tuned for: they tell how one does on the unknown.
+SHORT_CIRCUIT = "short_circuit"
+N_PLUS_ONE = "n_plus_one"
+INTERMITTENT_STALL = "intermittent_stall"
+SWALLOWED_EXCEPTION = "swallowed_exception"
+CACHE_LOSS = "cache_loss"
+QUEUE_BACKLOG = "queue_backlog"
+NOVEL_KINDS = (
+    SHORT_CIRCUIT, N_PLUS_ONE, INTERMITTENT_STALL, SWALLOWED_EXCEPTION, CACHE_LOSS, QUEUE_BACKLOG,
+)
+ALL_KINDS = KINDS + NOVEL_KINDS
+
 BILLINGS = ("metered", "machine", "mixed")
-MIXES = ("source", "faint")
+# Kinds that occur, in equal weights, where none are named.
+MIXES = {"source": KINDS, "faint": KINDS, "novel": NOVEL_KINDS}
+
+STORM, DEPLOY = "storm", "deploy"
+CASES = (STORM, DEPLOY)
+# Begin and end of a storm, and the two times of new releases, as shares of the world's length.
+STORM_SHARES = (0.45, 0.7)
+RELEASE_SHARES = (0.4, 0.65)
 
 # A quarter of a small world, half a day of a large one, is quiet at the start: detectors learn.
 WARM_UP_SHARE = 0.25
@@ -42,8 +61,9 @@ class Config:
     days: float = 7.0
     requests_per_day: int = 50_000
     anomaly_rate: float = 0.12
-    faults: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
+    faults: Mapping[str, float] | None = None  # weights by kind; None: as the mix has it
     mix: str = "source"
+    case: str | None = None  # one lasting fault, or benign change alone, in place of the episodes
     severity: float = 1.0  # exponent on every fault's factor: 1 as drawn, 0.5 faint, 2 drastic
     billing: str = "mixed"
     start: datetime = datetime(2025, 3, 3, tzinfo=UTC)
@@ -69,11 +89,23 @@ class Config:
             raise UsageError(f"--billing {self.billing} is none of {', '.join(BILLINGS)}")
         if self.mix not in MIXES:
             raise UsageError(f"--mix {self.mix} is none of {', '.join(MIXES)}")
-        unknown = sorted(set(self.faults) - set(KINDS))
+        if self.case not in (None, *CASES):
+            raise UsageError(f"--case {self.case} is none of {', '.join(CASES)}")
+        if self.case == STORM and self.warm_up_minutes > STORM_SHARES[0] * self.minutes:
+            raise UsageError(
+                f"--warm-up-hours {self.warm_up_minutes / MINUTES_PER_HOUR:g} is beyond the storm's "
+                f"begin, {STORM_SHARES[0]:.0%} of the time"
+            )
+        unknown = sorted(set(self.weights) - set(ALL_KINDS))
         if unknown:
-            raise UsageError(f"--faults {unknown[0]} is none of {', '.join(KINDS)}")
-        if min(self.faults.values(), default=0) < 0 or not sum(self.faults.values()) > 0:
+            raise UsageError(f"--faults {unknown[0]} is none of {', '.join(ALL_KINDS)}")
+        if min(self.weights.values(), default=0) < 0 or not sum(self.weights.values()) > 0:
             raise UsageError("--faults: give no weight below 0 and at least one above 0")
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Weight of each kind of fault that may occur."""
+        return dict.fromkeys(MIXES[self.mix], 1.0) if self.faults is None else self.faults
 
     @property
     def minutes(self) -> int:
@@ -140,8 +172,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     add("--days", type=float, default=7.0, help="fractions of a day work: 0.1")
     add("--requests-per-day", type=int, default=50_000, help="mean over the simulated time")
     add("--anomaly-rate", type=float, default=0.12, help="share of traces that a fault touches")
-    add("--faults", default=",".join(f"{kind}=1" for kind in KINDS), help="kind=weight,...")
-    add("--mix", default="source", help="source: clear and partial faults; faint: weak, partial")
+    add("--faults", type=_weights, metavar="KIND=WEIGHT,...",
+        help=f"of {', '.join(ALL_KINDS)} [the mix's kinds in equal weights]")
+    add("--mix", default="source", help="source: clear and partial faults; faint: weak, partial;"
+        " novel: kinds that no detector is made for, clear and partial")
+    add("--case", help="storm: one fault that lasts for hours; deploy: many new releases, no fault;"
+        " either way whatever the anomaly rate")
     add("--severity", type=float, default=1.0, help="exponent on the faults' factors")
     add("--billing", default="mixed", help="metered, machine or mixed")
     add("--start", default="2025-03-03T00:00Z", help="ISO time at a full hour")
@@ -155,8 +191,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
         days=found.days,
         requests_per_day=found.requests_per_day,
         anomaly_rate=found.anomaly_rate,
-        faults=_weights(found.faults),
+        faults=found.faults,
         mix=found.mix,
+        case=found.case,
         severity=found.severity,
         billing=found.billing,
         start=_start(found.start),

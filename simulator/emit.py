@@ -282,6 +282,9 @@ class SpanWriter:
             ))
             if outcome:
                 self._log_failure(span, trace_id, own_id, arrival_ms + end, pod)
+        for span in request.swallowed:
+            own_id = span_id(key, hexes, span.site.index, span.path, span.role)
+            self._log_failure(span, trace_id, own_id, arrival_ms + span.end_ms, pods[span.slot])
         self.span_count += len(request.spans)
         chance = unit(mix(key ^ self._seed))
         if chance < _CHATTER_RATE:

@@ -9,11 +9,13 @@ Pods on a pool carry the pool's id as ``cloud.resource_id`` (and the machine the
 
 from __future__ import annotations
 
+import math
 import random
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from simulator.config import MINUTES_PER_DAY, Config
+from simulator.config import DEPLOY, MINUTES_PER_DAY, RELEASE_SHARES, Config
 from simulator.topology import Service, Topology
 
 METERED, MACHINE = "metered", "machine"
@@ -27,6 +29,11 @@ _MACHINES_PER_POOL = 3  # that carry pods from the start; more come and go with 
 # Benign change, per service.
 _DEPLOYS_PER_DAY = 0.15
 _RESTARTS_PER_DAY = 0.1
+
+# The case of many releases at once: how many services, and the factor on own time and cpu.
+_RELEASED_MIN = 4
+_RELEASED_SHARE = 0.2
+_RELEASE_FACTOR = (0.6, 1.8)
 
 _REPLICASET_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, without vowels
 
@@ -111,11 +118,29 @@ def build(config: Config, topology: Topology, namespace: str) -> Placement:
         nodes = _billed(placement, MACHINE, _MACHINES_PER_POOL, rng).nodes
         homes |= {service.index: nodes for service in pooled[number::pools]}
 
+    releases = _releases(config, topology)
     for service in topology.services:
-        _schedule(config, placement, service, homes[service.index], namespace, rng)
+        _schedule(
+            config, placement, service, homes[service.index], namespace,
+            releases.get(service.index, {}), rng,
+        )
     for pods in placement.changes.values():
         pods.sort(key=lambda pod: pod.slot)
     return placement
+
+
+def _releases(config: Config, topology: Topology) -> dict[int, dict[int, float]]:
+    """{service index: {minute: factor on own time and cpu}}; empty but in the case of deploys."""
+    rng = random.Random(f"releases/{config.seed}/{config.services}")
+    releases: dict[int, dict[int, float]] = {}
+    if config.case == DEPLOY:
+        services = len(topology.services)
+        count = min(max(_RELEASED_MIN, round(_RELEASED_SHARE * services)), services)
+        for share in RELEASE_SHARES:
+            for service in rng.sample(topology.services, count):
+                factor = math.exp(rng.uniform(*map(math.log, _RELEASE_FACTOR)))
+                releases.setdefault(service.index, {})[round(share * config.minutes)] = factor
+    return releases
 
 
 def _account(provider: str, rng: random.Random) -> str:
@@ -183,9 +208,13 @@ def _schedule(
     service: Service,
     nodes: list[Node],
     namespace: str,
+    releases: Mapping[int, float],
     rng: random.Random,
 ) -> None:
-    """All pods that ``service`` ever has: first release, then deploys and restarts."""
+    """All pods that ``service`` ever has: first release, then deploys and restarts.
+
+    releases: deploys at given minutes, with their factor on own time and cpu.
+    """
     release = [rng.randrange(1, 5), rng.randrange(20), rng.randrange(10)]
     slow, heavy = 1.0, 1.0
 
@@ -208,11 +237,12 @@ def _schedule(
     # Everything has been running for a while when the world begins.
     current = {slot: start(slot, -rng.randrange(60, 5000), replicaset) for slot in service.slots}
     placement.pods += [current[slot] for slot in service.slots]
-    events = sorted(
+    events = [
         (rng.randrange(1, config.minutes), kind)
         for kind, per_day in (("deploy", _DEPLOYS_PER_DAY), ("restart", _RESTARTS_PER_DAY))
         for _ in range(_poisson(per_day * config.minutes / MINUTES_PER_DAY, rng))
-    )
+    ]
+    events = sorted(events + [(minute, "release") for minute in releases])
     for minute, kind in events:
         if kind == "restart":
             slot = rng.choice(list(service.slots))
@@ -221,8 +251,12 @@ def _schedule(
             placement.changes.setdefault(minute, []).append(current[slot])
             continue
         release[1:] = [release[1] + 1, 0] if rng.random() < 0.3 else [release[1], release[2] + 1]
-        slow *= rng.lognormvariate(0, 0.06)
-        heavy *= rng.lognormvariate(0, 0.06)
+        if kind == "release":
+            slow *= releases[minute]
+            heavy *= releases[minute]
+        else:
+            slow *= rng.lognormvariate(0, 0.06)
+            heavy *= rng.lognormvariate(0, 0.06)
         replicaset = _hex(rng, 10)
         for number, slot in enumerate(service.slots):  # rolling: a replica a minute
             current[slot] = start(slot, minute + number, replicaset)

@@ -13,11 +13,17 @@ from typing import NamedTuple
 import numpy as np
 
 from simulator.config import (
+    CACHE_LOSS,
     DEPENDENCY_FAILURE,
+    INTERMITTENT_STALL,
     LATENCY_SPIKE,
     MINUTE_MS,
+    N_PLUS_ONE,
+    QUEUE_BACKLOG,
     RESOURCE_OVERUSE,
     RETRY_LOOP,
+    SHORT_CIRCUIT,
+    SWALLOWED_EXCEPTION,
 )
 from simulator.faults import ACCEPT, DATABASE, DEADLINE, HANG, REFUSE, WORK, Fault
 from simulator.keyed import (
@@ -50,6 +56,10 @@ _USE_SIGMA = 0.25
 _ATTEMPT_BITS = 3
 ATTEMPTS_MAX = 1 << _ATTEMPT_BITS
 
+# A statement that is made again has its number above all attempts of a path.
+_STATEMENT_SHIFT = 42
+_ATTEMPTS_MASK = (1 << _STATEMENT_SHIFT) - 1
+
 # Sites of an endpoint are numbered below this, in the key of a draw.
 _SITES_MAX = 4096
 
@@ -66,6 +76,7 @@ _CONNECT_MS = 1.5  # until a refusal comes back
 _BACKOFF_MS = 15.0
 _FAST_FAILURE = 0.3  # share of the own time until an error answer
 _CLIENT_CPU_SHARE = 0.1  # of the own cpu, for each further call attempt
+_STATEMENT_IO_SHARE = 0.3  # of the own io, for a database statement beyond the usual ones
 _FAILURE_CPU_SHARE = 0.3  # of the own cpu, for a call that fails: traces, reconnects, logs
 
 # Memory of a call stays taken until the collector comes by.
@@ -152,7 +163,7 @@ def parent_of(span: Span) -> tuple[int, int, int] | None:
     if role == SERVER:
         return (site.index, path, CLIENT) if site.parent else None
     if site.transport == DB:
-        return site.parent.index, path, SERVER
+        return site.parent.index, path & _ATTEMPTS_MASK, SERVER
     return site.parent.index, path >> _ATTEMPT_BITS, SERVER
 
 
@@ -160,8 +171,9 @@ class _Body:
     """What one call takes of its pod: time of its own, and work."""
 
     __slots__ = (
-        "own_ms", "own_cpu_us", "cpu_us", "memory_bytes", "io_operations", "transmit_bytes",
-        "receive_bytes", "query_factor", "slow_queries", "loop",
+        "own_ms", "own_cpu_us", "cpu_us", "memory_bytes", "own_io", "io_operations",
+        "transmit_bytes", "receive_bytes", "query_factor", "slow_queries", "loop", "cold_cache",
+        "n_plus_one", "early_return",
     )
 
     def __init__(self, site: Site, draw: list[float], slowdown: float, pod: Pod) -> None:
@@ -170,12 +182,16 @@ class _Body:
         self.own_cpu_us = operation.cpu_us
         self.cpu_us = operation.cpu_us * use * pod.heavy
         self.memory_bytes = operation.memory_bytes * use
+        self.own_io = operation.io_operations
         self.io_operations = operation.io_operations * use
         self.transmit_bytes = operation.response_bytes * use
         self.receive_bytes = operation.request_bytes
         self.query_factor = 1.0
         self.slow_queries: Fault | None = None
         self.loop: Fault | None = None
+        self.cold_cache: Fault | None = None
+        self.n_plus_one: Fault | None = None
+        self.early_return: Fault | None = None
 
     def overuse(self, mode: str, strength: float) -> None:
         """Multiply one kind of work."""
@@ -195,6 +211,11 @@ class _Body:
         )
         self.transmit_bytes += attempts * site.operation.request_bytes
         self.receive_bytes += attempts * site.operation.response_bytes
+
+    def count_statement(self) -> None:
+        """Add the caller's work for a database statement beyond the usual ones."""
+        self.cpu_us += self.own_cpu_us * _CLIENT_CPU_SHARE
+        self.io_operations += self.own_io * _STATEMENT_IO_SHARE
 
 
 class Request:
@@ -222,6 +243,7 @@ class Request:
         self._faults = faults
         self.spans: list[Span] = []
         self.uses: list[Use] = []
+        self.swallowed: list[Span] = []  # failures that logs tell of, spans as they would be
         self.touched: dict[Fault, None] = {}  # in the order of first touch
 
         root = endpoint.root
@@ -237,7 +259,7 @@ class Request:
         """The callee's side of a call: its body, with all that it calls. (end, outcome)"""
         body = _Body(site, draw, self._slowdown[site.service_index], self._pods[slot])
         if site.service_index in self._faults:
-            self._afflict(body, site, slot, draw[_JITTER])
+            self._afflict(body, site, path, slot, draw[_JITTER])
         children = site.children
         fail_at = len(children) + 1  # the step before which the body gives up
         outcome = OK
@@ -248,16 +270,21 @@ class Request:
             outcome, fail_at = INTERNAL, int(draw[_JITTER] * fail_at)
         elif draw[_FATE] > 1 - _HICCUP_RATE:
             body.own_ms *= 1 + _HICCUP_FACTOR * draw[_JITTER]
+        early_return = None
+        if body.early_return:
+            leave_at = self._leaves_at(body, site, path, draw[_JITTER], fail_at)
+            if leave_at < fail_at:
+                early_return, fail_at, outcome = body.early_return, leave_at, OK
 
         # Own time passes before, between and after the calls; parallel ones share their beginning.
         segment = body.own_ms / (len(children) + 1)
         time = latest = start + segment
         for child in children[:fail_at]:
             row = self._draw(child, path)
-            if row[_BRANCH] >= child.probability:
+            if not self._is_made(child, row, body):
                 continue
             if child.transport == DB:
-                time, result = self._query(child, path, slot, time, row, body)
+                time, result = self._queries(child, path, slot, time, row, body)
             else:
                 act = self._publish if child.transport == QUEUE else self._call
                 loop = body.loop if body.loop and body.loop.target == child.service_index else None
@@ -269,10 +296,19 @@ class Request:
             if result and child.is_critical:
                 outcome = UPSTREAM
                 if not site.is_parallel:
+                    early_return = None  # it does not come that far
                     break
             if not site.is_parallel:
                 time += segment
         end = max(time, latest) + segment
+        if early_return:
+            outcome = OK
+            self.touched[early_return] = None
+            if early_return.kind == SHORT_CIRCUIT:
+                body.cpu_us *= (fail_at + 1) / (len(children) + 1)
+            else:
+                body.cpu_us += body.own_cpu_us * _FAILURE_CPU_SHARE
+                self.swallowed.append(Span(site, path, SERVER, slot, start, end, INTERNAL))
 
         self.spans.append(Span(site, path, SERVER, slot, start, end, outcome))
         self.uses.append(Use(
@@ -290,7 +326,26 @@ class Request:
         """The draws of a site on a path."""
         return self._draws.again(self._key, site.index, path) if path else self._rows[site.index]
 
-    def _afflict(self, body: _Body, site: Site, slot: int, jitter: float) -> None:
+    @staticmethod
+    def _is_made(child: Site, row: list[float], body: _Body) -> bool:
+        """Whether a call takes a step: by its branch, or since no cache answers in its place."""
+        return row[_BRANCH] < child.probability or bool(
+            body.cold_cache and child.transport == DB
+        )
+
+    def _leaves_at(
+        self, body: _Body, site: Site, path: int, jitter: float, fail_at: int
+    ) -> int:
+        """The step before which a fault makes a body return; ``fail_at`` where nothing changes."""
+        children = site.children
+        step = body.early_return.steps_done(len(children), jitter)
+        if body.early_return.kind == SWALLOWED_EXCEPTION or any(
+            self._is_made(child, self._draw(child, path), body) for child in children[step:fail_at]
+        ):
+            return step
+        return fail_at
+
+    def _afflict(self, body: _Body, site: Site, path: int, slot: int, jitter: float) -> None:
         """What the faults in a service do to the body of a call on one of its pods."""
         for fault in self._faults[site.service_index]:
             if fault.slot not in (None, slot):
@@ -309,14 +364,48 @@ class Request:
                 self.touched[fault] = None
             elif fault.kind == RETRY_LOOP:
                 body.loop = fault
+            elif fault.kind == INTERMITTENT_STALL and self._hits(fault, site, path):
+                body.own_ms *= strength
+                self.touched[fault] = None
+            elif fault.kind == CACHE_LOSS and not body.cold_cache:  # it is lost but once
+                body.query_factor *= strength
+                body.cold_cache = fault
+            elif fault.kind == N_PLUS_ONE:
+                body.n_plus_one = fault
+            elif fault.kind == SHORT_CIRCUIT or (
+                fault.kind == SWALLOWED_EXCEPTION and self._hits(fault, site, path)
+            ):
+                body.early_return = fault
+
+    def _hits(self, fault: Fault, site: Site, path: int) -> bool:
+        """Whether a fault that hits a share of the calls hits this one."""
+        return fault.hits(self._key, path * _SITES_MAX + site.index)
+
+    def _queries(
+        self, site: Site, path: int, slot: int, time: float, draw: list[float], body: _Body
+    ) -> tuple[float, int]:
+        """A step that asks the database: one statement, or many. (end, outcome of the last)"""
+        if draw[_BRANCH] >= site.probability:
+            body.count_statement()
+        time, outcome = self._query(site, path, slot, time, draw, body)
+        statements = body.n_plus_one.attempts(self._key) if body.n_plus_one else 1
+        for number in range(1, statements):
+            if outcome:
+                break
+            self.touched[body.n_plus_one] = None
+            body.count_statement()
+            here = path | number << _STATEMENT_SHIFT
+            time, outcome = self._query(site, here, slot, time, self._draw(site, here), body)
+        return time, outcome
 
     def _query(
         self, site: Site, path: int, slot: int, time: float, draw: list[float], body: _Body
     ) -> tuple[float, int]:
         """A statement against the service's database. (end, outcome)"""
         end = time + site.own_ms * draw[_WORK] * body.query_factor
-        if body.slow_queries:
-            self.touched[body.slow_queries] = None
+        for fault in (body.slow_queries, body.cold_cache):
+            if fault:
+                self.touched[fault] = None
         outcome = INTERNAL if draw[_FATE] < site.error_rate else OK
         self.spans.append(Span(site, path, CLIENT, slot, time, end, outcome))
         return end, outcome
@@ -400,7 +489,7 @@ class Request:
         """The dependency failure that hits this attempt, if any."""
         for fault in self._faults.get(site.service_index, ()):
             if fault.kind == DEPENDENCY_FAILURE and fault.slot in (None, slot):
-                if fault.hits(self._key, path * _SITES_MAX + site.index):
+                if self._hits(fault, site, path):
                     self.touched[fault] = None
                     return fault
         return None
@@ -409,7 +498,7 @@ class Request:
         """(what the caller waits for a connection, what the call waits at the callee's door)"""
         wait = delay = 0.0
         for fault in self._faults[site.service_index]:
-            if fault.kind != LATENCY_SPIKE or fault.slot not in (None, slot):
+            if fault.kind not in (LATENCY_SPIKE, QUEUE_BACKLOG) or fault.slot not in (None, slot):
                 continue
             usual = site.network_ms if site.transport == QUEUE else site.own_ms
             extra = usual * (fault.strength(draw[_JITTER]) - 1)

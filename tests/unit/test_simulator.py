@@ -22,11 +22,23 @@ from simulator import faults as fault_plan
 from simulator import keyed, placement, requests, topology
 from simulator.__main__ import main
 from simulator.config import (
+    ALL_KINDS,
+    CACHE_LOSS,
     DEPENDENCY_FAILURE,
+    INTERMITTENT_STALL,
     KINDS,
     LATENCY_SPIKE,
+    MINUTE_MS,
+    MIXES,
+    N_PLUS_ONE,
+    NOVEL_KINDS,
+    QUEUE_BACKLOG,
+    RELEASE_SHARES,
     RESOURCE_OVERUSE,
     RETRY_LOOP,
+    SHORT_CIRCUIT,
+    STORM_SHARES,
+    SWALLOWED_EXCEPTION,
     Config,
     UsageError,
     parse,
@@ -301,15 +313,16 @@ def test_both_spellings_of_the_provider_and_all_providers_occur(tmp_path):
 # ---- the truth ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mix", ["source", "novel"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_share_of_anomalous_traces_is_as_asked(seed, tmp_path):
-    config = Config(seed=seed, services=12, days=0.25, requests_per_day=12_000)
+def test_the_share_of_anomalous_traces_is_as_asked(seed, mix, tmp_path):
+    config = Config(seed=seed, services=12, days=0.25, requests_per_day=12_000, mix=mix)
     run(build(config), tmp_path)
-    labels = pq.read_table(tmp_path / "truth" / "traces.parquet").to_pylist()
+    labels = labels_of(tmp_path)
     rate = np.mean([row["is_anomalous"] for row in labels])
     assert rate == pytest.approx(config.anomaly_rate, rel=0.25)
     kinds = Counter(row["anomaly_kind"] for row in labels if row["is_anomalous"])
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(MIXES[mix])
     assert max(kinds.values()) < 3 * min(kinds.values())
 
 
@@ -322,14 +335,15 @@ def test_faults_keep_out_of_the_warm_up(small):
     assert all(row["start_time"] < row["end_time"] for row in faults)
 
 
-def test_a_fault_changes_no_span_of_a_trace_it_does_not_touch(small, tmp_path):
+@pytest.mark.parametrize("mix", ["source", "novel"])
+def test_a_fault_changes_no_span_of_a_trace_it_does_not_touch(mix, small, tmp_path):
     world, output = small
-    run(replace_faults(world, []), tmp_path)
-    labels = {
-        row["trace_id"]: row
-        for row in pq.read_table(output / "truth" / "traces.parquet").to_pylist()
-    }
-    quiet, all_spans = spans_of(tmp_path), spans_of(output)
+    if mix == "novel":
+        world, output = build(replace(SMALL, mix=mix, requests_per_day=30_000)), tmp_path / mix
+        run(world, output)
+    run(replace_faults(world, []), tmp_path / "quiet")
+    labels = {row["trace_id"]: row for row in labels_of(output)}
+    quiet, all_spans = spans_of(tmp_path / "quiet"), spans_of(output)
     assert quiet.keys() == all_spans.keys()
     changed = 0
     for trace_id, spans in all_spans.items():
@@ -345,13 +359,19 @@ def span_id(span: dict) -> str:
     return span["spanId"]
 
 
+def labels_of(output: Path) -> list[dict]:
+    return pq.read_table(output / "truth" / "traces.parquet").to_pylist()
+
+
 def replace_faults(world: World, faults: list[Fault]) -> World:
     return replace(world, faults=faults)
 
 
-@pytest.mark.parametrize("billing", ["metered", "machine"])
-def test_excess_cost_is_the_bill_less_the_bill_without_that_fault(billing, tmp_path):
-    config = replace(SMALL, seed=5, days=0.04, billing=billing, anomaly_rate=0.2)
+@pytest.mark.parametrize(
+    "billing, mix", [("metered", "source"), ("machine", "source"), ("metered", "novel")]
+)
+def test_excess_cost_is_the_bill_less_the_bill_without_that_fault(billing, mix, tmp_path):
+    config = replace(SMALL, seed=5, days=0.04, billing=billing, mix=mix, anomaly_rate=0.2)
     world = build(config)
     run(world, tmp_path / "all")
     whole = billed(tmp_path / "all")
@@ -411,7 +431,9 @@ def test_no_key_value_or_message_tells_an_anomalous_trace(monkeypatch, tmp_path)
 # ---- what faults do -----------------------------------------------------------------------------
 
 
-def requests_with(kind: str, **changes: object) -> list[tuple[requests.Request, requests.Request]]:
+def requests_with(
+    kind: str, count: int = 20, **changes: object
+) -> list[tuple[requests.Request, requests.Request]]:
     """(without, with) pairs of requests that one drastic fault touches, over some services."""
     world = build(Config(seed=11, services=12, days=0.05, requests_per_day=1000))
     pods, slowdown = world.placement.pods, [1.0] * len(world.topology.services)
@@ -424,16 +446,16 @@ def requests_with(kind: str, **changes: object) -> list[tuple[requests.Request, 
             for operation in service.operations for step in operation.steps
             if step.transport == topology.HTTP
         ]
-        if kind == RETRY_LOOP and not targets:
+        if kind == RETRY_LOOP and not targets or kind == QUEUE_BACKLOG and not service.is_consumer:
             continue
         fault = Fault(**{
             "fault_id": "f", "key": 1, "kind": kind, "service": service.index, "start_ms": 0,
             "end_ms": 1e9, "severity": 4.0, "share": 1.0, "slot": None,
-            "target": targets[0] if targets else None, **changes,
+            "target": targets[0] if targets else None, "mode": fault_plan.NOVEL_MODES.get(kind), **changes,
         })
         for endpoint in world.topology.endpoints:
             draws = world.draws[endpoint.index]
-            keys, rows, _ = draws.batch(np.arange(20, dtype=np.uint64))
+            keys, rows, _ = draws.batch(np.arange(count, dtype=np.uint64))
             for key, row in zip(keys, rows):
                 common = (endpoint, draws, key, row, 0.0, slowdown, pods)
                 touched = requests.Request(*common, {service.index: [fault]})
@@ -493,6 +515,206 @@ def test_a_failing_dependency_shows_as_errors_of_its_callers(mode):
     assert failed[expected] > 0.5 * len(pairs)
 
 
+def duration(span: requests.Span) -> float:
+    return span.end_ms - span.start_ms
+
+
+def test_a_short_circuit_leaves_calls_out_and_says_ok_fast():
+    pairs = requests_with(SHORT_CIRCUIT, severity=0.6)
+    for usual, short in pairs:
+        assert len(short.spans) < len(usual.spans)
+        assert short.duration_ms <= usual.duration_ms
+        assert work(short)[0] < work(usual)[0]
+        assert short.outcome == requests.OK
+    assert np.mean([short.duration_ms < usual.duration_ms for usual, short in pairs]) > 0.4
+
+
+def test_n_plus_one_makes_each_statement_again_one_after_the_other():
+    for usual, many in requests_with(N_PLUS_ONE):
+        (culprit,) = {fault.service for fault in many.touched}
+        statements = defaultdict(list)
+        for span in many.spans:
+            if span.site.transport == topology.DB and span.site.service_index == culprit:
+                statements[requests.parent_of(span), span.site].append(span)
+        assert statements
+        for spans in statements.values():
+            assert 3 <= len(spans) <= 10
+            for one, following in zip(spans, spans[1:]):
+                assert following.start_ms == one.end_ms
+                assert duration(following) != duration(one)  # each has draws of its own
+        assert work(many)[2] > work(usual)[2]
+
+
+def test_an_intermittent_stall_holds_up_some_calls_and_leaves_the_others():
+    some, every = (
+        requests_with(INTERMITTENT_STALL, severity=10.0, part=part, count=100) for part in (0.3, 1.0)
+    )
+    for usual, stalled in some:
+        assert any(
+            duration(after) > 1.01 * duration(before)
+            for before, after in zip(usual.spans, stalled.spans)
+        )
+    assert 0.2 < len(some) / len(every) < 0.45
+
+
+def test_a_swallowed_exception_leaves_a_log_and_no_error():
+    pairs = requests_with(SWALLOWED_EXCEPTION, severity=1.0)
+    shorter = 0
+    for usual, silent in pairs:
+        assert silent.swallowed
+        (culprit,) = {fault.service for fault in silent.touched}
+        assert {span.site.service_index for span in silent.swallowed} == {culprit}
+        assert {span.outcome for span in silent.spans} == {requests.OK}
+        shorter += len(silent.spans) < len(usual.spans)
+    assert shorter > 0.3 * len(pairs)
+
+
+def test_a_swallowed_exception_is_logged_as_an_error_on_a_span_without_status(tmp_path):
+    run(build(replace(SMALL, faults={SWALLOWED_EXCEPTION: 1.0})), tmp_path)
+    status = {
+        span["spanId"]: span["status"] for spans in spans_of(tmp_path).values() for span in spans
+    }
+    told = defaultdict(list)
+    for request in lines(tmp_path / "logs"):
+        for entry in request["resourceLogs"]:
+            for record in entry["scopeLogs"][0]["logRecords"]:
+                if record["severityText"] == "ERROR":
+                    told[record["traceId"]].append(status[record["spanId"]])
+    touched = [row["trace_id"] for row in labels_of(tmp_path) if row["is_anomalous"]]
+    assert len(touched) > 20
+    assert all({} in told[trace_id] for trace_id in touched)
+    assert all(trace_id in touched for trace_id, statuses in told.items() if {} in statuses)
+
+
+def test_without_its_cache_a_service_asks_its_database_each_time_and_for_longer():
+    more = 0
+    for usual, lost in requests_with(CACHE_LOSS, severity=2.0):
+        (culprit,) = {fault.service for fault in lost.touched}
+        before, after = (
+            {span[:2]: duration(span) for span in request.spans
+             if span.site.transport == topology.DB and span.site.service_index == culprit}
+            for request in (usual, lost)
+        )
+        assert before.keys() <= after.keys()
+        assert all(1.3 < after[place] / before[place] < 2.5 for place in before)
+        served = [span for span in lost.spans if span.role == requests.SERVER
+                  and span.site.service_index == culprit]
+        assert len(after) == sum(
+            child.transport == topology.DB for span in served for child in span.site.children
+        )
+        more += len(after) > len(before)
+    assert more > 0
+
+
+def test_a_queue_backlog_lengthens_the_wait_for_the_consumer_and_nothing_else():
+    for usual, late in requests_with(QUEUE_BACKLOG, severity=20.0):
+        (culprit,) = {fault.service for fault in late.touched}
+        assert late.duration_ms == usual.duration_ms
+        starts = [
+            {span[:3]: span.start_ms for span in request.spans} for request in (usual, late)
+        ]
+        for before, after in zip(usual.spans, late.spans):
+            assert after[:3] == before[:3]
+            assert duration(after) == pytest.approx(duration(before))
+            if after.site.service_index == culprit and after.role == requests.SERVER:
+                parent = requests.parent_of(after)
+                gaps = [
+                    start[after[:3]] - start[parent_key]
+                    for start in starts for parent_key in start
+                    if (parent_key[0].index, *parent_key[1:]) == parent
+                ]
+                assert gaps[1] - gaps[0] > 5 * after.site.network_ms
+
+
+@pytest.mark.parametrize("kind", NOVEL_KINDS)
+def test_only_services_that_have_what_it_acts_on_get_a_novel_fault(kind):
+    world = build(Config(seed=2, faults={kind: 1.0}))
+    assert world.faults
+    for fault in world.faults:
+        service = world.topology.services[fault.service]
+        steps = [step for operation in service.operations for step in operation.steps]
+        queries = [step for step in steps if step.transport == topology.DB]
+        assert fault.kind == kind
+        assert {
+            SHORT_CIRCUIT: steps,
+            N_PLUS_ONE: queries,
+            INTERMITTENT_STALL: True,
+            SWALLOWED_EXCEPTION: True,
+            CACHE_LOSS: any(step.probability < 1 for step in queries),
+            QUEUE_BACKLOG: service.is_consumer,
+        }[kind]
+
+
+# ---- cases --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_a_storm_is_one_fault_that_lasts_and_touches_much(seed, tmp_path):
+    config = replace(SMALL, seed=seed, case="storm", anomaly_rate=0)
+    world = build(config)
+    run(world, tmp_path)
+    (fault,) = world.faults
+    assert fault.kind in KINDS
+    assert (fault.share, fault.slot) == (1.0, None)
+    begin, end = (share * config.minutes * MINUTE_MS for share in STORM_SHARES)
+    assert (fault.start_ms, fault.end_ms) == (begin, end)
+    started = {
+        trace_id: min(int(span["startTimeUnixNano"]) for span in spans) / 1e6 - config.start_ms
+        for trace_id, spans in spans_of(tmp_path).items()
+    }
+    labels = labels_of(tmp_path)
+    inside = [row["is_anomalous"] for row in labels if begin <= started[row["trace_id"]] < end]
+    assert 0.05 < np.mean(inside) < 0.4
+    assert sum(inside) == sum(row["is_anomalous"] for row in labels)
+    assert pq.read_table(tmp_path / "truth" / "faults.parquet").num_rows == 1
+
+
+def test_many_releases_at_once_change_pods_and_speed_and_are_no_anomaly(monkeypatch, tmp_path):
+    monkeypatch.setattr(placement, "_DEPLOYS_PER_DAY", 0.0)
+    monkeypatch.setattr(placement, "_RESTARTS_PER_DAY", 0.0)
+    config = replace(SMALL, services=20, case="deploy")
+    world = build(config)
+    run(world, tmp_path)
+    assert not any(row["is_anomalous"] for row in labels_of(tmp_path))
+    for table in ("faults", "costs"):
+        found = pq.read_table(tmp_path / "truth" / f"{table}.parquet")
+        assert (found.num_rows, found.num_columns > 3) == (0, True)
+    current = {pod.slot: pod for pod in world.placement.pods}
+    released = defaultdict(set)
+    for minute, pods in sorted(world.placement.changes.items()):
+        for pod in pods:
+            old, current[pod.slot] = current[pod.slot], pod
+            assert (pod.name, pod.uid, pod.version) != (old.name, old.uid, old.version)
+            factor = pod.slow / old.slow
+            assert 0.6 <= factor <= 1.8
+            assert pod.heavy / old.heavy == pytest.approx(factor)
+            wave = max(
+                begin for share in RELEASE_SHARES
+                if (begin := round(share * config.minutes)) <= minute
+            )
+            assert minute < wave + pod.service.replicas  # a replica a minute
+            released[wave, pod.service.name].add(pod.slot)
+    waves = Counter(wave for wave, _ in released)
+    assert sorted(waves.values()) == [4, 4]
+    for (_, name), slots in released.items():
+        service = next(found for found in world.topology.services if found.name == name)
+        assert slots == set(service.slots)
+    shown = {
+        span["resource"]["k8s.pod.name"] for spans in spans_of(tmp_path).values() for span in spans
+    }
+    assert {pod.name for pods in world.placement.changes.values() for pod in pods} & shown
+
+
+def test_a_case_leaves_the_topology_and_the_requests_as_they_are():
+    usual, storm, deploy = (build(replace(SMALL, case=case)) for case in (None, "storm", "deploy"))
+    for world in (storm, deploy):
+        assert [service.name for service in world.topology.services] == [
+            service.name for service in usual.topology.services
+        ]
+        assert np.array_equal(world.workload.rate, usual.workload.rate)
+    assert not deploy.faults
+
+
 # ---- the command --------------------------------------------------------------------------------
 
 
@@ -504,6 +726,11 @@ def test_a_failing_dependency_shows_as_errors_of_its_callers(mode):
     (["--seed", "1", "--anomaly-rate", "0.9"], "--anomaly-rate 0.9 is outside"),
     (["--seed", "1", "--faults", "gremlin=1"], "gremlin"),
     (["--seed", "1", "--faults", "retry_loop=x"], "retry_loop=x"),
+    (["--seed", "1", "--mix", "odd"], "--mix odd is none of source, faint, novel"),
+    (["--seed", "1", "--case", "flood"], "--case flood is none of storm, deploy"),
+    (["--seed", "1", "--case", "storm", "--days", "1", "--warm-up-hours", "12"], "storm's begin"),
+    (["--seed", "1", "--case", "storm", "--days", "0.1", "--services", "3", "--faults",
+      "queue_backlog"], "no service can have a fault of queue_backlog"),
     (["--seed", "1", "--billing", "free"], "--billing free"),
     (["--seed", "1", "--start", "noon"], "--start noon"),
     (["--seed", "1", "--output", "kafka://host:9092"], "kafka://host:9092"),
@@ -529,8 +756,17 @@ def test_fault_mix_and_file_urls_are_understood(tmp_path):
         "--output", f"file://{tmp_path}/w", "--seed", "1", "--faults", "retry_loop=2,latency_spike",
         "--start", "2025-06-01T06:00+02:00",
     ])
-    assert config.faults == {"retry_loop": 2.0, "latency_spike": 1.0}
+    assert config.weights == {"retry_loop": 2.0, "latency_spike": 1.0}
     assert config.start.isoformat() == "2025-06-01T04:00:00+00:00"
     assert output == tmp_path / "w"
     with pytest.raises(UsageError):
         parse(["--output", str(tmp_path), "--seed", "1", "--warm-up-hours", "999"])
+
+
+@pytest.mark.parametrize("arguments, kinds", [
+    ([], KINDS), (["--mix", "faint"], KINDS), (["--mix", "novel"], NOVEL_KINDS),
+    (["--faults", ",".join(ALL_KINDS)], ALL_KINDS),
+])
+def test_a_mix_names_its_kinds_in_equal_weights(arguments, kinds, tmp_path):
+    config, _ = parse(["--output", str(tmp_path / "w"), "--seed", "1", *arguments])
+    assert config.weights == dict.fromkeys(kinds, 1.0)
