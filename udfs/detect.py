@@ -55,17 +55,17 @@ class Detect(KeyedProcessFunction):
         minute_ms = timestamp - MINUTE_MS
         traces = (self._frames[TRACES].get(minute_ms) or "").split()
         detector = self._detector.value() or RuleDetector()
-        result = detector.step(minute_ms, list(map(b64decode, traces)), self._usage(minute_ms))
+        results = detector.step(minute_ms, list(map(b64decode, traces)), self._usage(minute_ms))
         self._detector.update(detector)
         self._frames[TRACES].remove(minute_ms)
         if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
             self._frames[USAGE].remove(bucket_start(minute_ms))
-        if traces:
-            key = str(minute_ms)
-            yield upsert(VERDICTS, minute_ms, key, orjson.dumps(result.verdicts))
+        for result in results:
+            key = str(result.minute_ms)
+            yield upsert(VERDICTS, result.minute_ms, key, orjson.dumps(result.verdicts))
             yield upsert(
                 INCIDENTS,
-                window_start(minute_ms),
+                window_start(result.minute_ms),
                 key,
                 orjson.dumps([result.incidents, result.service_traces]),
             )

@@ -69,6 +69,13 @@ def grown(column: np.ndarray, rows: int, fill: float = 0) -> np.ndarray:
     return larger
 
 
+def rows_of(column: np.ndarray, kept: np.ndarray, fill: float = 0) -> np.ndarray:
+    """The rows at ``kept``, of a column that may not reach as far."""
+    if not len(kept):
+        return column[:0]
+    return grown(column, int(kept.max()) + 1, fill)[kept]
+
+
 class Profiles:
     """Running location and scale of a quantity per row: Huber's estimates, with forgetting.
 

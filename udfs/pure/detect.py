@@ -63,6 +63,7 @@ class MinuteResult:
     """Verdicts of a minute's traces (columns of trace_verdicts, times in ms), by trace_id; its
     incidents, one for each culprit; and how many of its traces touch each service."""
 
+    minute_ms: int
     verdicts: list[Row] = field(default_factory=list)
     incidents: list[Row] = field(default_factory=list)
     service_traces: dict[str, int] = field(default_factory=dict)
@@ -97,11 +98,12 @@ class RuleDetector:
         minute_ms: int,
         traces: Sequence[bytes],
         usage: Mapping[tuple[str, str], Mapping[str, float]],
-    ) -> MinuteResult:
+    ) -> list[MinuteResult]:
         """Judge the traces that start in a minute, then learn from them.
 
         minute_ms: ascending from call to call. traces: packed by assemble, in any order. usage:
         (service, pod) -> dimension -> amount in this minute; empty where there is none.
+        returns: of each minute that there is something new to say of; here, of this one.
         """
         opened = sorted(map(unpack, traces), key=lambda trace: trace.trace_id)
         frame = reading = None
@@ -109,14 +111,19 @@ class RuleDetector:
             frame = Frame(opened)
             reading = self._baselines.read(minute_ms, frame)
         overuse = self._watch(minute_ms, usage, frame, reading)
-        result = self._judge(minute_ms, frame, reading, overuse) if opened else MinuteResult()
+        results = []
+        if opened:
+            results.append(self._judge(minute_ms, frame, reading, overuse))
         self._minutes += 1
         if self._minutes % TIDY_MINUTES == 0:
-            self._baselines.forget(minute_ms - FORGET_MS)
-            self._usage.forget(minute_ms - FORGET_MS)
-            known = self._baselines.operations
-            self._slot_of = {k: slot for k, slot in self._slot_of.items() if known.get(k) >= 0}
-        return result
+            self._forget(minute_ms - FORGET_MS)
+        return results
+
+    def _forget(self, before_ms: int) -> None:
+        self._baselines.forget(before_ms)
+        self._usage.forget(before_ms)
+        known = self._baselines.operations
+        self._slot_of = {k: slot for k, slot in self._slot_of.items() if known.get(k) >= 0}
 
     def _watch(
         self,
@@ -171,7 +178,7 @@ class RuleDetector:
         best = np.maximum.reduceat(cells.odds.max(axis=1), cells.first_of_trace)
         is_anomalous = (best > 0) & ~is_warming
         last_of_trace = np.r_[cells.first_of_trace[1:], len(cells.trace)]
-        result = MinuteResult()
+        result = MinuteResult(minute_ms)
         affected: list[list[str]] = []
         for t, trace in enumerate(frame.traces):
             root = frame.operations[frame.operation[frame.root[t]]].split(SEPARATOR)
@@ -199,7 +206,7 @@ class RuleDetector:
                 "model_version": self.MODEL_VERSION,
                 "verdict_state": WARMING if is_warming[t] else READY,
             })
-        result.incidents = _incidents(result.verdicts, affected)
+        result.incidents = incidents(result.verdicts, affected)
         counts = np.bincount(cells.service)
         result.service_traces = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
         return result
@@ -329,7 +336,7 @@ def _on_way(frame: Frame, row: int) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
+def incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
     """Anomalous verdicts by culprit. affected: the services on the way of each of them."""
     by_culprit: dict[str, list[tuple[Row, list[str]]]] = defaultdict(list)
     anomalous = [verdict for verdict in verdicts if verdict["is_anomalous"]]

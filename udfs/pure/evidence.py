@@ -93,6 +93,8 @@ class Reading(NamedTuple):
     is_timed: np.ndarray  # (spans,) the time is the operation's usual business
     is_known: np.ndarray  # (spans,) timed, and the time's profile is well known
     slow_level: np.ndarray  # (spans,) how many of SLOW_LEVELS the time is beyond
+    surplus: np.ndarray  # (spans,) log_time above the profile's location
+    variance: np.ndarray  # (spans,) of log_time around it
     failed: np.ndarray  # (spans,) by its own fault, or that of who it called
     groups: np.ndarray  # (groups,) first row of sibling calls of one operation
     repeat_row: np.ndarray  # (groups,) row in the table of repetitions
@@ -157,7 +159,9 @@ class Baselines:
         self._load.follow(service[telling], surplus, self._times.scale[profile[telling]])
         load = self._load.shift()[load_slot]
         log_time = raw_log_time - load
-        time_weight = self._time_weight(profile, log_time, LOAD_TOLERANCE * load)
+        surplus = log_time - self._times.location[profile]
+        variance = self._time_variance(profile, LOAD_TOLERANCE * load)
+        time_weight = _time_weight(surplus, variance)
         slow_level = np.searchsorted(SLOW_LEVELS, time_weight)
         time_weight = self._tempered(profile, time_weight, slow_level)
 
@@ -190,7 +194,7 @@ class Baselines:
         ))  # fmt: skip
         return Reading(
             operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot,
-            is_timed, is_known, slow_level, failed, groups, repeat_row, structure, evidence,
+            is_timed, is_known, slow_level, surplus, variance, failed, groups, repeat_row, structure, evidence,
         )  # fmt: skip
 
     def _callees(
@@ -248,30 +252,28 @@ class Baselines:
         self._durations.resize(rows)
         self._loops.resize(rows)
 
-    def _time_weight(
-        self, profile: np.ndarray, log_time: np.ndarray, tolerance: np.ndarray
-    ) -> np.ndarray:
-        """Evidence in nats of each span's time, against its profile.  # (spans,)
+    def _time_variance(self, profile: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+        """Variance of each span's log time around its profile's location.  # (spans,)
 
-        tolerance: (spans,) by how much the usual may be off, on the scale of log_time.
+        tolerance: (spans,) by how much the usual may be off.
         """
-        surplus = log_time - self._times.location[profile]
         variance = self._times.scale[profile] ** 2
         # Young estimates are uncertain by themselves.
         variance = variance * (1 + 4 / np.maximum(self._times.minutes[profile], 1.0))
-        variance = variance + tolerance**2
-        shift = SLOWDOWNS[:, None]
-        each = (shift * surplus - shift**2 / 2) / variance  # (slowdowns, spans)
-        top = each.max(axis=0)
-        weight = top + np.log(np.exp(each - top).mean(axis=0))
-        weight = np.where(weight > TAIL, TAIL + np.log1p(np.maximum(weight - TAIL, 0.0)), weight)
-        return np.maximum(weight, RELIEF)
+        return variance + tolerance**2
 
     def _tempered(self, profile: np.ndarray, weight: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Evidence of time, where the operation is slow now and then by nature at most so much."""
+        return np.minimum(weight, self._slow_limit(profile, level))
+
+    def _slow_limit(self, profile: np.ndarray, level: np.ndarray) -> np.ndarray:
         slow = self._slow[profile, level] + SLOW_RATE * SLOW_CALLS * SLOW_DECAY ** (level - 1.0)
         rate = slow / (self._slow[profile, 0] + SLOW_CALLS)
-        return np.where(level > 0, np.minimum(weight, np.log(TROUBLE_RATE / rate)), weight)
+        return np.where(level > 0, np.log(TROUBLE_RATE / rate), np.inf)
+
+    def slow_limit(self, reading: Reading) -> np.ndarray:
+        """The most that each span's time can say, by how often its like is that slow.  # (spans,)"""
+        return self._slow_limit(reading.profile, reading.slow_level)
 
     def _failure_weight(self, operation: np.ndarray) -> np.ndarray:
         """Evidence of a failure, by how often the operation fails anyway."""
@@ -379,8 +381,11 @@ class Baselines:
         self._structure_calls = self._structure_calls[kept]
         self._structure_seen = self._structure_seen[kept]
         kept = np.flatnonzero(self.operations.last_seen >= before_ms)
-        if len(kept) == len(self.operations):
-            return
+        if len(kept) < len(self.operations):
+            self._keep_operations(kept)
+
+    def _keep_operations(self, kept: np.ndarray) -> None:
+        """Forget all operations but those at ``kept``."""
         self.operations.keep(kept)
         for name in (
             "roots", "_service_of", "_callee_of", "_hash_of", "_calls", "_failures", "_rare",
@@ -391,6 +396,16 @@ class Baselines:
         self._times.keep(rows)
         self._durations.keep(kept)
         self._loops.keep(kept)
+
+
+def _time_weight(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Evidence in nats of each span's log time above the usual, over all slowdowns.  # (spans,)"""
+    shift = SLOWDOWNS[:, None]
+    each = (shift * surplus - shift**2 / 2) / variance  # (slowdowns, spans)
+    top = each.max(axis=0)
+    weight = top + np.log(np.exp(each - top).mean(axis=0))
+    weight = np.where(weight > TAIL, TAIL + np.log1p(np.maximum(weight - TAIL, 0.0)), weight)
+    return np.maximum(weight, RELIEF)
 
 
 def _repeats(frame: Frame, groups: np.ndarray) -> np.ndarray:

@@ -41,10 +41,12 @@ class Frame:
         self.pods, self.pod = _joined(
             [trace.pods for trace in traces], spans["pod"], self.trace
         )
+        self.start_ms = spans["start_ns"] / NS_PER_MS  # since the trace's first span
         self.duration_ms = spans["duration_ns"] / NS_PER_MS
         self.own_ms = spans["own_ns"] / NS_PER_MS
         self.depth = spans["depth"]
         self.repeats = spans["repeats"]
+        self.error_logs = spans["error_logs"]
         flags = spans["flags"]
         self.is_error = (flags & ERROR) > 0
         self.is_call = (flags & IS_CALL) > 0

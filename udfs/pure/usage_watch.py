@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from udfs.pure.baseline import Vocabulary, grown
+from udfs.pure.baseline import Vocabulary, grown, rows_of
 from udfs.pure.windows import MINUTE_MS
 
 DIMENSIONS = ("cpu", "memory", "io", "network")
@@ -41,6 +41,9 @@ OVERUSE_WEIGHT = 0.1
 # A pod's first minutes may be off together; after this many they count half as usual.
 YOUTH_MINUTES = 10.0
 
+# What a service's past still counts for when a new release replaces it.
+RENEWED = 0.02
+
 # However much residuals resemble those of the minute before, something is new.
 INERTIA_MAX = 0.98
 
@@ -63,7 +66,13 @@ _SERVICE_COLUMNS = (
 class UsageWatch:
     """State: per service the normal equations, per pod and service the chance of over-use."""
 
-    def __init__(self) -> None:
+    def __init__(self, lag: int = 0) -> None:
+        """lag: how many past minutes can be told anew by what came after them."""
+        self._lag = lag
+        # (minute, chances of pods, of services, evidence on pods, on services), oldest first
+        self._past: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        # Surplus of each pod's use in this minute, in standard deviations; NaN = not known.
+        self.surplus = np.zeros((0, len(DIMENSIONS)))
         self.pods = Vocabulary()  # "service SEPARATOR pod"
         self._pod_service = np.zeros(0, np.int64)
         self._pod_chance = np.zeros((0, len(DIMENSIONS)))  # chance of over-use
@@ -110,6 +119,8 @@ class UsageWatch:
             self._pod_service[self.pods.get(name)] = pod_service[name]
 
         self._pod_chance, self._chance = _transition(self._pod_chance), _transition(self._chance)
+        self.surplus = np.full(self._pod_chance.shape, np.nan)
+        told = np.zeros(self._pod_chance.shape), np.zeros(self._chance.shape)
         # Without traces from now and before, what was asked of the pods isn't known.
         if names and calls and self._served:
             pods = np.array([self.pods.get(name) for name in names])  # (pods,)
@@ -123,16 +134,44 @@ class UsageWatch:
             amounts = np.array(
                 [[usage[name].get(d, np.nan) for d in DIMENSIONS] for name in names]
             )  # (pods, dimensions)
-            self._judge_and_learn(minute_ms, pods, services, features, amounts)
+            self._judge_and_learn(minute_ms, pods, services, features, amounts, told)
         self._served = {name: float(counts[:-1].sum()) for name, counts in calls.items()}
         self._minutes += 1
         if self._minutes % SOLVE_MINUTES == 0:
             self._solve()
-        chance = np.maximum(
-            self._pod_chance.max(axis=1, initial=0.0),
-            self._chance.max(axis=1, initial=0.0)[self._pod_service],
+        if self._lag:
+            self._past.append((minute_ms, self._pod_chance.copy(), self._chance.copy(), *told))
+            del self._past[: -self._lag - 1]
+        return self._log_odds(self._pod_chance, self._chance)
+
+    def at(self, minute_ms: int) -> dict[str, float]:
+        """As ``step`` returned for a past minute, by all that came since (a backward smoother)."""
+        pods, services = len(self.pods), len(self._chance)
+        pod_future = np.ones((pods, len(DIMENSIONS), 2))
+        future = np.ones((services, len(DIMENSIONS), 2))
+        for minute, pod_chance, chance, pod_told, told in reversed(self._past):
+            if minute <= minute_ms:
+                return self._log_odds(
+                    _with_future(grown(pod_chance, pods), pod_future),
+                    _with_future(grown(chance, services), future),
+                )
+            pod_future = _passed_back(pod_future, grown(pod_told, pods))
+            future = _passed_back(future, grown(told, services))
+        return self._log_odds(self._pod_chance, self._chance)
+
+    def _log_odds(self, pod_chance: np.ndarray, chance: np.ndarray) -> dict[str, float]:
+        """By consumer, the greater of its own and its service's."""
+        either = np.maximum(
+            pod_chance.max(axis=1, initial=0.0),
+            chance.max(axis=1, initial=0.0)[self._pod_service],
         )
-        return dict(zip(self.pods.names, _logit(chance).tolist()))
+        return dict(zip(self.pods.names, _logit(either).tolist()))
+
+    def renew(self, services: np.ndarray) -> None:
+        """Learn afresh what these services' calls take: they have a new release."""
+        for name in ("_gram", "_product", "_moments", "_inertia"):
+            getattr(self, name)[services] *= RENEWED
+        self._samples[services] = np.minimum(self._samples[services], SAMPLES_MIN / 2)
 
     def _judge_and_learn(
         self,
@@ -141,7 +180,9 @@ class UsageWatch:
         services: np.ndarray,
         features: np.ndarray,
         amounts: np.ndarray,
+        told: tuple[np.ndarray, np.ndarray],
     ) -> None:
+        """told: the evidence on pods and on services, to be filled in."""
         measured = ~np.isnan(amounts)
         cost = self._cost[services]  # (pods, dimensions, FEATURES)
         work = np.einsum("pf,pdf->pd", features[:, 1:], cost[:, :, 1:])
@@ -153,6 +194,9 @@ class UsageWatch:
         gap = (minute_ms - self._pod_judged[pods]) / MINUTE_MS - 1
         minutes = self._pod_minutes[pods] * np.exp(-gap / YOUTH_MINUTES)[:, None]
         variance = variance * (1 + YOUTH_MINUTES / (minutes + 1))
+        self.surplus[pods] = np.where(
+            ready, residual / np.sqrt(np.where(ready, variance, 1.0)), np.nan
+        )
 
         spread = np.where(ready, variance, 1.0)[:, :, None]
         shift = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
@@ -167,7 +211,9 @@ class UsageWatch:
         first = np.flatnonzero(np.r_[True, services[1:] != services[:-1]])
         seen = services[first]
         whole = np.add.reduceat(evidence, first)
-        self._chance[seen] = _weigh(self._chance[seen], np.clip(whole, *SERVICE_EVIDENCE))
+        whole = np.clip(whole, *SERVICE_EVIDENCE)
+        self._chance[seen] = _weigh(self._chance[seen], whole)
+        told[0][pods], told[1][seen] = evidence, whole
 
         scale = np.sqrt(np.where(ready, variance, 1e300))
         outlying = np.maximum(np.abs(residual) / (CLIP * scale), 1.0)
@@ -225,6 +271,10 @@ class UsageWatch:
             self.pods.keep(kept)
             for column in _POD_COLUMNS:
                 setattr(self, column, getattr(self, column)[kept])
+            self._past = [
+                (minute, rows_of(pod_chance, kept), chance, rows_of(pod_told, kept), told)
+                for minute, pod_chance, chance, pod_told, told in self._past
+            ]
 
 
 def _transition(chance: np.ndarray) -> np.ndarray:
@@ -235,6 +285,19 @@ def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     """The chance after evidence, a log likelihood ratio."""
     likelihood = chance * np.exp(evidence)
     return likelihood / (likelihood + 1 - chance)
+
+
+def _with_future(chance: np.ndarray, future: np.ndarray) -> np.ndarray:
+    """The chance, by what comes later as well.  future: (..., 2) of being well, of over-use"""
+    ill = chance * future[..., 1]
+    return ill / (ill + (1 - chance) * future[..., 0])
+
+
+def _passed_back(future: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """What a minute and all after it say of the minute before."""
+    well, ill = future[..., 0], future[..., 1] * np.exp(evidence)
+    before = np.stack([well * (1 - BEGINS) + ill * BEGINS, well * ENDS + ill * (1 - ENDS)], axis=-1)
+    return before / before.max(axis=-1, keepdims=True)
 
 
 def _logit(chance: np.ndarray) -> np.ndarray:

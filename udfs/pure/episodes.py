@@ -1,0 +1,109 @@
+"""Is something going on, since when, and how strongly? What is faint in one trace is plain in a hundred.
+
+A hidden Markov model of each (subject, channel), a subject being a service, a pod or an operation.
+It is well, or in an episode in which a share of the traces that touch the subject is affected, by
+some strength (a factor on times, say). Filtered forward as minutes come; with ``lag`` minutes more
+at hand, the same minute is smoothed backward: an episode's first minutes gain from what followed,
+and what turned out to stand alone loses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from udfs.pure.baseline import grown, rows_of
+
+# Chance that a trace is affected where all is well: a hiccup of its own, not an episode's.
+LONE = 1e-5
+# Shares of the traces that an episode affects.
+SHARES = np.array([0.12, 0.4, 0.95])
+
+# Chances per minute that an episode begins and ends.
+BEGINS, ENDS = 1 / 20000, 1 / 40
+# And that one which goes on changes its share or strength.
+CHANGES = 0.02
+
+# What each trace has to say for an episode before it counts, so that slight shifts never add up;
+# and the most that one minute says.
+MARGIN = 0.1
+MINUTE_EVIDENCE = 4.0
+
+
+class Episodes:
+    """State: the chance of each state, now and for the last ``lag`` minutes.
+
+    States: 0 = well, then each share with each strength.  # (subjects, channels, states)
+    """
+
+    def __init__(self, channels: int, strengths: int, lag: int) -> None:
+        self._shares = np.repeat(SHARES, strengths)  # (states - 1,)
+        self._channels, self._strengths, self._lag = channels, strengths, lag
+        self.now = np.zeros((0, channels, 1 + len(self._shares)))
+        # (minute, filtered chances, likelihood of each state in that minute), oldest first
+        self._past: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def resize(self, subjects: int) -> None:
+        """Have at least ``subjects`` rows; new ones are well."""
+        known = len(self.now)
+        self.now = grown(self.now, subjects)
+        self.now[known:, :, 0] = 1.0
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Keep the subjects at ``kept``."""
+        self.now = self.now[kept]
+        self._past = [
+            (minute, rows_of(f, kept), rows_of(e, kept, 1.0)) for minute, f, e in self._past
+        ]
+
+    def step(self, minute_ms: int, subject: np.ndarray, weights: np.ndarray) -> None:
+        """Take in a minute. subject: (n,), weights: (n, channels, strengths) nats of its traces."""
+        share = self._shares
+        each = np.exp(np.minimum(np.tile(weights, len(SHARES)), 30.0))  # (n, channels, states - 1)
+        says = np.log((1 - share + share * each) / (1 - LONE + LONE * each)) - MARGIN
+        evidence = np.zeros_like(self.now)
+        np.add.at(evidence[:, :, 1:], subject, says)
+        likelihood = np.exp(np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_EVIDENCE))
+        states = self._passed(self.now) * likelihood
+        self.now = states / states.sum(axis=2, keepdims=True)
+        self._past.append((minute_ms, self.now, likelihood))
+        del self._past[: -self._lag - 1]
+
+    def _passed(self, states: np.ndarray) -> np.ndarray:
+        """The chances a minute later. An episode that goes on may change its share or strength."""
+        well, ill = states[:, :, :1], states[:, :, 1:]
+        some = ill.sum(axis=2, keepdims=True)
+        count = len(self._shares)
+        stays = ill * (1 - ENDS) * (1 - CHANGES) + some * ((1 - ENDS) * CHANGES / count)
+        return np.concatenate([well * (1 - BEGINS) + some * ENDS, stays + well * BEGINS / count], axis=2)
+
+    def _passed_back(self, future: np.ndarray) -> np.ndarray:
+        """What the next minute's evidence says of each state of this minute."""
+        well, ill = future[:, :, :1], future[:, :, 1:]
+        some = ill.mean(axis=2, keepdims=True)
+        goes_on = ill * (1 - CHANGES) + some * CHANGES
+        return np.concatenate(
+            [well * (1 - BEGINS) + some * BEGINS, well * ENDS + goes_on * (1 - ENDS)], axis=2
+        )
+
+    def at(self, minute_ms: int) -> np.ndarray:
+        """Chances in a minute by all that came since.  # (subjects, channels, states)"""
+        subjects = len(self.now)
+        future = np.ones_like(self.now)
+        for minute, filtered, likelihood in reversed(self._past):
+            if minute <= minute_ms:
+                states = np.zeros_like(self.now)
+                states[:, :, 0] = 1.0
+                states[: len(filtered)] = filtered
+                states *= future
+                return states / states.sum(axis=2, keepdims=True)
+            future = self._passed_back(future * grown(likelihood, subjects, 1.0))
+            future /= future.max(axis=2, keepdims=True)
+        return self.now
+
+    def affected(self, states: np.ndarray) -> np.ndarray:
+        """Chance that a trace is affected with each strength.  # (subjects, channels, strengths)"""
+        shares = (states[:, :, 1:] * self._shares).reshape(
+            *states.shape[:2], len(SHARES), self._strengths
+        )
+        return shares.sum(axis=2) + states[:, :, :1] * (LONE / self._strengths)
+

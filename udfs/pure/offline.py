@@ -1,0 +1,80 @@
+"""The pure stages before detect, one after another, over an input directory: without the engine.
+
+For training and for benchmarks; the job does the same in Flink.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import orjson
+
+from udfs.pure.assemble import assemble
+from udfs.pure.meter import meter
+from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans
+
+# Packed traces by minute, as assemble makes them.
+Minutes = dict[int, list[bytes]]
+# Minute -> (service, pod) -> dimension -> amount.
+UsageByMinute = dict[int, dict[tuple[str, str], dict[str, float]]]
+
+
+def read(directory: Path) -> tuple[Minutes, UsageByMinute]:
+    """Collect, assemble and meter an input directory (interface.md, section 1)."""
+    fragments, owners = collect_traces(directory)
+    return assemble_all(fragments), meter_all(directory, owners)
+
+
+def lines(folder: Path) -> Iterator[bytes]:
+    """Lines of all files of a stream."""
+    for path in sorted(folder.glob("*.jsonl*")):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from file
+
+
+def collect_traces(directory: Path) -> tuple[dict[str, list[bytes]], dict[str, set[str]]]:
+    """Fragments by trace id, and the services that claim a pod."""
+    fragments: dict[str, list[bytes]] = defaultdict(list)
+    owners: dict[str, set[str]] = defaultdict(set)
+    for line in lines(directory / "traces"):
+        found, pods, _ = collect_spans(line)
+        for trace_id, fragment in found.items():
+            fragments[trace_id].append(fragment)
+        for pod, claim in pods.items():
+            owners[pod].add(orjson.loads(claim)[0])
+    for line in lines(directory / "logs"):
+        for trace_id, fragment in collect_logs(line)[0].items():
+            fragments[trace_id].append(fragment)
+    return fragments, owners
+
+
+def assemble_all(fragments: Mapping[str, list[bytes]]) -> Minutes:
+    """Packed traces by minute."""
+    minutes: Minutes = defaultdict(list)
+    for trace_id, parts in fragments.items():
+        assembled = assemble(trace_id, parts)
+        if assembled:
+            minutes[assembled[0]].append(assembled[1])
+    return minutes
+
+
+def meter_all(directory: Path, owners: Mapping[str, set[str]]) -> UsageByMinute:
+    """Usage by minute and consumer, whose service is its own word, else that of its spans."""
+    consumers: dict[str, list[bytes]] = defaultdict(list)
+    for line in lines(directory / "metrics"):
+        for consumer, fragment in collect_metrics(line)[0].items():
+            consumers[consumer].append(fragment)
+    usage: UsageByMinute = defaultdict(dict)
+    for consumer, parts in sorted(consumers.items()):
+        bucket, uid, name, otel_service_name, _ = consumer.split("\x1f")
+        if not otel_service_name:
+            claims = (owners.get(uid) or owners.get(name) or set()) - {""}
+            otel_service_name = claims.pop() if len(claims) == 1 else ""
+        for minute, by_dimension in meter(int(bucket), parts)["minutes"].items():
+            into = usage[minute].setdefault((otel_service_name, uid or name), {})
+            for dimension, used in by_dimension.items():
+                into[dimension] = into.get(dimension, 0.0) + used
+    return usage

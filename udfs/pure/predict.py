@@ -1,0 +1,125 @@
+"""What a span would be like if all were well: by what is usual alone, or by the masked-span Transformer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import orjson
+
+from udfs.pure import tokens as t
+from udfs.pure.tokens import Tokens, batches
+
+# Predicted deviations are trusted within these bounds, in standard deviations of the usual.
+SCALES = (0.7, 3.0)
+# No event is so rare, nor so sure, that a single one would end all doubt.
+CHANCES = (1e-5, 1 - 1e-3)
+
+
+class Prediction(NamedTuple):
+    """Of each span, without its own service's values: the real values' mean and deviation, the bits' chance."""
+
+    mean: np.ndarray  # (spans, REALS)
+    scale: np.ndarray  # (spans, REALS)
+    chance: np.ndarray  # (spans, BITS)
+
+    def anomaly(self, tokens: Tokens) -> np.ndarray:
+        """alpha = || s_hat - s ||_2 between the predicted and the actual span.  # (spans,)
+
+        Each coordinate is measured in the prediction's own uncertainty, as a deviance residual: (s - mean) /
+        scale of a real value, sqrt(-2 log chance) of a bit; what isn't seen adds nothing.
+        """
+        reals = np.where(tokens.reals_seen, (tokens.reals - self.mean) / self.scale, 0.0)
+        chance = np.where(tokens.bits, self.chance, 1 - self.chance)
+        bits = np.where(tokens.bits_seen, -2 * np.log(chance), 0.0)
+        return np.sqrt((reals**2).sum(axis=1) + bits.sum(axis=1))
+
+
+class Predictor(Protocol):
+    """Names its version and vocabulary, and predicts."""
+
+    version: str
+    names: Mapping[str, int]
+
+    def predict(self, tokens: Tokens) -> Prediction: ...
+
+
+class Usual:
+    """Predicts the operation's own past, whatever the rest of the trace looks like: what a model has to beat."""
+
+    version = "usual-1"
+    names: Mapping[str, int] = {}
+
+    def predict(self, tokens: Tokens) -> Prediction:
+        known = dict(zip(t.KNOWN, tokens.known.T.astype(float)))
+        spans = len(tokens.known)
+        mean = np.zeros((spans, len(t.REALS)))
+        failures, repeats = np.exp(5 * known["failure_rate"]), np.exp(5 * known["repeat_rate"])
+        chance = np.column_stack([
+            failures, failures, repeats, np.full(spans, 0.3), np.full(spans, 0.3),
+            np.exp(5 * known["unanswered_rate"]), np.exp(5 * known["rare_rate"]),
+        ])
+        return Prediction(mean, np.ones_like(mean), np.clip(chance, *CHANCES))
+
+
+class ModelError(Exception):
+    """A model file can't be used; one line that says why and what to do."""
+
+
+class MaskedSpanModel:
+    """The trained Transformer, run by ONNX Runtime on one thread.
+
+    A model is two files side by side: FILE (ONNX) and FILE.json, its card, which holds the hash of the first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Load and check a model.
+
+        Raises:
+            ModelError: a file is missing or not what its card says, or made for other tokens.
+        """
+        import onnxruntime
+
+        card_path = path.with_name(path.name + ".json")
+        try:
+            data, card = path.read_bytes(), orjson.loads(card_path.read_bytes())
+        except OSError as error:
+            raise ModelError(f"model {path}: {error.strerror.lower()}: {error.filename}") from None
+        except orjson.JSONDecodeError:
+            raise ModelError(f"model {path}: its card {card_path} is not JSON") from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != card.get("sha256"):
+            raise ModelError(f"model {path}: sha256 is {found}, its card says {card.get('sha256')}")
+        if card["inputs"] != schema():
+            raise ModelError(f"model {path}: made for other tokens than this version's; train it anew")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+        self.card = card
+        self.version: str = card["version"]
+        self.names = {name: place for place, name in enumerate(card["vocabulary"], 1)}
+
+    def predict(self, tokens: Tokens) -> Prediction:
+        spans = len(tokens.known)
+        mean, scale = np.zeros((spans, len(t.REALS))), np.ones((spans, len(t.REALS)))
+        chance = np.full((spans, len(t.BITS)), 0.5)
+        for batch in batches(tokens):
+            outputs = self.run(batch.inputs)
+            real = batch.rows >= 0
+            for into, output in zip((mean, scale, chance), outputs, strict=True):
+                into[batch.rows[real]] = output[real]
+        return Prediction(mean, np.clip(scale, *SCALES), np.clip(chance, *CHANCES))
+
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Mean, scale and chance of one batch, as the network gives them.  # 3 x (pieces, length, ...)"""
+        return self._session.run(None, inputs)
+
+
+def schema() -> dict[str, list[str]]:
+    """What a model's inputs and outputs mean, in their order: two models of one schema are interchangeable."""
+    return {"known": list(t.KNOWN), "reals": list(t.REALS), "bits": list(t.BITS)}
