@@ -68,22 +68,23 @@ class MaskedSpanTransformer(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.mean, self.log_scale = nn.Linear(WIDTH, len(t.REALS)), nn.Linear(WIDTH, len(t.REALS))
-        self.sighted = nn.Linear(WIDTH, len(t.BITS) - t.BLIND_BITS)
-        self.blind = _mlp(WIDTH, t.BLIND_BITS)
+        self.repeats = _mlp(WIDTH + len(t.EXCUSES), len(t.REPEAT_LEVELS))
+        self.errors = _mlp(WIDTH + len(t.EXCUSES), 2)
+        self.blind = _mlp(WIDTH, 2)
 
     def forward(
-        self, name: Tensor, known: Tensor, cause: Tensor, outcome: Tensor, cause_relation: Tensor,
-        outcome_relation: Tensor,
+        self, name: Tensor, known: Tensor, excuse: Tensor, cause: Tensor, outcome: Tensor,
+        cause_relation: Tensor, outcome_relation: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """(batch, spans, ...) of each, see tokens.batches."""
         mean, log_scale, logits = self.raw(
-            name, known, cause, outcome, cause_relation, outcome_relation
+            name, known, excuse, cause, outcome, cause_relation, outcome_relation
         )
         return mean, log_scale.exp(), logits.sigmoid()
 
     def raw(
-        self, name: Tensor, known: Tensor, cause: Tensor, outcome: Tensor, cause_relation: Tensor,
-        outcome_relation: Tensor,
+        self, name: Tensor, known: Tensor, excuse: Tensor, cause: Tensor, outcome: Tensor,
+        cause_relation: Tensor, outcome_relation: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Mean, logarithm of the scale, logits."""
         alone = self.known(known) + self.name(name)
@@ -95,5 +96,7 @@ class MaskedSpanTransformer(nn.Module):
         x = alone
         for layer in self.layers:
             x = layer(x, memory, (cause_relation, outcome_relation))
-        logits = torch.cat([self.sighted(x), self.blind(alone)], dim=-1)
+        errors = self.errors(torch.cat([alone, excuse], dim=-1))
+        repeats = self.repeats(torch.cat([x, excuse], dim=-1))
+        logits = torch.cat([repeats, errors, self.blind(alone)], dim=-1)
         return self.mean(x), self.log_scale(x), logits

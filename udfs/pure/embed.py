@@ -17,6 +17,8 @@ from udfs.pure.tokens import Tokens
 REPEATS, UNANSWERED = range(2)
 # How often they are thought to happen, as if e.ERROR_CALLS calls had told it.
 EVENT_RATES = np.array([1e-3, e.ERROR_RATE])
+# How slow a callee is that its caller gives up on, of t.CUT standard deviations.
+SLOW_ENOUGH = 0.4
 
 
 class SpanBaselines(Baselines):
@@ -81,17 +83,18 @@ class SpanBaselines(Baselines):
             reals_seen, np.column_stack([reading.surplus / scale, total, start, used]), 0.0
         )
         repeats = self._caller_repeats(frame, reading)
+        unanswered = frame.is_call & ~frame.is_answered & (reading.callee >= 0)
         bits = np.column_stack([
+            *(repeats >= level for level in t.REPEAT_LEVELS),
             frame.is_error,
             frame.error_logs > 0,
-            *(repeats >= level for level in t.REPEAT_LEVELS),
-            frame.is_call & ~frame.is_answered,
+            unanswered,
             self._structure_share(reading.structure, calls) < e.RARE,
         ])
         bits_seen = np.column_stack([
-            np.ones((frame.count, 2), bool),
             has_children,
             *(repeats >= level for level in t.REPEAT_LEVELS[:-1]),
+            np.ones((frame.count, 2), bool),
             frame.is_call & (reading.callee >= 0),
             (calls >= e.CALLS_MIN) & business,
         ])
@@ -101,6 +104,7 @@ class SpanBaselines(Baselines):
             name=np.array(own_names, np.int32)[frame.operation]
             if own_names else np.zeros(frame.count, np.int32),
             known=known.astype(np.float32),
+            excuse=self._excuses(frame, unanswered, reals[:, t.OWN_TIME]),
             reals=reals.astype(np.float32),
             reals_seen=reals_seen,
             bits=bits & bits_seen,
@@ -116,6 +120,26 @@ class SpanBaselines(Baselines):
         """Log of the time from the parent's start to the span's.  # (spans,)"""
         after = np.where(frame.has_parent, frame.start_ms - frame.start_ms[frame.parent], 0.0)
         return np.log(np.maximum(after, 0.0) + e.TIME_FLOOR_MS)
+
+    def _excuses(self, frame: Frame, unanswered: np.ndarray, own_time: np.ndarray) -> np.ndarray:
+        """Columns of t.EXCUSES.  # (spans, EXCUSES)"""
+        slow_below = self._slow_below(frame, own_time)
+        # A statement that fails has nobody below; a call that a sound callee answered has no excuse.
+        reason = frame.has_erring_child | ~frame.is_answered | (slow_below > SLOW_ENOUGH)
+        call_failed = frame.is_parent_of(frame.is_call & frame.is_error & reason)
+        return np.column_stack(
+            [frame.has_erring_child, unanswered, slow_below, call_failed]
+        ).astype(np.float32)
+
+    @staticmethod
+    def _slow_below(frame: Frame, own_time: np.ndarray) -> np.ndarray:
+        """The greatest own time below each span, in standard deviations, from 0 to t.CUT.  # (spans,)"""
+        below = np.zeros(frame.count)
+        for depth in range(int(frame.depth.max()), 0, -1):
+            rows = np.flatnonzero((frame.depth == depth) & frame.has_parent)
+            slowest = np.clip(np.maximum(own_time[rows], below[rows]), 0.0, t.CUT)
+            np.maximum.at(below, frame.parent[rows], slowest)
+        return below / t.CUT
 
     @staticmethod
     def _caller_repeats(frame: Frame, reading: Reading) -> np.ndarray:

@@ -5,7 +5,9 @@ Grain: one minute of event time in, one verdict per trace out, stated at once an
 Every span is predicted from the rest of its trace (``predict``). How far it is off, per channel and in nats,
 is evidence against the service whose behaviour it is. ``episodes`` weighs the evidence of many traces: per
 service, per pod, and per operation for repeated calls; ``usage_watch`` does so for what pods use. A trace's
-score is the best of its log odds plus THRESHOLD, as the rule's is.
+score is the best of its log odds plus THRESHOLD, as the rule's is: what a service's evidence has to
+overcome, its adaptive threshold, is high in quiet times and low in an episode, and is in the score already.
+Under the policy ``ema`` a trace's score is the greatest alpha of its services over their EmaThreshold instead.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from udfs.pure.context import THRESHOLD
 from udfs.pure.detect import (
     ANOMALOUS_WEIGHT,
     READY,
+    SPANS_TOGETHER,
     WARMING,
     MinuteResult,
     Row,
@@ -35,10 +38,15 @@ from udfs.pure.episodes import Episodes
 from udfs.pure.evidence import Reading
 from udfs.pure.frame import Frame
 from udfs.pure.predict import Prediction, Predictor, Usual
+from udfs.pure.threshold import EmaThreshold
 from udfs.pure.usage_watch import DIMENSIONS, UsageWatch
 from udfs.pure.windows import MINUTE_MS
 
 LAG_MINUTES = 10
+
+# Policies of the threshold.
+EPISODES, EMA = "episodes", "ema"
+POLICIES = (EPISODES, EMA)
 
 # Channels of evidence; the times come first, in the order of e.OWN, e.LEAF, e.GAP.
 OWN, LEAF, GAP, FAILURE, REPEAT, STRUCTURE = range(6)
@@ -55,7 +63,7 @@ KINDS = (
 FACTORS = np.log([1.35, 1.8, 2.7, 5.0, 12.0])
 STRENGTHS = len(FACTORS)
 # An event that was expected is no evidence.
-EVENT_WEIGHT_MIN = 0.5
+EVENT_WEIGHT_MIN = 2.0
 # What an episode of another kind in a service says against over-use as the reason for its usage.
 EXPLAINED = 0.95
 
@@ -99,15 +107,17 @@ class Minute:
     depth: np.ndarray  # (spans,)
     operation: np.ndarray  # (spans,) place in operations
     operations: list[str]
-    alpha: np.ndarray  # (spans,) || s_hat - s ||
+    alpha: np.ndarray  # (service cells,) greatest || s_hat - s || of its spans, 0 = only blamed
+    threshold: np.ndarray | None  # (service cells,) of alpha, under the policy ema
 
 
 class MaskedDetector(RuleDetector):
     """The streaming detector; all of its state but the predictor, picklable."""
 
-    def __init__(self, predictor: Predictor | None = None) -> None:
+    def __init__(self, predictor: Predictor | None = None, policy: str = EPISODES) -> None:
         super().__init__()
         self.predictor = predictor or Usual()
+        self._ema = EmaThreshold() if policy == EMA else None
         self._baselines: SpanBaselines = SpanBaselines()
         self._usage = UsageWatch(LAG_MINUTES)
         self._pods = Vocabulary()  # as in Frame.pods
@@ -255,9 +265,14 @@ class MaskedDetector(RuleDetector):
         cell_of_span = np.searchsorted(key, touched)
         first_span = np.full(len(key), frame.count)
         np.minimum.at(first_span, cell_of_span, np.arange(frame.count))
-        used, _ = np.unique(
-            np.stack([cell_of_span, frame.pod]), axis=1, return_index=True
-        )
+        used = np.unique(np.stack([cell_of_span, frame.pod]), axis=1)
+        alpha = np.zeros(len(key))
+        np.maximum.at(alpha, cell_of_span, found.anomaly(tokens))
+        threshold = None
+        if self._ema:
+            seen = first_span < frame.count
+            by_count = self._ema.step(by_service.subject[seen], alpha[seen], count)
+            threshold = by_count[by_service.subject]
         minute = Minute(
             minute_ms=minute_ms,
             rows=_verdict_rows(frame, self.predictor.version, is_warming),
@@ -278,7 +293,8 @@ class MaskedDetector(RuleDetector):
             depth=frame.depth,
             operation=frame.operation,
             operations=frame.operations,
-            alpha=found.anomaly(tokens).astype(np.float32),
+            alpha=alpha,
+            threshold=threshold,
         )
         result, odds = self._verdicts(minute)
         self._teach(minute_ms, frame, reading, odds[cell_of_span, :CHANNELS].max(axis=1), is_warming, renewed)
@@ -314,14 +330,27 @@ class MaskedDetector(RuleDetector):
         odds = np.column_stack([odds, self._overuse(minute)])
         strongest = np.column_stack([level.strongest, minute.first_span])
 
-        best, culprit, channel = _blame(odds, strongest, level.trace, minute)
+        if minute.threshold is None:
+            best, culprit, channel = _blame(odds, strongest, level.trace, minute)
+            score, threshold = np.maximum(best + THRESHOLD, 0.0), np.full(len(best), THRESHOLD)
+        else:
+            margin = minute.alpha - minute.threshold
+            culprit = np.lexsort((-margin, level.trace))[
+                np.searchsorted(level.trace, np.arange(len(minute.rows)))
+            ]
+            best, channel = margin[culprit], odds[culprit].argmax(axis=1)
+            score, threshold = minute.alpha[culprit], minute.threshold[culprit]
+            strongest = np.where(strongest < 0, minute.first_span[:, None], strongest)
         is_anomalous = (best > 0) & ~minute.is_warming
         result = MinuteResult(minute.minute_ms)
         names = self._baselines.services.names
         affected = []
         for trace, row in enumerate(minute.rows):
-            row = dict(row, anomaly_score=max(float(best[trace]) + THRESHOLD, 0.0),
-                       is_anomalous=bool(is_anomalous[trace]))  # fmt: skip
+            row = row | {
+                "anomaly_score": float(score[trace]),
+                "threshold": float(threshold[trace]) if np.isfinite(threshold[trace]) else None,
+                "is_anomalous": bool(is_anomalous[trace]),
+            }
             if row["is_anomalous"]:
                 cell = culprit[trace]
                 span = int(strongest[cell, channel[trace]])
@@ -433,7 +462,9 @@ def _level(
     if len(slot):
         strongest[slot[first]] = row[first]
         counts = np.diff(np.r_[first, len(slot)])[:, None]
-        every = np.add.reduceat(weights, first) * (np.minimum(counts, 3.0) / counts)
+        # Errors of one trace are of one cause: they don't add up.
+        together = np.where(slot[first] % CHANNELS < TIMES, SPANS_TOGETHER, 1.0)[:, None]
+        every = np.add.reduceat(weights, first) * (np.minimum(counts, together) / counts)
         ratio = np.add.reduceat(np.exp(weights), first) / counts
         by_slot[slot[first]] = np.logaddexp(every, np.log(ratio)) - np.log(2)
     return Level(

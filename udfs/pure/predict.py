@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,7 +16,7 @@ from udfs.pure import tokens as t
 from udfs.pure.tokens import Tokens, batches
 
 # Predicted deviations are trusted within these bounds, in standard deviations of the usual.
-SCALES = (0.7, 3.0)
+SCALES = (0.9, 3.0)
 # No event is so rare, nor so sure, that a single one would end all doubt.
 CHANCES = (1e-5, 1 - 1e-3)
 
@@ -48,7 +50,7 @@ class Predictor(Protocol):
 
 
 class Usual:
-    """Predicts the operation's own past, whatever the rest of the trace looks like: what a model has to beat."""
+    """Predicts the operation's own past, whatever the rest of the trace looks like: a model has to beat it."""
 
     version = "usual-1"
     names: Mapping[str, int] = {}
@@ -58,8 +60,10 @@ class Usual:
         spans = len(tokens.known)
         mean = np.zeros((spans, len(t.REALS)))
         failures, repeats = np.exp(5 * known["failure_rate"]), np.exp(5 * known["repeat_rate"])
+        # An error below, or nobody who answers, explains an error.
+        errors = np.where(tokens.excuse[:, :2].any(axis=1), 0.9, failures)
         chance = np.column_stack([
-            failures, failures, repeats, np.full(spans, 0.3), np.full(spans, 0.3),
+            np.where(tokens.excuse[:, 3] > 0, 0.9, repeats), np.full(spans, 0.3), np.full(spans, 0.3), errors, failures,
             np.exp(5 * known["unanswered_rate"]), np.exp(5 * known["rare_rate"]),
         ])
         return Prediction(mean, np.ones_like(mean), np.clip(chance, *CHANCES))
@@ -121,5 +125,60 @@ class MaskedSpanModel:
 
 
 def schema() -> dict[str, list[str]]:
-    """What a model's inputs and outputs mean, in their order: two models of one schema are interchangeable."""
-    return {"known": list(t.KNOWN), "reals": list(t.REALS), "bits": list(t.BITS)}
+    """What a model's inputs and outputs mean, in their order: models of one schema are interchangeable."""
+    return {"known": list(t.KNOWN), "reals": list(t.REALS), "bits": list(t.BITS), "excuses": list(t.EXCUSES)}
+
+
+class Models:
+    """A directory of models, each in force from a time on: its card's ``effective_from``, or always.
+
+    Which one judges a minute is a function of event time, so that every replay takes the change at the same
+    point. Files that come while the job runs are taken up at the next minute; of a set of three, the card is
+    to be written last.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Load what is there.
+
+        Raises:
+            ModelError: a model can't be used, or none is in force from the beginning.
+        """
+        self._directory = directory
+        self._loaded: dict[tuple[str, int], tuple[int, MaskedSpanModel]] = {}
+        self.problem = ""  # why a file that came later was left out
+        cards = self._cards()
+        if not cards:
+            raise ModelError(f"models {directory}: no *.onnx with its card (*.onnx.json)")
+        for card in cards:
+            self._load(card)
+        if min(since for since, _ in self._loaded.values()) > 0:
+            raise ModelError(f"models {directory}: every card has an effective_from, one must be without")
+
+    def _cards(self) -> list[tuple[str, int]]:
+        """(path, time of its last change) of every card, by name."""
+        return sorted((str(p), p.stat().st_mtime_ns) for p in self._directory.glob("*.onnx.json"))
+
+    def _load(self, card: tuple[str, int]) -> None:
+        model = MaskedSpanModel(Path(card[0].removesuffix(".json")))
+        since = model.card.get("effective_from")
+        try:
+            since_ms = int(datetime.fromisoformat(since).timestamp() * 1000) if since else 0
+        except ValueError:
+            raise ModelError(f"model {card[0]}: effective_from {since} is no ISO time") from None
+        self._loaded[card] = (since_ms, model)
+
+    def at(self, minute_ms: int) -> MaskedSpanModel:
+        """The model in force: of those that have begun, the one that began last; then the last by name."""
+        cards = self._cards()
+        for gone in self._loaded.keys() - set(cards):
+            if len(self._loaded) > 1:
+                del self._loaded[gone]
+        for new in [card for card in cards if card not in self._loaded]:
+            try:
+                self._load(new)
+            except (ModelError, OSError, KeyError) as error:
+                self.problem = str(error)
+        begun = [(since, card, model) for card, (since, model) in self._loaded.items() if since <= minute_ms]
+        if not begun:
+            begun = [(since, card, model) for card, (since, model) in self._loaded.items()]
+        return max(begun, key=lambda one: one[:2])[2]

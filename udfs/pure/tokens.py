@@ -25,15 +25,18 @@ KNOWN = (
 REALS = ("own_time", "total_time", "start", "cpu", "memory", "io", "network")
 OWN_TIME, TOTAL_TIME, START = range(3)
 USAGE = slice(3, 7)
-# Yes or no. The last two are predicted from what is known alone: the children would tell them.
-BITS = ("error", "error_log", "repeats_2", "repeats_3", "repeats_5", "unanswered", "rare_children")
-BIT_ERROR, BIT_LOG, BIT_REPEAT, BIT_UNANSWERED, BIT_RARE = 0, 1, 2, 5, 6
+# Yes or no. Children that are missing would betray an error: it is predicted from what is known and from EXCUSES,
+# repeats from these and what the span sees, the last two from what is known alone.
+BITS = ("repeats_2", "repeats_3", "repeats_5", "error", "error_log", "unanswered", "rare_children")
+BIT_REPEAT, BIT_ERROR, BIT_LOG, BIT_UNANSWERED, BIT_RARE = 0, 3, 4, 5, 6
 REPEAT_LEVELS = (2, 3, 5)
-BLIND_BITS = 2
+# What explains an error: one below, nobody who answered, and how slow the slowest below was; and what explains
+# another attempt: a call that failed for such a reason.
+EXCUSES = ("error_below", "unanswered", "slow_below", "call_failed")
 
 # What other spans see of a span: its cause part (its own behaviour) and its outcome part.
 CAUSES = (OWN_TIME, 3, 4, 5, 6)  # of REALS
-OUTCOMES = (BIT_ERROR, BIT_LOG, BIT_REPEAT, BIT_REPEAT + 1, BIT_REPEAT + 2, BIT_UNANSWERED)  # of BITS
+OUTCOMES = (0, 1, 2, BIT_ERROR, BIT_LOG, BIT_UNANSWERED)  # of BITS
 
 # Relations of a span that is predicted to one that it sees; 0 = masked.
 HIDDEN, CHILD, DESCENDANT, PARENT, ANCESTOR, SIBLING, EARLIER = range(7)
@@ -51,6 +54,7 @@ class Tokens(NamedTuple):
 
     name: np.ndarray  # (spans,) int32 place of the operation in the model's vocabulary, 0 = unknown
     known: np.ndarray  # (spans, KNOWN) float32
+    excuse: np.ndarray  # (spans, EXCUSES) float32
     reals: np.ndarray  # (spans, REALS) float32, 0 where not seen
     reals_seen: np.ndarray  # (spans, REALS) bool
     bits: np.ndarray  # (spans, BITS) bool
@@ -73,7 +77,7 @@ def relations(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Who sees whose cause part, and whose outcome part.  # 2 x (pieces, length, length) int8
 
-    parent: (pieces, length) within the piece, -1 = none; service, is_again: the same shape; real: not padding.
+    parent: (pieces, length) within the piece, -1 = none; service, is_again: the same shape; real: no padding.
     [b, i, j] is the relation in which i, when predicted, sees j.
     """
     pieces, length = parent.shape
@@ -146,6 +150,7 @@ def _inputs(
     return {
         "name": np.where(real, tokens.name[rows], 0).astype(np.int64),
         "known": tokens.known[rows] * real[:, :, None].astype(np.float32),
+        "excuse": tokens.excuse[rows] * real[:, :, None].astype(np.float32),
         "cause": np.concatenate(
             [reals[:, :, CAUSES], tokens.reals_seen[rows][:, :, CAUSES]], axis=2
         ).astype(np.float32),
