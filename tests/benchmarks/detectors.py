@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib
 import json
 import math
 import os
@@ -42,7 +41,9 @@ from tests.benchmarks.knn import NeighbourDetector, verdict
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, assemble, unpack
 from udfs.pure.detect import MinuteResult, RuleDetector
 from udfs.pure.meter import meter
+from udfs.pure.masked import EMA, MaskedDetector
 from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
 from udfs.pure.windows import HOUR_MS
 
 Minutes = dict[int, list[bytes]]
@@ -50,8 +51,6 @@ Usage = dict[int, dict[tuple[str, str], dict[str, float]]]
 
 MINUTE_MS = 60_000
 
-# Where the detector that is being trained comes from; it need not be there.
-MODEL = ("udfs.pure.masked", "MaskedDetector")
 # knn knows the first part of the time.
 REFERENCE_SHARE = 0.25
 
@@ -235,20 +234,6 @@ class OracleDetector:
         return verdict(trace, float(culprit is not None), 0.5, culprit)
 
 
-def _model() -> Detector:
-    """The trained detector.
-
-    Raises:
-        WorldError: it can't be imported.
-    """
-    try:
-        return getattr(importlib.import_module(MODEL[0]), MODEL[1])()
-    except (ImportError, AttributeError) as error:
-        raise WorldError(
-            f"arm model: no {MODEL[1]} in {MODEL[0]} ({error}); leave it out: --arms rule knn oracle"
-        ) from error
-
-
 def _neighbours(world: World) -> Detector:
     first, last = world.times[0], world.times[-1] + MINUTE_MS
     return NeighbourDetector(round(first + REFERENCE_SHARE * (last - first)))
@@ -256,7 +241,11 @@ def _neighbours(world: World) -> Detector:
 
 ARMS: dict[str, Callable[[World], Detector]] = {
     "rule": lambda world: RuleDetector(),
-    "model": lambda world: _model(),
+    "model": lambda world: MaskedDetector(MaskedSpanModel(DEFAULT_MODEL)),
+    # The same without the Transformer: each span is predicted from its operation's own past alone.
+    "usual": lambda world: MaskedDetector(Usual()),
+    # The same with the source's threshold.
+    "ema": lambda world: MaskedDetector(MaskedSpanModel(DEFAULT_MODEL), EMA),
     "knn": _neighbours,
     "oracle": lambda world: OracleDetector(world.truth),
 }
@@ -573,8 +562,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what ``argv`` asks for and print the tables; the exit status."""
     tasks, found = _parse(argv)
     try:
-        if "model" in found.arms:
-            _model()  # before the worlds are made
         if found.keep:
             found.keep.mkdir(parents=True, exist_ok=True)
         groups = run_all(tasks, found.jobs)

@@ -11,15 +11,13 @@ from udfs.pure import tokens as t
 from udfs.pure.baseline import Profiles, grown
 from udfs.pure.evidence import Baselines, Reading
 from udfs.pure.frame import Frame
+from udfs.pure.predict import SLOW_ENOUGH
 from udfs.pure.tokens import Tokens
 
 # Events that are counted by operation beside those of Baselines.
 REPEATS, UNANSWERED = range(2)
 # How often they are thought to happen, as if e.ERROR_CALLS calls had told it.
 EVENT_RATES = np.array([1e-3, e.ERROR_RATE])
-# How slow a callee is that its caller gives up on, of t.CUT standard deviations.
-SLOW_ENOUGH = 0.4
-
 
 class SpanBaselines(Baselines):
     """The baselines, with what a token needs beyond the rule's evidence."""

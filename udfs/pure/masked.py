@@ -34,7 +34,7 @@ from udfs.pure.detect import (
     incidents,
 )
 from udfs.pure.embed import SpanBaselines
-from udfs.pure.episodes import Episodes
+from udfs.pure.episodes import LONE, Episodes
 from udfs.pure.evidence import Reading
 from udfs.pure.frame import Frame
 from udfs.pure.predict import Prediction, Predictor, Usual
@@ -94,9 +94,9 @@ class Minute:
     rows: list[Row]  # verdicts, to be filled in
     is_warming: np.ndarray  # (traces,)
     services: Level
-    pods: Level
+    pods: Level  # subjects are places in pod_names
     pod_cell: np.ndarray  # (pod cells,) the service cell of each
-    loop_operation: np.ndarray  # (loops,)
+    loop_operation: np.ndarray  # (loops,) place in operations
     loop_cell: np.ndarray  # (loops,) service cell
     loop_weight: np.ndarray  # (loops,)
     used_cell: np.ndarray  # (n,) service cells of (trace, pod) pairs
@@ -127,7 +127,8 @@ class MaskedDetector(RuleDetector):
         self._service_episodes = Episodes(CHANNELS, STRENGTHS, LAG_MINUTES)
         self._pod_episodes = Episodes(CHANNELS, STRENGTHS, LAG_MINUTES)
         self._loop_episodes = Episodes(1, 1, LAG_MINUTES)  # of operations
-        self.pending: dict[int, Minute] = {}
+        self._judged: list[int] = []  # minutes to be told anew, ascending
+        self.pending: dict[int, Minute] = {}  # these, as far as they are at hand
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the predictor, which belongs to the worker, and the minutes, which are stored apart."""
@@ -144,8 +145,14 @@ class MaskedDetector(RuleDetector):
     ) -> list[MinuteResult]:
         """As RuleDetector.step; the minute of LAG_MINUTES before is told anew, by all that came since."""
         results = super().step(minute_ms, traces, usage)
-        due = sorted(m for m in self.pending if m <= minute_ms - LAG_MINUTES * MINUTE_MS)
+        last = minute_ms - LAG_MINUTES * MINUTE_MS
+        due = [minute for minute in self._judged if minute <= last]
+        self._judged = [minute for minute in self._judged if minute > last]
         return results + [self._verdicts(self.pending.pop(minute))[0] for minute in due]
+
+    def due(self, minute_ms: int) -> list[int]:
+        """The minutes that the step of ``minute_ms`` will tell anew: they have to be in ``pending``."""
+        return [m for m in self._judged if m <= minute_ms - LAG_MINUTES * MINUTE_MS]
 
     # ---- reading ----------------------------------------------------------------------------
 
@@ -243,13 +250,15 @@ class MaskedDetector(RuleDetector):
         by_service = _level(
             frame.trace, reading.service, row, channel, service, weights, count
         )
-        self._observe(self._service_episodes, minute_ms, by_service, count, is_warming)
+        self._observe(
+            self._service_episodes, minute_ms, by_service, np.arange(count), count, is_warming
+        )
         known = place >= 0
         by_pod = _level(
-            frame.trace, pods[frame.pod], row[known], channel[known],
-            pods[frame.pod[place[known]]], weights[known], len(self._pods),
+            frame.trace, frame.pod, row[known], channel[known],
+            frame.pod[place[known]], weights[known], len(pods),
         )  # fmt: skip
-        self._observe(self._pod_episodes, minute_ms, by_pod, len(self._pods), is_warming)
+        self._observe(self._pod_episodes, minute_ms, by_pod, pods, len(self._pods), is_warming)
         # A loop shows in one operation, be the service ever so busy with others.
         callers = np.flatnonzero(tokens.bits_seen[:, t.BIT_REPEAT] & ~is_warming[frame.trace])
         loops = channel == REPEAT
@@ -280,9 +289,9 @@ class MaskedDetector(RuleDetector):
             services=by_service,
             pods=by_pod,
             pod_cell=np.searchsorted(
-                key, by_pod.trace * count + self._pod_service[by_pod.subject]
+                key, by_pod.trace * count + self._pod_service[pods[by_pod.subject]]
             ),
-            loop_operation=reading.operation[row[loops]],
+            loop_operation=frame.operation[row[loops]],
             loop_cell=np.searchsorted(key, frame.trace[row[loops]] * count + service[loops]),
             loop_weight=weights[loops, 0],
             used_cell=used[0],
@@ -297,34 +306,51 @@ class MaskedDetector(RuleDetector):
             threshold=threshold,
         )
         result, odds = self._verdicts(minute)
-        self._teach(minute_ms, frame, reading, odds[cell_of_span, :CHANNELS].max(axis=1), is_warming, renewed)
+        odds = odds[:, :CHANNELS].max(axis=1)
+        blamed = np.full(len(frame.traces), -np.inf)
+        np.maximum.at(blamed, by_service.trace, odds)
+        self._teach(minute_ms, frame, reading, odds[cell_of_span], blamed, is_warming, renewed)
         self.pending[minute_ms] = minute
+        self._judged.append(minute_ms)
         return result
 
     @staticmethod
     def _observe(
-        episodes: Episodes, minute_ms: int, level: Level, subjects: int, is_warming: np.ndarray
+        episodes: Episodes,
+        minute_ms: int,
+        level: Level,
+        subject: np.ndarray,
+        subjects: int,
+        is_warming: np.ndarray,
     ) -> None:
+        """subject: the number, of so many, that each of the level's subjects has among the episodes."""
         settled = ~is_warming[level.trace]
         told = level.weights[settled]
         times = told[:, :TIMES]
         times[~np.isfinite(times)] = 0.0
         told[:, REPEAT] = -np.inf
         episodes.resize(subjects)
-        episodes.step(minute_ms, level.subject[settled], told)
+        episodes.step(minute_ms, subject[level.subject[settled]], told)
 
     def _verdicts(self, minute: Minute) -> tuple[MinuteResult, np.ndarray]:
         """What is known of a minute by now; and the log odds.  # (service cells, channels and over-use)"""
         level = minute.services
         odds = _log_odds(self._service_episodes, minute.minute_ms, level.weights, level.subject)
+        # By name: numbers may have changed since the minute was judged.
+        pods = np.array([self._pods.get(name) for name in minute.pod_names])
         of_pods = _log_odds(
-            self._pod_episodes, minute.minute_ms, minute.pods.weights, minute.pods.subject
+            self._pod_episodes, minute.minute_ms, minute.pods.weights, pods[minute.pods.subject]
         )
         np.maximum.at(odds, minute.pod_cell, of_pods)
         odds[:, REPEAT] = -np.inf
         if len(minute.loop_cell):
+            known = self._baselines.operations
+            operations = np.array([known.get(name) for name in minute.operations])
             loops = _log_odds(
-                self._loop_episodes, minute.minute_ms, minute.loop_weight[:, None, None], minute.loop_operation
+                self._loop_episodes,
+                minute.minute_ms,
+                minute.loop_weight[:, None, None],
+                operations[minute.loop_operation],
             )
             np.maximum.at(odds[:, REPEAT], minute.loop_cell, loops[:, 0])
         odds = np.column_stack([odds, self._overuse(minute)])
@@ -382,16 +408,23 @@ class MaskedDetector(RuleDetector):
         frame: Frame,
         reading: Reading,
         odds: np.ndarray,
+        of_trace: np.ndarray,
         is_warming: np.ndarray,
         renewed: np.ndarray,
     ) -> None:
-        """As the rule learns; a new release teaches fully, whatever it looks like. odds: (spans,)"""
+        """As the rule learns; a new release teaches fully, whatever it looks like.
+
+        odds: (spans,) of the span's service in its trace; of_trace: (traces,) the greatest of any service.
+        """
         states = self._service_episodes.now[reading.service]  # (spans, channels, states)
         is_ill = states[:, :, 0].min(axis=1) < 0.5
         is_wholesale = states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5
         new = renewed[reading.service] | is_warming[frame.trace]
         times = np.where((is_ill & (odds > 0) | is_wholesale) & ~new, ANOMALOUS_WEIGHT, 1.0)
-        events = np.maximum(1 / (1 + np.exp(np.clip(odds, -50, 50))), ANOMALOUS_WEIGHT)
+        # Rates are to hold still until it is clear whether an episode begins.
+        # What happens to a call is in its caller's span and blamed on the callee: the trace counts as a whole.
+        suspect = np.clip(of_trace[frame.trace] - np.log(LONE) - THRESHOLD, -50, 50)
+        events = np.maximum(1 / (1 + np.exp(suspect)), ANOMALOUS_WEIGHT)
         events[is_warming[frame.trace]] = 1.0
         self.weights = np.where(new, 1.0, np.minimum(times, events))
         self._baselines.learn(minute_ms, frame, reading, times, events)
@@ -407,24 +440,12 @@ class MaskedDetector(RuleDetector):
         if len(self._baselines.operations) < operations:
             kept = np.array([i for i, name in enumerate(names) if self._baselines.operations.get(name) >= 0])
             self._loop_episodes.keep(kept)
-            renumber = _renumbering(kept, operations)
-            for minute in self.pending.values():
-                minute.loop_operation = renumber[minute.loop_operation]
         kept = np.flatnonzero(self._pods.last_seen >= before_ms)
         if len(kept) < len(self._pods):
-            renumber = _renumbering(kept, len(self._pods))
             self._pods.keep(kept)
             self._pod_service = rows_of(self._pod_service, kept)
             self._pod_since = rows_of(self._pod_since, kept)
             self._pod_episodes.keep(kept)
-            for minute in self.pending.values():
-                minute.pods.subject = renumber[minute.pods.subject]
-
-
-def _renumbering(kept: np.ndarray, count: int) -> np.ndarray:
-    numbers = np.full(count, -1)
-    numbers[kept] = np.arange(len(kept))
-    return numbers
 
 
 def _time_weights(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:

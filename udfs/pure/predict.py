@@ -15,8 +15,16 @@ import orjson
 from udfs.pure import tokens as t
 from udfs.pure.tokens import Tokens, batches
 
+# The model that comes with the job.
+DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "models"
+DEFAULT_MODEL = DEFAULT_MODELS / "default.onnx"
+
 # Predicted deviations are trusted within these bounds, in standard deviations of the usual.
 SCALES = (0.9, 3.0)
+# How slow a callee is that its caller gives up on, of t.CUT standard deviations.
+SLOW_ENOUGH = 0.4
+# The least chance of an event that its trace explains.
+EXPLAINED = 0.1
 # No event is so rare, nor so sure, that a single one would end all doubt.
 CHANCES = (1e-5, 1 - 1e-3)
 
@@ -69,6 +77,19 @@ class Usual:
         return Prediction(mean, np.ones_like(mean), np.clip(chance, *CHANCES))
 
 
+def _excused(tokens: Tokens) -> np.ndarray:
+    """Whether the trace explains each event, if it happened.  # (spans, BITS)"""
+    below, unanswered, slow, call_failed = tokens.excuse.T
+    excused = np.zeros(tokens.bits.shape, bool)
+    excused[:, : len(t.REPEAT_LEVELS)] = (call_failed > 0)[:, None]
+    # Once a call is repeated, how often is the model's to say.
+    excused[:, 1 : len(t.REPEAT_LEVELS)] = True
+    excused[:, t.BIT_ERROR] = (below > 0) | (unanswered > 0) | (slow > SLOW_ENOUGH)
+    # What is logged of an error is no second surprise.
+    excused[:, t.BIT_LOG] = tokens.bits[:, t.BIT_ERROR] | excused[:, t.BIT_ERROR]
+    return excused
+
+
 class ModelError(Exception):
     """A model file can't be used; one line that says why and what to do."""
 
@@ -116,6 +137,13 @@ class MaskedSpanModel:
             real = batch.rows >= 0
             for into, output in zip((mean, scale, chance), outputs, strict=True):
                 into[batch.rows[real]] = output[real]
+        # An episode that lasts shows in its operation's rates, and would be expected soon. So an event that
+        # nothing in its trace explains is no likelier than it was over the operation's long past; and one that
+        # something explains is not rare, however rare the reason.
+        usual = Usual().predict(tokens).chance
+        chance = np.where(
+            _excused(tokens), np.maximum(chance, EXPLAINED), np.minimum(chance, usual)
+        )
         return Prediction(mean, np.clip(scale, *SCALES), np.clip(chance, *CHANCES))
 
 
