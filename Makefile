@@ -1,8 +1,9 @@
 # make demo: from nothing to ranked anomaly costs.  make test: all tests.  make setup: the environment alone.
+# make train: what training a detector needs as well (torch).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo setup test lock clean
+.PHONY: demo setup train test lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -10,6 +11,8 @@ PY := $(VENV)/bin/python
 DEMO := demo
 # Megabytes that the environment, its download cache and a demo take, with some air.
 NEEDED_MB := 3000
+# And torch with its CUDA libraries, which it does not import without.
+TRAIN_NEEDED_MB := 8000
 
 setup: $(VENV)/.installed
 
@@ -25,17 +28,26 @@ $(VENV)/.installed: requirements.lock
 	@$(PY) -m uv pip install --quiet --python $(PY) --requirements requirements.lock || { command -v cc >/dev/null || echo "setup: no C compiler was found; a package above had to be compiled (Debian: apt-get install gcc)" >&2; echo "setup: a package could not be installed, see above" >&2; exit 1; }
 	@touch $@
 
+train: $(VENV)/.installed-train
+
+$(VENV)/.installed-train: $(VENV)/.installed requirements-train.lock
+	@free=$$(df -Pm . | awk 'NR == 2 { print $$4 }'); [ "$$free" -ge $(TRAIN_NEEDED_MB) ] || { echo "train: $(TRAIN_NEEDED_MB) MB of disk are needed, $$free MB are free in $$PWD" >&2; exit 1; }
+	@echo "train: installing torch (about 2 GB to download when it is not cached)"
+	@$(PY) -m uv pip install --quiet --python $(PY) --no-deps --requirements requirements-train.lock || { echo "train: torch could not be installed, see above" >&2; exit 1; }
+	@touch $@
+
 demo: setup
 	@rm -rf $(DEMO)
 	@$(PY) -m simulator --output $(DEMO)/world --seed 7 --services 20 --days 0.5 --requests-per-day 20000
 	@$(PY) -m jobs.anomaly_cost --input $(DEMO)/world --output $(DEMO)/tables
 	@$(PY) -m jobs.report --tables $(DEMO)/tables --input $(DEMO)/world --html $(DEMO)/report.html
 
-test: setup
+test: train
 	@$(PY) -m pytest
 
 lock:
 	@$(PY) -m uv pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements.in --output-file requirements.lock
+	@$(PY) -m uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --constraint requirements.lock --override requirements-train.override requirements-train.in --output-file requirements-train.lock
 
 clean:
 	@rm -rf $(VENV) $(DEMO) build

@@ -90,7 +90,11 @@ def _keyed_stage(
 
 
 def anomaly_cost(
-    t_env: StreamTableEnvironment, sinks: dict[str, str], cost_column: str, rejected_at_ms: int
+    t_env: StreamTableEnvironment,
+    sinks: dict[str, str],
+    cost_column: str,
+    detect: Detect,
+    rejected_at_ms: int,
 ) -> StatementSet:
     """The way of the data, from the source tables to the five sinks, as one statement set.
 
@@ -98,6 +102,7 @@ def anomaly_cost(
         t_env: has the tables otlp_spans, otlp_metrics, otlp_logs (line BYTES) and charge_files (path).
         sinks: connector options of each table of ``sql/sinks``.
         cost_column: the FOCUS column that is attributed.
+        detect: the stage that judges traces.
         rejected_at_ms: the time that rejected_records shows, the start of this run.
     """
     for name, function in FUNCTIONS.items():
@@ -116,7 +121,7 @@ def anomaly_cost(
 
     run_sql(t_env, "views", "4*")
     _keyed_stage(
-        t_env, "detect", "detector_frames", lambda row: "", Types.STRING(), Detect(), "detected"
+        t_env, "detect", "detector_frames", lambda row: "", Types.STRING(), detect, "detected"
     )
     run_sql(t_env, "views", "5*")
     _keyed_stage(
@@ -162,6 +167,7 @@ def run(configuration: Config) -> dict[str, int]:
                 t_env,
                 tables.sink_options(scratch / "changes"),
                 configuration.cost_column,
+                Detect(configuration.models, configuration.threshold),
                 rejected_at_ms=int(time.time() * 1000),
             )
             progress.wait(inserts.execute(), rest_port, scratch)

@@ -11,14 +11,25 @@ import yaml
 
 from jobs.errors import UsageError
 from udfs.pure.focus import COST_COLUMNS
+from udfs.pure.masked import EPISODES, POLICIES
+from udfs.pure.predict import DEFAULT_MODELS, ModelError, Models
 
 ROOT = Path(__file__).resolve().parent.parent
 FLINK_CONF = ROOT / "flink-conf.yaml"
+
+MASKED, RULE = "masked", "rule"
+DETECTORS = (MASKED, RULE)
 
 # Settings of the job itself; every other --set key is the engine's.
 JOB_SETTINGS = {
     # Which FOCUS column is attributed: the amortised cost that FinOps allocates by.
     "cost.column": "EffectiveCost",
+    # Who judges: the masked-span model, or the rule it is compared with.
+    "detector": MASKED,
+    # Directory of the models, each in force from its card's effective_from on.
+    "detector.models": str(DEFAULT_MODELS),
+    # How the model's scores become verdicts: episodes, or the source's running mean (ema).
+    "detector.threshold": EPISODES,
 }
 
 ENGINE_PREFIXES = (
@@ -44,12 +55,16 @@ class Config:
         input: the directory to read (interface.md, section 1).
         output: the directory that the Parquet tables go to (section 3).
         cost_column: the FOCUS column that is attributed.
+        models: directory of the masked-span models; None = the rule judges.
+        threshold: one of masked.POLICIES.
         engine: settings of the engine, flink-conf.yaml overlaid by ``--set``.
     """
 
     input: Path
     output: Path
     cost_column: str
+    models: Path | None
+    threshold: str
     engine: dict[str, str]
 
 
@@ -104,16 +119,35 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         else:
             known = ", ".join([*JOB_SETTINGS, *(f"{p}*" for p in ENGINE_PREFIXES)])
             raise UsageError(f"--set {key}: no such setting, must be one of {known}")
-    if job["cost.column"] not in COST_COLUMNS:
-        raise UsageError(
-            f"--set cost.column={job['cost.column']}: must be one of {', '.join(COST_COLUMNS)}"
-        )
+    for key, allowed in (
+        ("cost.column", COST_COLUMNS),
+        ("detector", DETECTORS),
+        ("detector.threshold", POLICIES),
+    ):
+        if job[key] not in allowed:
+            raise UsageError(f"--set {key}={job[key]}: must be one of {', '.join(allowed)}")
     parallelism = engine.get("parallelism.default", "1")
     if not parallelism.isdecimal() or int(parallelism) < 1:
         raise UsageError(
             f"--set parallelism.default={parallelism}: must be a whole number from 1"
         )
     return job, engine
+
+
+def _models(job: dict[str, str]) -> Path | None:
+    """The directory of the models, once they were seen to load; None for the rule.
+
+    Raises:
+        UsageError: they can't be used.
+    """
+    if job["detector"] == RULE:
+        return None
+    directory = Path(job["detector.models"]).resolve()
+    try:
+        Models(directory)
+    except ModelError as error:
+        raise UsageError(f"--set detector.models: {error}") from None
+    return directory
 
 
 def load(argv: list[str]) -> Config:
@@ -145,5 +179,7 @@ def load(argv: list[str]) -> Config:
         input=source.resolve(),
         output=target.resolve(),
         cost_column=job["cost.column"],
+        models=_models(job),
+        threshold=job["detector.threshold"],
         engine=load_engine_settings() | engine,
     )

@@ -9,13 +9,15 @@ from jobs import config, tables
 from jobs.anomaly_cost import anomaly_cost
 from jobs.environment import free_port, run_sql, start_engine
 from jobs.source import charge_files
+from udfs.detect import Detect
 
 
 def test_each_python_function_is_called_once(tmp_path: Path) -> None:
     t_env = start_engine(config.load_engine_settings(), tmp_path / "scratch", free_port())
     run_sql(t_env, "ddl", input=str(tmp_path))
     t_env.create_temporary_view("charge_files", charge_files(t_env, [tmp_path / "bill.csv"]))
-    inserts = anomaly_cost(t_env, tables.sink_options(tmp_path), "EffectiveCost", 0)
+    sinks = tables.sink_options(tmp_path)
+    inserts = anomaly_cost(t_env, sinks, "EffectiveCost", Detect(None), rejected_at_ms=0)
     # What comes before a keyed function is planned apart from the sinks.
     plans = {
         inserts.explain(): (

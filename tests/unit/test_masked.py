@@ -1,0 +1,274 @@
+"""detect: what the masked-span detector promises, on the literal shop of test_detect."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.test_detect import WARM, World, flagged, minute, run
+from udfs.pure import tokens as t
+from udfs.pure.episodes import Episodes
+from udfs.pure.masked import EMA, LAG_MINUTES, MaskedDetector
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, ModelError, Models, Prediction
+from udfs.pure.threshold import EmaThreshold
+from udfs.pure.tokens import Tokens, batches, relations
+
+MINUTE_MS = 60_000
+
+
+class _Recording(MaskedSpanModel):
+    """The default model; remembers what it was asked last."""
+
+    asked: Tokens
+
+    def predict(self, tokens: Tokens) -> Prediction:
+        self.asked = tokens
+        return super().predict(tokens)
+
+
+@pytest.fixture(scope="module")
+def model() -> _Recording:
+    return _Recording(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def warm(model: _Recording) -> Callable[[], MaskedDetector]:
+    """A detector that saw WARM quiet minutes, anew for each caller."""
+    detector = MaskedDetector(model)
+    for number in range(WARM):
+        detector.step(*minute(number))
+    frozen = pickle.dumps((detector, detector.pending))
+
+    def anew() -> MaskedDetector:
+        copy, copy.pending = pickle.loads(frozen)
+        copy.predictor = model
+        return copy
+
+    return anew
+
+
+def last_word(results: list) -> dict:
+    return {result.minute_ms: result for result in results}
+
+
+def culprits(results: list) -> set[str]:
+    return {v["culprit_service_name"] for r in results for v in r.verdicts if v["is_anomalous"]}
+
+
+@pytest.mark.parametrize(
+    "world, culprit",
+    [
+        (World(slow={"stock": 6.0}), "stock"),
+        (World(refusing="tax"), "tax"),
+        (World(failing="ledger"), "ledger"),
+        (World(looping=("orders", "tax")), "orders"),
+        (World(accept_ms={"cart": 60.0}), "cart"),
+        (World(heavy={"stock": 4.0}), "stock"),
+    ],
+)
+def test_each_kind_is_found_and_blamed_on_who_caused_it(warm, world: World, culprit: str) -> None:
+    results = [
+        result for result in last_word(run(warm(), world, minutes=25)).values()
+        if result.minute_ms >= minute(WARM + 5)[0]
+    ]
+    assert flagged(results) > 0.9
+    assert culprits(results) == {culprit}
+
+
+def test_quiet_minutes_stay_quiet(warm) -> None:
+    results = last_word(run(warm(), World(), minutes=60))
+    assert flagged(list(results.values())) < 0.01
+
+
+def test_the_first_minutes_of_an_episode_gain_from_what_followed(warm) -> None:
+    """A slowness too slight for one trace is told, but only once it is seen to last."""
+    first, slight = minute(WARM)[0], World(slow={"tax": 1.5})
+    stated = [r for r in run(warm(), slight, minutes=LAG_MINUTES + 1) if r.minute_ms == first]
+    at_once, at_last = stated
+    assert flagged([at_once]) < 0.1 < 0.5 < flagged([at_last])
+
+
+def test_a_lone_outlier_is_no_episode(warm) -> None:
+    """One failing trace in a quiet hour: it has its score, and stays below the threshold."""
+    detector = warm()
+    start_ms, traces, usage = minute(WARM)
+    bad = minute(WARM, World(failing="tax"))[1]
+    results = detector.step(start_ms, [bad[0], *traces[1:]], usage)
+    results += run(detector, World(), first=WARM + 1, minutes=LAG_MINUTES)
+    assert flagged([last_word(results)[start_ms]]) == 0.0
+
+
+def test_a_storm_of_hours_is_not_silenced(warm) -> None:
+    detector = warm()
+    results = run(detector, World(slow={"stock": 5.0}), minutes=240, traces=6)
+    assert flagged(results[-60:]) > 0.9
+    after = run(detector, World(), first=WARM + 240, minutes=60, traces=6)
+    assert flagged(list(last_word(after).values())[30:]) < 0.02
+
+
+def test_the_order_of_traces_and_of_usage_has_no_say(warm) -> None:
+    expected, found = warm(), warm()
+    rng = random.Random(5)
+    for number in range(WARM, WARM + 14):
+        start_ms, traces, usage = minute(number, World(failing="tax", share=0.3))
+        result = expected.step(start_ms, traces, usage)
+        rng.shuffle(traces)
+        keys = rng.sample(list(usage), len(usage))
+        assert found.step(start_ms, traces, {key: usage[key] for key in keys}) == result
+    assert pickle.dumps(found) == pickle.dumps(expected)
+
+
+def test_a_stored_detector_goes_on_as_if_nothing_had_been(warm, model) -> None:
+    """As the engine stores it: the detector without its minutes, each minute apart and once."""
+    kept, moved = warm(), warm()
+    stored = {judged: pickle.dumps(kept_minute) for judged, kept_minute in moved.pending.items()}
+    for number in range(WARM, WARM + 2 * LAG_MINUTES):
+        world = World(slow={"tax": 6.0}, heavy={"cart": 3.0}, share=0.5)
+        start_ms, traces, usage = minute(number, world)
+        expected = kept.step(start_ms, traces, usage)
+        moved = pickle.loads(pickle.dumps(moved))
+        moved.predictor = model
+        for due in moved.due(start_ms):
+            moved.pending[due] = pickle.loads(stored.pop(due))
+        assert moved.step(start_ms, traces, usage) == expected
+        stored |= {judged: pickle.dumps(one) for judged, one in moved.pending.items()}
+
+
+def test_no_span_sees_its_own_service_nor_what_it_brought_about(warm, model) -> None:
+    """Whatever the values of a span's own service are, and its ancestors' outcomes: the same prediction."""
+    warm().step(*minute(WARM, World(looping=("orders", "tax"), failing="stock", share=0.5)))
+    asked = model.asked
+    expected = MaskedSpanModel.predict(model, asked)
+    first = np.cumsum(asked.lengths) - asked.lengths
+    trace = np.repeat(np.arange(len(first)), asked.lengths)
+    rng = np.random.default_rng(3)
+    for row in rng.choice(len(asked.known), 60, replace=False):
+        own = (trace == trace[row]) & (asked.service == asked.service[row])
+        reals, bits = asked.reals.copy(), asked.bits.copy()
+        reals[own] += rng.normal(0, 3, reals[own].shape).astype(np.float32)
+        at = row
+        while True:
+            bits[at] = ~bits[at]
+            if asked.parent[at] < 0:
+                break
+            at = first[trace[row]] + asked.parent[at]
+        changed = MaskedSpanModel.predict(model, asked._replace(reals=reals, bits=bits))
+        for part in ("mean", "scale"):
+            np.testing.assert_allclose(
+                getattr(changed, part)[row], getattr(expected, part)[row], atol=1e-5
+            )
+
+
+def test_a_span_sees_what_it_caused(warm, model) -> None:
+    """The test above would pass on a model that looks at nothing."""
+    warm().step(*minute(WARM, World()))
+    asked = model.asked
+    reals = np.where(asked.reals_seen, asked.reals + 2, 0).astype(np.float32)
+    bits = np.ones_like(asked.bits)
+    expected = MaskedSpanModel.predict(model, asked)
+    changed = MaskedSpanModel.predict(model, asked._replace(reals=reals, bits=bits))
+    assert np.abs(changed.mean - expected.mean).max() > 0.05
+
+
+def test_relations_by_hand() -> None:
+    """a calls b twice and then c; b's second attempt calls d."""
+    parent = np.array([[-1, 0, 0, 2, 0]])
+    service = np.array([[0, 1, 1, 2, 3]])
+    again = np.array([[False, False, True, False, False]])
+    cause, outcome = relations(parent, service, again, np.ones((1, 5), bool))
+    child, below, up, before, none = t.CHILD, t.DESCENDANT, t.PARENT, t.SIBLING, t.HIDDEN
+    assert outcome[0].tolist() == [
+        [none, child, none, none, child],  # a sees of the attempts the first only
+        [none, none, none, none, none],
+        [none, before, none, child, none],
+        [none, t.EARLIER, none, none, none],
+        [none, before, before, t.EARLIER, none],
+    ]
+    assert cause[0].tolist() == [
+        [none, child, none, none, child],
+        [up, none, none, none, none],
+        [up, none, none, child, none],  # the first attempt is of its own service
+        [t.ANCESTOR, t.EARLIER, up, none, none],
+        [up, before, before, t.EARLIER, none],
+    ]
+    assert below  # named for readers: no descendant beyond a repeated call is seen here
+
+
+def test_torch_and_onnx_runtime_agree(warm, model) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: make train")
+    from jobs.network import MaskedSpanTransformer
+
+    warm().step(*minute(WARM, World(failing="tax")))
+    network = MaskedSpanTransformer(0)
+    with np.load(DEFAULT_MODEL.with_name("default.onnx.npz"), allow_pickle=False) as weights:
+        network.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
+    for batch in batches(model.asked):
+        with torch.no_grad():
+            told = network(**{name: torch.from_numpy(value) for name, value in batch.inputs.items()})
+        for ours, theirs in zip(model.run(batch.inputs), told, strict=True):
+            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
+
+
+def test_a_model_that_is_not_what_its_card_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    shutil.copy(DEFAULT_MODEL, path)
+    with pytest.raises(ModelError, match=r"no such file.*other\.onnx\.json"):
+        MaskedSpanModel(path)
+    shutil.copy(f"{DEFAULT_MODEL}.json", f"{path}.json")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ModelError, match="sha256"):
+        MaskedSpanModel(path)
+    with pytest.raises(ModelError, match="no \\*.onnx"):
+        Models(tmp_path / "nothing")
+
+
+def test_a_new_model_is_taken_up_at_its_time_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    card = json.loads(Path(f"{DEFAULT_MODEL}.json").read_text())
+
+    def put(name: str, **changes: str) -> None:
+        shutil.copy(DEFAULT_MODEL, tmp_path / name)
+        (tmp_path / f"{name}.json").write_text(json.dumps(card | changes))
+
+    put("a.onnx", version="old")
+    models = Models(tmp_path)
+    begins = 1_740_960_600_000
+    put("b.onnx", version="new", effective_from="2025-03-03T00:10:00+00:00")
+    put("c.onnx", version="broken", sha256="0")
+    assert [models.at(begins + n * MINUTE_MS).version for n in (-1, 0, 1)] == ["old", "new", "new"]
+    assert models.at(begins - MINUTE_MS).version == "old"  # a replay of the past judges as it did
+    assert "sha256" in models.problem
+
+
+def test_an_episode_is_seen_from_its_beginning_once_it_lasts() -> None:
+    episodes = Episodes(channels=1, strengths=1, lag=10)
+    episodes.resize(1)
+    for number in range(30):
+        weight = 1.5 if number >= 20 else -1.0
+        episodes.step(number, np.zeros(4, int), np.full((4, 1, 1), weight))
+        if number == 20:
+            at_once = episodes.at(20)[0, 0, 0]
+    assert at_once > 0.9 > 0.1 > episodes.at(20)[0, 0, 0]
+    assert episodes.at(19)[0, 0, 0] > 0.9
+
+
+def test_the_source_s_threshold_follows_a_storm_into_silence(warm, model) -> None:
+    """Why it is not the default."""
+    threshold = EmaThreshold()
+    service = np.zeros(5, int)
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        before = threshold.step(service, rng.normal(3, 0.5, 5), 1)[0]
+    assert 4 < before < 6
+    for _ in range(240):
+        after = threshold.step(service, rng.normal(9, 0.5, 5), 1)[0]
+    assert after > 9
+    detector = MaskedDetector(model, EMA)
+    results = run(detector, World(), first=0, minutes=40) + run(detector, World(failing="tax"), first=40)
+    assert flagged([r for r in results if r.minute_ms >= minute(40)[0]]) == 1.0
