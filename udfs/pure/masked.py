@@ -67,6 +67,9 @@ EVENT_WEIGHT_MIN = 2.0
 # What an episode of another kind in a service says against over-use as the reason for its usage.
 EXPLAINED = 0.95
 
+# By how much more than expected the load may slow a service, as a share of what it is expected to.
+LOAD_SLACK = 0.5
+
 # A service is being renewed while most of its spans come from pods younger than this, if it itself is older.
 POD_YOUTH_MINUTES = 30
 SERVICE_AGE_MINUTES = 60
@@ -201,6 +204,9 @@ class MaskedDetector(RuleDetector):
         surplus = reading.surplus - found.mean[:, t.OWN_TIME] * deviation
         variance = reading.variance * found.scale[:, t.OWN_TIME] ** 2
         surplus = surplus - np.where(renewed[blamed], RELEASE_SLOWER, 0.0)
+        # What the load brings is known roughly, and off for all traces of a service together.
+        load = reading.raw_log_time - reading.log_time
+        surplus = surplus - LOAD_SLACK * np.maximum(load, 0.0)
         timed = np.flatnonzero(reading.is_known)
         channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))[timed]
         slow = _time_weights(surplus[timed], variance[timed])
