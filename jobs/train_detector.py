@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from udfs.pure.offline import Minutes, UsageByMinute, read
 
 from udfs.pure import tokens as t
 from udfs.pure.baseline import SCALE_CLIP, SCALE_NORM
 from udfs.pure.masked import MaskedDetector
+from udfs.pure.offline import Minutes, UsageByMinute, read
 from udfs.pure.predict import MaskedSpanModel, ModelError, Prediction, Usual, schema
 from udfs.pure.tokens import Batch, Tokens, batches
 

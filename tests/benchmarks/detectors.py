@@ -40,8 +40,8 @@ from simulator.evaluation.measures import Measures
 from tests.benchmarks.knn import NeighbourDetector, verdict
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, assemble, unpack
 from udfs.pure.detect import MinuteResult, RuleDetector
-from udfs.pure.meter import meter
 from udfs.pure.masked import EMA, MaskedDetector
+from udfs.pure.meter import meter
 from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
 from udfs.pure.windows import HOUR_MS

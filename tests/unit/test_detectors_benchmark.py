@@ -238,12 +238,3 @@ def test_the_command_makes_a_world_prints_its_table_and_writes_json(
     assert of_arm["oracle"]["mean"]["f1"] == of_arm["oracle"]["mean"]["AC@1 own traces"] == 1.0
     assert 0.0 < of_arm["rule"]["mean"]["f1"] < 1.0
     assert [path.name for path in keep.iterdir()] == ["mix-source-3-0.05-10000"]
-
-
-def test_an_arm_that_is_not_there_is_said_before_a_world_is_made(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(d, "MODEL", ("udfs.pure.no_such_module", "MaskedDetector"))
-    monkeypatch.setattr(d, "run_all", lambda tasks, jobs: pytest.fail("a world was made"))
-    assert d.main(["--seeds", "3", "--arms", "model"]) == 1
-    assert "arm model: no MaskedDetector in udfs.pure.no_such_module" in capsys.readouterr().err
