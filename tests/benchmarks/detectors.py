@@ -13,7 +13,6 @@ t-interval over the seeds. Progress goes to stderr.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import os
@@ -21,8 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,23 +29,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import orjson
 import pandas as pd
 
 from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
 from tests.benchmarks.knn import NeighbourDetector, verdict
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, assemble, unpack
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.detect import MinuteResult, RuleDetector
 from udfs.pure.masked import EMA, MaskedDetector
-from udfs.pure.meter import meter
-from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans
+from udfs.pure.offline import Minutes, UsageByMinute, assemble_all, collect_traces, meter_all
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
 from udfs.pure.windows import HOUR_MS
-
-Minutes = dict[int, list[bytes]]
-Usage = dict[int, dict[tuple[str, str], dict[str, float]]]
 
 MINUTE_MS = 60_000
 
@@ -97,7 +90,7 @@ class World:
     """
 
     minutes: Minutes  # packed traces
-    usage: Usage  # by minute, then (service, pod), then dimension
+    usage: UsageByMinute  # by minute, then (service, pod), then dimension
     truth: pd.DataFrame
     faults: pd.DataFrame
     services: int
@@ -111,58 +104,6 @@ class World:
     def times(self) -> list[int]:
         """Minutes with traces or usage, ascending, in ms."""
         return sorted(self.minutes.keys() | self.usage.keys())
-
-
-def _lines(folder: Path) -> Iterator[bytes]:
-    """Lines of all files of a stream."""
-    for path in sorted(folder.glob("*.jsonl*")):
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield from file
-
-
-def collect_traces(directory: Path) -> tuple[dict[str, list[bytes]], dict[str, set[str]]]:
-    """Fragments by trace id, and the services that claim a pod."""
-    fragments: dict[str, list[bytes]] = defaultdict(list)
-    owners: dict[str, set[str]] = defaultdict(set)
-    for line in _lines(directory / "traces"):
-        found, pods, _ = collect_spans(line)
-        for trace_id, fragment in found.items():
-            fragments[trace_id].append(fragment)
-        for pod, claim in pods.items():
-            owners[pod].add(orjson.loads(claim)[0])
-    for line in _lines(directory / "logs"):
-        for trace_id, fragment in collect_logs(line)[0].items():
-            fragments[trace_id].append(fragment)
-    return fragments, owners
-
-
-def assemble_all(fragments: Mapping[str, list[bytes]]) -> Minutes:
-    """Packed traces by minute."""
-    minutes: Minutes = defaultdict(list)
-    for trace_id, parts in fragments.items():
-        assembled = assemble(trace_id, parts)
-        if assembled:
-            minutes[assembled[0]].append(assembled[1])
-    return dict(minutes)
-
-
-def meter_all(directory: Path, owners: Mapping[str, set[str]]) -> Usage:
-    """Usage by minute and consumer, whose service is its own word, else that of its spans."""
-    consumers: dict[str, list[bytes]] = defaultdict(list)
-    for line in _lines(directory / "metrics"):
-        for consumer, fragment in collect_metrics(line)[0].items():
-            consumers[consumer].append(fragment)
-    usage: Usage = defaultdict(dict)
-    for consumer, parts in sorted(consumers.items()):
-        bucket, uid, name, otel_service_name, _ = consumer.split(SEPARATOR)
-        if not otel_service_name:
-            claims = (owners.get(uid) or owners.get(name) or set()) - {""}
-            otel_service_name = claims.pop() if len(claims) == 1 else ""
-        for minute, by_dimension in meter(int(bucket), parts)["minutes"].items():
-            into = usage[minute].setdefault((otel_service_name, uid or name), {})
-            for dimension, used in by_dimension.items():
-                into[dimension] = into.get(dimension, 0.0) + used
-    return dict(usage)
 
 
 def load(directory: Path, say: Callable[[str], None] = lambda line: None) -> World:

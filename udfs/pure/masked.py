@@ -223,14 +223,16 @@ class MaskedDetector(RuleDetector):
         chance = np.where(tokens.bits[:, t.BIT_REPEAT : t.BIT_REPEAT + len(t.REPEAT_LEVELS)], chance, 0.0)
         loop = np.log(e.TROUBLE_RATE) - chance.sum(axis=1)[looping]
 
+        error_place = np.where(answer >= 0, np.arange(frame.count), place)
+        rarity = rare[1] + np.log(e.STRUCTURE_TROUBLE_RATE / e.TROUBLE_RATE)
         parts = [
             (timed, channel, blamed[timed], place[timed], slow),
-            (erring[0], FAILURE, error_blamed[erring[0]], np.where(answer >= 0, np.arange(frame.count), place)[erring[0]], erring[1]),
+            (erring[0], FAILURE, error_blamed[erring[0]], error_place[erring[0]], erring[1]),
             (unanswered[0], FAILURE, blamed[unanswered[0]], nowhere[unanswered[0]], unanswered[1]),
             (logged[0], FAILURE, reading.service[logged[0]], logged[0], logged[1]),
             (looping, REPEAT, reading.service[looping], looping, loop),
-            (rare[0], STRUCTURE, reading.service[rare[0]], rare[0], rare[1] + np.log(e.STRUCTURE_TROUBLE_RATE / e.TROUBLE_RATE)),
-        ]  # fmt: skip
+            (rare[0], STRUCTURE, reading.service[rare[0]], rare[0], rarity),
+        ]
         columns = [
             np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)
         ]
