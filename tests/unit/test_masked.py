@@ -272,3 +272,15 @@ def test_the_source_s_threshold_follows_a_storm_into_silence(warm, model) -> Non
     detector = MaskedDetector(model, EMA)
     results = run(detector, World(), first=0, minutes=40) + run(detector, World(failing="tax"), first=40)
     assert flagged([r for r in results if r.minute_ms >= minute(40)[0]]) == 1.0
+
+
+def test_ids_have_no_say(warm) -> None:
+    start_ms, traces, usage = minute(WARM, World(slow={"tax": 6.0}, share=0.5))
+    (expected, *_), (found, *_) = (
+        warm().step(start_ms, named, usage)
+        for named in (traces, [trace.replace(b'"60/', b'"xx/') for trace in traces])
+    )
+    assert [v["trace_id"] for v in found.verdicts] != [v["trace_id"] for v in expected.verdicts]
+    assert [v["anomaly_score"] for v in found.verdicts] == pytest.approx(
+        [v["anomaly_score"] for v in expected.verdicts]
+    )
