@@ -246,16 +246,41 @@ def test_a_new_model_is_taken_up_at_its_time_and_a_broken_one_is_not(tmp_path: P
     assert "sha256" in models.problem
 
 
-def test_an_episode_is_seen_from_its_beginning_once_it_lasts() -> None:
+def told(minutes: range, weight: Callable[[int], float], traces: int = 4, counts: float = 1.0) -> Episodes:
+    """What one subject's traces say, minute by minute."""
     episodes = Episodes(channels=1, strengths=1, lag=10)
     episodes.resize(1)
-    for number in range(30):
-        weight = 1.5 if number >= 20 else -1.0
-        episodes.step(number, np.zeros(4, int), np.full((4, 1, 1), weight))
-        if number == 20:
-            at_once = episodes.at(20)[0, 0, 0]
-    assert at_once > 0.9 > 0.1 > episodes.at(20)[0, 0, 0]
-    assert episodes.at(19)[0, 0, 0] > 0.9
+    for number in minutes:
+        episodes.step(
+            number * MINUTE_MS, np.zeros(traces, int), np.full((traces, 1, 1), weight(number)),
+            np.full((traces, 1), counts),
+        )  # fmt: skip
+    return episodes
+
+
+def test_an_episode_is_seen_from_its_beginning_once_it_lasts() -> None:
+    def weight(number: int) -> float:
+        return 1.5 if number >= 20 else -1.0
+
+    at_once = told(range(21), weight).at(20 * MINUTE_MS)[0, 0, 0]
+    later = told(range(30), weight)
+    assert at_once > 0.9 > 0.1 > later.at(20 * MINUTE_MS)[0, 0, 0]
+    assert later.at(19 * MINUTE_MS)[0, 0, 0] > 0.9
+
+
+def test_an_episode_may_have_ended_while_nothing_was_heard() -> None:
+    episodes = told(range(20), lambda number: 2.0)
+    assert episodes.now[0, 0, 0] < 0.1
+    nothing = np.zeros(0, int), np.zeros((0, 1, 1))
+    episodes.step(20 * MINUTE_MS, *nothing)
+    assert episodes.now[0, 0, 0] < 0.15
+    episodes.step(200 * MINUTE_MS, *nothing)
+    assert episodes.now[0, 0, 0] > 0.9
+
+
+def test_what_a_minute_has_in_common_is_no_hundredfold_proof() -> None:
+    assert told(range(5), lambda number: 0.3, traces=200).now[0, 0, 0] < 0.1
+    assert told(range(5), lambda number: 0.3, traces=200, counts=0.005).now[0, 0, 0] > 0.9
 
 
 def test_the_source_s_threshold_follows_a_storm_into_silence(warm, model) -> None:

@@ -19,6 +19,11 @@ REPEATS, UNANSWERED = range(2)
 # How often they are thought to happen, as if e.ERROR_CALLS calls had told it.
 EVENT_RATES = np.array([1e-3, e.ERROR_RATE])
 
+# What the times of a minute have in common forgets with this time constant, and is thought to be nothing
+# until so many minutes told.
+WANDER_MINUTES, WANDER_YOUTH = 120.0, 5.0
+
+
 class SpanBaselines(Baselines):
     """The baselines, with what a token needs beyond the rule's evidence."""
 
@@ -26,11 +31,14 @@ class SpanBaselines(Baselines):
         super().__init__()
         self._starts = Profiles(e.SCALE_START, e.SCALE_FLOOR)  # (operations,) after the parent's
         self._events = np.zeros((0, len(EVENT_RATES)))  # (operations, events)
+        # (services * TIME_CHANNELS, 2) sum of the variances that whole minutes have in common, and minutes
+        self._wander = np.zeros((0, 2))
 
     def _resize(self, services: int, rows: int) -> None:
         super()._resize(services, rows)
         self._starts.resize(rows)
         self._events = grown(self._events, rows)
+        self._wander = grown(self._wander, services * e.TIME_CHANNELS)
 
     def tokens(
         self, frame: Frame, reading: Reading, usage: np.ndarray, names: Mapping[str, int]
@@ -113,6 +121,32 @@ class SpanBaselines(Baselines):
             lengths=frame.spans_of_trace,
         )
 
+    def together(self, reading: Reading) -> np.ndarray:
+        """What each span's time counts for in the sum over its minute, from 0 to 1.  # (spans,)
+
+        The times of one service in one minute are off together, by what it shares (garbage collection, a noisy
+        neighbour, the network): n spans say no more than their mean does, whose variance is scale^2 / n and what
+        minutes have in common beside it.
+        """
+        slot = reading.load_slot
+        counts = np.bincount(slot[reading.is_known], minlength=len(self._wander))
+        total, minutes = self._wander.T
+        common = np.maximum(total, 0.0) / (minutes + WANDER_YOUTH)
+        return 1 / (1 + np.maximum(counts - 1, 0) * common)[slot]
+
+    def _learn_wander(self, reading: Reading) -> None:
+        """Take in what a minute's times have in common, in variances of the operations' own; in trouble, too."""
+        known = np.flatnonzero(reading.is_known)
+        slot, rows = reading.load_slot[known], len(self._wander)
+        counts = np.bincount(slot, minlength=rows)
+        z = np.clip(reading.surplus[known] / np.sqrt(reading.variance[known]), -e.OFF_MAX, e.OFF_MAX)
+        seen = counts > 1
+        each = counts[seen]
+        mean = np.bincount(slot, z, rows)[seen] / each
+        spread = np.bincount(slot, z * z, rows)[seen] / each - mean**2
+        self._wander[seen] *= 1 - 1 / WANDER_MINUTES
+        self._wander[seen] += np.column_stack([mean**2 - spread / (each - 1), np.ones(len(each))])
+
     @staticmethod
     def _start(frame: Frame) -> np.ndarray:
         """Log of the time from the parent's start to the span's.  # (spans,)"""
@@ -155,6 +189,7 @@ class SpanBaselines(Baselines):
         events: np.ndarray,
     ) -> None:
         super().learn(minute_ms, frame, reading, times, events)
+        self._learn_wander(reading)
         operation = reading.operation
         timed = np.where(reading.is_timed & frame.has_parent, times, 0.0)
         self._starts.learn(operation, self._start(frame), timed)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from udfs.pure.baseline import grown, rows_of
+from udfs.pure.windows import MINUTE_MS
 
 # Chance that a trace is affected where all is well: a hiccup of its own, not an episode's.
 LONE = 1e-5
@@ -27,6 +28,15 @@ CHANGES = 0.02
 # and the most that one minute says.
 MARGIN = 0.1
 MINUTE_EVIDENCE = 4.0
+
+
+# Minutes without any data after which nothing is left of an episode that could be told.
+SILENCE_MAX = 240
+
+
+def _elapsed(before_ms: int, after_ms: int) -> int:
+    """Minutes from one step to the next: where nothing was heard, an episode may have ended all the same."""
+    return min((after_ms - before_ms) // MINUTE_MS, SILENCE_MAX)
 
 
 class Episodes:
@@ -55,15 +65,24 @@ class Episodes:
             (minute, rows_of(f, kept), rows_of(e, kept, 1.0)) for minute, f, e in self._past
         ]
 
-    def step(self, minute_ms: int, subject: np.ndarray, weights: np.ndarray) -> None:
-        """Take in a minute. subject: (n,), weights: (n, channels, strengths) nats of its traces."""
+    def step(
+        self, minute_ms: int, subject: np.ndarray, weights: np.ndarray, counts: np.ndarray | float = 1.0
+    ) -> None:
+        """Take in a minute. subject: (n,), weights: (n, channels, strengths) nats of its traces.
+
+        counts: (n, channels) what each counts for beside the others of the minute, from 0 to 1.
+        """
         share = self._shares
         each = np.exp(np.minimum(np.tile(weights, len(SHARES)), 30.0))  # (n, channels, states - 1)
         says = np.log((1 - share + share * each) / (1 - LONE + LONE * each)) - MARGIN
+        says *= np.broadcast_to(counts, says.shape[:2])[:, :, None]
         evidence = np.zeros_like(self.now)
         np.add.at(evidence[:, :, 1:], subject, says)
         likelihood = np.exp(np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_EVIDENCE))
-        states = self._passed(self.now) * likelihood
+        states = self.now
+        for _ in range(_elapsed(self._past[-1][0], minute_ms) if self._past else 1):
+            states = self._passed(states)
+        states = states * likelihood
         self.now = states / states.sum(axis=2, keepdims=True)
         self._past.append((minute_ms, self.now, likelihood))
         del self._past[: -self._lag - 1]
@@ -89,15 +108,20 @@ class Episodes:
         """Chances in a minute by all that came since.  # (subjects, channels, states)"""
         subjects = len(self.now)
         future = np.ones_like(self.now)
+        later_ms = None
         for minute, filtered, likelihood in reversed(self._past):
+            if later_ms is not None:
+                for _ in range(_elapsed(minute, later_ms)):
+                    future = self._passed_back(future)
+                future /= future.max(axis=2, keepdims=True)
+            later_ms = minute
             if minute <= minute_ms:
                 states = np.zeros_like(self.now)
                 states[:, :, 0] = 1.0
                 states[: len(filtered)] = filtered
                 states *= future
                 return states / states.sum(axis=2, keepdims=True)
-            future = self._passed_back(future * grown(likelihood, subjects, 1.0))
-            future /= future.max(axis=2, keepdims=True)
+            future = future * grown(likelihood, subjects, 1.0)
         return self.now
 
     def affected(self, states: np.ndarray) -> np.ndarray:

@@ -37,10 +37,14 @@ SLOWDOWNS = np.log([1.6, 2.5, 5.0, 12.0])
 TAIL = 5.0
 # The most that a span which is not slow says for its service.
 RELIEF = -3.0
+# Of what a minute's times have in common, a time counts for no more than so many scales: so slight shifts that
+# come and go are soon known to be a service's way, while a storm of hours can't teach that it is one.
+OFF_MAX = 1.5
 # What load adds to times is known to this share of it.
 LOAD_TOLERANCE = 0.45
 # An operation's times are kept apart by how many different operations it called, those of a call
-# by the operation that it was made for (statements of one name do different work), in so many rows.
+# by the operation that it was made for (statements of one name do different work) and by who
+# answered it (so do calls that are named after their protocol alone), in so many rows.
 SHAPES = 8
 # A callee is slow enough to explain its caller's time-out beyond this many scales.
 SLOW_CALLEE = 2.5
@@ -53,9 +57,12 @@ CALLS_MIN = 60.0
 TROUBLE_RATE = 0.5
 # What an operation's rate is thought to be, as if so many calls had told it.
 ERROR_RATE, ERROR_CALLS = 5e-4, 200.0
-# Of slow calls, for evidence beyond the first of SLOW_LEVELS; beyond the next it is thought rarer.
-SLOW_LEVELS = np.array([3.0, 6.0])
-SLOW_RATE, SLOW_CALLS, SLOW_DECAY = 1e-3, 200.0, 0.3
+# Of slow calls: how often the evidence of their times is thought to be beyond each level, as if SLOW_CALLS had
+# told it. Times are skewed, or of two kinds (a connection that is there or has to be made): what a bell curve
+# takes for a sign may be an operation's way.
+SLOW_LEVELS = np.array([1.0, 2.0, 3.0, 6.0])
+SLOW_RATES = np.array([2e-2, 5e-3, 1e-3, 3e-4])
+SLOW_CALLS = 200.0
 # Of repetitions, for the second call; each further one is thought to be rarer by REPEAT_DECAY.
 REPEAT_RATE, REPEAT_CALLS, REPEAT_DECAY = 5e-4, 200.0, 0.3
 # What is repeated in more than this share of the cases is the operation's way of working.
@@ -114,6 +121,7 @@ class Baselines:
         self._service_of = np.zeros(0, np.int64)  # (operations,)
         self._callee_of = np.zeros(0, np.int64)  # (operations,) who answers this call, -1 unknown
         self._hash_of = np.zeros(0, np.uint64)  # (operations,)
+        self._service_hash = np.zeros(1, np.int64)  # (1 + services,) below SHAPES; 0: nobody
         self._times = Profiles(SCALE_START, SCALE_FLOOR)  # (operations * SHAPES,)
         self._durations = Profiles(SCALE_START, SCALE_FLOOR)  # (operations,)
         # (operations * SHAPES, ...) calls beyond each level of SLOW_LEVELS, all calls first
@@ -146,7 +154,9 @@ class Baselines:
         children = np.bincount(frame.parent[groups], minlength=frame.count)
         caller = (self._hash_of[operation[frame.parent]] % SHAPES).astype(np.int64)
         caller[~frame.has_parent] = 0
-        shape = np.where(frame.is_call, caller, np.minimum(children, SHAPES - 1))
+        answerer = np.where(frame.is_answered & (callee >= 0), callee + 1, 0)
+        of_call = (caller + self._service_hash[answerer]) % SHAPES
+        shape = np.where(frame.is_call, of_call, np.minimum(children, SHAPES - 1))
         profile = operation * SHAPES + shape
         repeat_row = operation[groups] * SHAPES + caller[groups]
 
@@ -223,6 +233,8 @@ class Baselines:
         parts = [name.split(SEPARATOR) for name in frame.operations]
         services, operations = len(self.services), len(self.operations)
         self.services.see([part[0] for part in parts], minute_ms)
+        new = [int(_hash(name)) % SHAPES for name in self.services.names[len(self._service_hash) - 1 :]]
+        self._service_hash = np.append(self._service_hash, np.array(new, np.int64))
         self.operations.see(frame.operations, minute_ms)
         self._resize(len(self.services), len(self.operations))
         if len(self.operations) > operations:
@@ -262,12 +274,20 @@ class Baselines:
         variance = variance * (1 + 4 / np.maximum(self._times.minutes[profile], 1.0))
         return variance + tolerance**2
 
+    def loop_context(self, operation: np.ndarray) -> np.ndarray:
+        """What the context of loops has added to the evidence of repeated calls."""
+        return self._loops.log_odds()[operation, 0] + THRESHOLD
+
+    def are_repeats_known(self, reading: Reading) -> np.ndarray:
+        """Whether it is known how often each group's call is repeated.  # (groups,)"""
+        return self._repeats[reading.repeat_row, 1] >= CALLS_MIN
+
     def _tempered(self, profile: np.ndarray, weight: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Evidence of time, where the operation is slow now and then by nature at most so much."""
         return np.minimum(weight, self._slow_limit(profile, level))
 
     def _slow_limit(self, profile: np.ndarray, level: np.ndarray) -> np.ndarray:
-        slow = self._slow[profile, level] + SLOW_RATE * SLOW_CALLS * SLOW_DECAY ** (level - 1.0)
+        slow = self._slow[profile, level] + SLOW_CALLS * SLOW_RATES[np.maximum(level, 1) - 1]
         rate = slow / (self._slow[profile, 0] + SLOW_CALLS)
         return np.where(level > 0, np.log(TROUBLE_RATE / rate), np.inf)
 

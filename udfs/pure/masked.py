@@ -60,7 +60,7 @@ KINDS = (
 )  # fmt: skip
 
 # Strengths looked for: factors on a time.
-FACTORS = np.log([1.35, 1.8, 2.7, 5.0, 12.0])
+FACTORS = e.SLOWDOWNS
 STRENGTHS = len(FACTORS)
 # An event that was expected is no evidence.
 EVENT_WEIGHT_MIN = 2.0
@@ -87,6 +87,20 @@ class Level:
     subject: np.ndarray  # (cells,)
     weights: np.ndarray  # (cells, channels, strengths) nats, -inf = none
     strongest: np.ndarray  # (cells, channels) row that says most, -1 = none
+
+    def told(self) -> np.ndarray:
+        """What the cells say for an episode of their subject.  # (cells, channels, strengths)"""
+        told = self.weights.copy()
+        told[:, :TIMES][self.strongest[:, :TIMES] < 0] = 0.0
+        told[:, REPEAT] = -np.inf
+        return told
+
+    def counts(self, together: np.ndarray) -> np.ndarray:
+        """What that counts for beside others of the minute, see SpanBaselines.together.  # (cells, channels)"""
+        counts = together[self.strongest]
+        counts[self.strongest < 0] = 1.0
+        counts[:, TIMES:] = 1.0
+        return counts
 
 
 @dataclass
@@ -218,10 +232,7 @@ class MaskedDetector(RuleDetector):
         unanswered = _surprising(tokens, found, t.BIT_UNANSWERED)
         logged = _surprising(tokens, found, t.BIT_LOG)
         rare = _surprising(tokens, found, t.BIT_RARE)
-        looping = np.flatnonzero(tokens.bits[:, t.BIT_REPEAT])
-        chance = np.log(found.chance[:, t.BIT_REPEAT : t.BIT_REPEAT + len(t.REPEAT_LEVELS)])
-        chance = np.where(tokens.bits[:, t.BIT_REPEAT : t.BIT_REPEAT + len(t.REPEAT_LEVELS)], chance, 0.0)
-        loop = np.log(e.TROUBLE_RATE) - chance.sum(axis=1)[looping]
+        looping, loop = self._loops(reading)
 
         error_place = np.where(answer >= 0, np.arange(frame.count), place)
         rarity = rare[1] + np.log(e.STRUCTURE_TROUBLE_RATE / e.TROUBLE_RATE)
@@ -230,7 +241,7 @@ class MaskedDetector(RuleDetector):
             (erring[0], FAILURE, error_blamed[erring[0]], error_place[erring[0]], erring[1]),
             (unanswered[0], FAILURE, blamed[unanswered[0]], nowhere[unanswered[0]], unanswered[1]),
             (logged[0], FAILURE, reading.service[logged[0]], logged[0], logged[1]),
-            (looping, REPEAT, reading.service[looping], looping, loop),
+            (looping, REPEAT, reading.service[frame.parent[looping]], frame.parent[looping], loop),
             (rare[0], STRUCTURE, reading.service[rare[0]], rare[0], rarity),
         ]
         columns = [
@@ -241,6 +252,13 @@ class MaskedDetector(RuleDetector):
             for part in parts
         ]
         return *columns, np.concatenate(weights)
+
+    def _loops(self, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+        """(first row of each group of repeated calls that nothing excuses, evidence): the rule's, without its
+        context. To repeat may be an operation's way of working; the rule knows each call's own past."""
+        of = reading.evidence.channel == e.REPEAT
+        rows = reading.evidence.row[of]
+        return rows, reading.evidence.weight[of] - self._baselines.loop_context(reading.operation[rows])
 
     # ---- judging ----------------------------------------------------------------------------
 
@@ -254,27 +272,31 @@ class MaskedDetector(RuleDetector):
         found = self.predictor.predict(tokens)
         row, channel, service, place, weights = self._evidence(frame, reading, tokens, found, renewed)
 
+        together = self._baselines.together(reading)
         count = len(self._baselines.services)
         by_service = _level(
             frame.trace, reading.service, row, channel, service, weights, count
         )
         self._observe(
-            self._service_episodes, minute_ms, by_service, np.arange(count), count, is_warming
+            self._service_episodes, minute_ms, by_service, together, np.arange(count), count, is_warming
         )
         known = place >= 0
         by_pod = _level(
             frame.trace, frame.pod, row[known], channel[known],
             frame.pod[place[known]], weights[known], len(pods),
         )  # fmt: skip
-        self._observe(self._pod_episodes, minute_ms, by_pod, pods, len(self._pods), is_warming)
+        self._observe(
+            self._pod_episodes, minute_ms, by_pod, together, pods, len(self._pods), is_warming
+        )
         # A loop shows in one operation, be the service ever so busy with others.
-        callers = np.flatnonzero(tokens.bits_seen[:, t.BIT_REPEAT] & ~is_warming[frame.trace])
+        calls = reading.groups[self._baselines.are_repeats_known(reading)]
+        calls = calls[~is_warming[frame.trace[calls]]]
         loops = channel == REPEAT
         looping = np.full(frame.count, -np.inf)
         looping[row[loops]] = weights[loops, 0]
         self._loop_episodes.resize(len(self._baselines.operations))
         self._loop_episodes.step(
-            minute_ms, reading.operation[callers], looping[callers][:, None, None]
+            minute_ms, reading.operation[calls], looping[calls][:, None, None]
         )
 
         key = by_service.trace * count + by_service.subject
@@ -327,18 +349,20 @@ class MaskedDetector(RuleDetector):
         episodes: Episodes,
         minute_ms: int,
         level: Level,
+        together: np.ndarray,
         subject: np.ndarray,
         subjects: int,
         is_warming: np.ndarray,
     ) -> None:
         """subject: the number, of so many, that each of the level's subjects has among the episodes."""
         settled = ~is_warming[level.trace]
-        told = level.weights[settled]
-        times = told[:, :TIMES]
-        times[~np.isfinite(times)] = 0.0
-        told[:, REPEAT] = -np.inf
         episodes.resize(subjects)
-        episodes.step(minute_ms, subject[level.subject[settled]], told)
+        episodes.step(
+            minute_ms,
+            subject[level.subject[settled]],
+            level.told()[settled],
+            level.counts(together)[settled],
+        )
 
     def _verdicts(self, minute: Minute) -> tuple[MinuteResult, np.ndarray]:
         """What is known of a minute by now; and the log odds.  # (service cells, channels and over-use)"""
