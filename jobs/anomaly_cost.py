@@ -27,12 +27,12 @@ from pyflink.table import (
 from pyflink.util.exceptions import JavaException
 
 from jobs import config, progress, source, tables
-from jobs.config import Config
+from jobs.config import Config, Money
 from jobs.environment import free_port, materialise, run_sql, sql_path, start_engine, statements
 from jobs.errors import JobError, UsageError
 from jobs.report.terminal import ranked_table
 from udfs import assemble, changelog, collect, columns, meter
-from udfs.attribute import Attribute
+from udfs.attribute import Attribute, rate_card
 from udfs.detect import Detect
 from udfs.rank import Rank
 
@@ -40,12 +40,12 @@ FUNCTIONS = {
     "collect_spans": collect.collect_spans,
     "collect_metrics": collect.collect_metrics,
     "collect_logs": collect.collect_logs,
-    "collect_charges": collect.collect_charges,
     "reject_columns": collect.reject_columns,
     "assemble": assemble.assemble,
     "meter": meter.meter,
     "own": meter.own,
     "pod_owner": meter.pod_owner,
+    "rate_card": rate_card,
     "ranked_rows": columns.ranked_rows,
     "verdict_rows": columns.verdict_rows,
     "allocation_rows": columns.allocation_rows,
@@ -94,7 +94,9 @@ def anomaly_cost(
     sinks: dict[str, str],
     cost_column: str,
     detect: Detect,
+    rank: Rank,
     rejected_at_ms: int,
+    money: Money = Money(),  # noqa: B008 (frozen)
 ) -> StatementSet:
     """The way of the data, from the source tables to the five sinks, as one statement set.
 
@@ -103,12 +105,17 @@ def anomaly_cost(
         sinks: connector options of each table of ``sql/sinks``.
         cost_column: the FOCUS column that is attributed.
         detect: the stage that judges traces.
+        rank: the stage that orders anomalies.
         rejected_at_ms: the time that rejected_records shows, the start of this run.
+        money: how charges become cost.
     """
     for name, function in FUNCTIONS.items():
         t_env.create_temporary_system_function(name, function)
+    t_env.create_temporary_system_function(
+        "collect_charges", collect.collect_charges(cost_column, money.exchange)
+    )
 
-    run_sql(t_env, "views", "1*", cost_column=cost_column)
+    run_sql(t_env, "views", "1*")
     for view in ("collected_spans", "collected_metrics", "collected_logs", "collected_charges"):
         materialise(t_env, view)
 
@@ -117,7 +124,6 @@ def anomaly_cost(
     materialise(t_env, "pod_owners")
     run_sql(t_env, "views", "33_*")
     materialise(t_env, "usage_owned")
-    run_sql(t_env, "views", "34_*")
 
     run_sql(t_env, "views", "4*")
     _keyed_stage(
@@ -130,12 +136,13 @@ def anomaly_cost(
         "resource_events",
         lambda row: row[0],
         Types.STRING(),
-        Attribute(),
+        # A directory ends: nothing in it is late.
+        Attribute(None, None, money.price_book, money.idle_policy),
         "attributed",
     )
     run_sql(t_env, "views", "6*")
     _keyed_stage(
-        t_env, "rank", "window_evidence", lambda row: row[1], Types.LONG(), Rank(), "ranked"
+        t_env, "rank", "window_evidence", lambda row: row[1], Types.LONG(), rank, "ranked"
     )
 
     run_sql(t_env, "sinks", **sinks)
@@ -168,7 +175,9 @@ def run(configuration: Config) -> dict[str, int]:
                 tables.sink_options(scratch / "changes"),
                 configuration.cost_column,
                 Detect(configuration.models, configuration.threshold),
+                Rank(configuration.rank_by),
                 rejected_at_ms=int(time.time() * 1000),
+                money=configuration.money,
             )
             progress.wait(inserts.execute(), rest_port, scratch)
         except (Py4JJavaError, JavaException) as error:

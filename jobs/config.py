@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -10,9 +11,12 @@ from typing import NoReturn
 import yaml
 
 from jobs.errors import UsageError
+from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
 from udfs.pure.focus import COST_COLUMNS
 from udfs.pure.masked import EPISODES, POLICIES
 from udfs.pure.predict import DEFAULT_MODELS, ModelError, Models
+from udfs.pure.rank import EXCESS, ORDERS
+from udfs.pure.rates import BookPrice, Exchange, load_exchange, load_price_book
 
 ROOT = Path(__file__).resolve().parent.parent
 FLINK_CONF = ROOT / "flink-conf.yaml"
@@ -24,6 +28,18 @@ DETECTORS = (MASKED, RULE)
 JOB_SETTINGS = {
     # Which FOCUS column is attributed: the amortised cost that FinOps allocates by.
     "cost.column": "EffectiveCost",
+    # How long a window of an unbounded input waits for its bill, in event time.
+    "billing.wait": "72 h",
+    # CSV file of prices for what no bill tells a price of: dimension, unit_price, unit,
+    # billing_currency, and if need be resource_id (a glob) and sku_id.
+    "prices": "",
+    # Who bears what a machine costs beyond its use, where its size is known.
+    "idle.policy": PROPORTIONAL,
+    # CSV file of exchange rates (from, to, rate, valid_from) into currency.target.
+    "currency.rates": "",
+    "currency.target": "",
+    # What rank 1 has most of: the excess cost of the anomaly, S with it in place of c_s, or S of equation (2).
+    "rank.by": EXCESS,
     # Who judges: the masked-span model, or the rule it is compared with.
     "detector": MASKED,
     # Directory of the models, each in force from its card's effective_from on.
@@ -48,6 +64,23 @@ ENGINE_PREFIXES = (
 
 
 @dataclass(frozen=True)
+class Money:
+    """How charges become the cost of a window.
+
+    Attributes:
+        wait_ms: how long a window waits for its bill, in event time; only where the input has no end.
+        price_book: the user's prices.
+        idle_policy: one of attribute.IDLE_POLICIES.
+        exchange: converts charges; None = currencies stay as they are billed.
+    """
+
+    wait_ms: int = 72 * 3_600_000
+    price_book: tuple[BookPrice, ...] = ()
+    idle_policy: str = PROPORTIONAL
+    exchange: Exchange | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """What one run of the job does.
 
@@ -55,16 +88,20 @@ class Config:
         input: the directory to read (interface.md, section 1).
         output: the directory that the Parquet tables go to (section 3).
         cost_column: the FOCUS column that is attributed.
+        money: how charges become cost.
         models: directory of the masked-span models; None = the rule judges.
         threshold: one of masked.POLICIES.
+        rank_by: one of rank.ORDERS.
         engine: settings of the engine, flink-conf.yaml overlaid by ``--set``.
     """
 
     input: Path
     output: Path
     cost_column: str
+    money: Money
     models: Path | None
     threshold: str
+    rank_by: str
     engine: dict[str, str]
 
 
@@ -121,6 +158,8 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
             raise UsageError(f"--set {key}: no such setting, must be one of {known}")
     for key, allowed in (
         ("cost.column", COST_COLUMNS),
+        ("idle.policy", IDLE_POLICIES),
+        ("rank.by", ORDERS),
         ("detector", DETECTORS),
         ("detector.threshold", POLICIES),
     ):
@@ -132,6 +171,33 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
             f"--set parallelism.default={parallelism}: must be a whole number from 1"
         )
     return job, engine
+
+
+_DURATION = re.compile(r"(\d{1,6}) ?(min|h|d)")
+_DURATION_MS = {"min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def _money(job: dict[str, str]) -> Money:
+    """The settings of money, their files read.
+
+    Raises:
+        UsageError: one of them can't be used.
+    """
+    wait = _DURATION.fullmatch(job["billing.wait"])
+    if not wait or not int(wait[1]):
+        raise UsageError(f"--set billing.wait={job['billing.wait']}: must be as 90 min, 72 h or 3 d")
+    target = job["currency.target"].upper()
+    if bool(target) != bool(job["currency.rates"]):
+        raise UsageError("--set currency.rates and currency.target: give both or none")
+    try:
+        return Money(
+            wait_ms=int(wait[1]) * _DURATION_MS[wait[2]],
+            price_book=load_price_book(Path(job["prices"])) if job["prices"] else (),
+            idle_policy=job["idle.policy"],
+            exchange=load_exchange(Path(job["currency.rates"]), target) if target else None,
+        )
+    except ValueError as error:
+        raise UsageError(f"--set prices or currency.rates: {error}") from None
 
 
 def _models(job: dict[str, str]) -> Path | None:
@@ -179,7 +245,9 @@ def load(argv: list[str]) -> Config:
         input=source.resolve(),
         output=target.resolve(),
         cost_column=job["cost.column"],
+        money=_money(job),
         models=_models(job),
         threshold=job["detector.threshold"],
+        rank_by=job["rank.by"],
         engine=load_engine_settings() | engine,
     )

@@ -4,68 +4,218 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from hashlib import blake2b
 
 import orjson
-from pyflink.common import Row, Types
+import pandas as pd
+from pyflink.common import Row, RowKind, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+from pyflink.table.udf import udf
 
 from udfs.changelog import END_OF_INPUT, Latest, upsert
-from udfs.pure import attribute, price
+from udfs.pure import attribute, irregular, price, rates
+from udfs.pure.windows import HOUR_MS
 
-USAGE, CHARGE = "usage", "charge"
+USAGE, CHARGE, RATES = "usage", "charge", "rates"
 ALLOCATIONS, CHARGE_ANOMALIES = "allocations", "charge_anomalies"
+LATE_CHARGES, LATE_USAGE = "late_charges", "late_usage"
+
+# An open billing month and the days until it is closed: so long every snapshot tells its rows again.
+REMEMBERED_MS = 40 * 24 * HOUR_MS
+
+
+# STRING, since it is joined and kept in state; see udfs.assemble.
+@udf(result_type="STRING", func_type="pandas", deterministic=False)
+def rate_card(offers: pd.Series) -> pd.Series:
+    """ARRAY<STRING> of "number of resources, blank, offer" -> the rate card, as JSON."""
+    return pd.Series([
+        rates.rate_card(
+            (int(resources), text) for resources, text in (each.split(" ", 1) for each in of_all)
+        )
+        for of_all in offers
+    ])  # fmt: skip
 
 
 class Attribute(KeyedProcessFunction):
     """Rows (resource_id, kind, event_key, payload) -> allocations of each window of the resource.
 
-    State: the resource's metered usage by consumer and bucket, and its charges by key. Both are
-    rare: a few rows an hour. What is sent is a function of that state alone, so that neither order
-    nor repetition of the input shows in it.
+    State: the resource's metered usage by consumer and bucket, its charges by key, and the rate card;
+    a digest of each window as it was last sent. Usage and charges are rare: a few rows an hour. What is
+    sent is a function of that state alone, so that neither order nor repetition of the input shows in
+    it. Where windows wait for their bill for a time only, what is older is forgotten, but for what
+    later windows need of it: rates, the past of the bill, and keys of charges, to know them again.
     """
+
+    def __init__(
+        self,
+        wait_ms: int | None = None,
+        emit_every_ms: int | None = None,
+        price_book: tuple[rates.BookPrice, ...] = (),
+        idle_policy: str = attribute.PROPORTIONAL,
+    ) -> None:
+        """wait_ms: how long a window waits for its bill and its usage, in event time; None = for ever.
+        emit_every_ms: at most so often changed windows are sent, in the engine's time; None = at the
+        end of the input. price_book: see rates.load_price_book. idle_policy: one of IDLE_POLICIES."""
+        self._wait_ms = wait_ms
+        self._emit_every_ms = emit_every_ms
+        self._price_book = price_book
+        self._idle_policy = idle_policy
 
     def open(self, context: RuntimeContext) -> None:
         self._events = {
-            kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE)
+            kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)
         }
+
+        def map_state(name: str, key_type: object) -> object:
+            return context.get_map_state(
+                MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
+            )
+
+        self._sent = {
+            kind: map_state(f"sent_{kind}", Types.LONG()) for kind in (ALLOCATIONS, CHARGE_ANOMALIES)
+        }
+        self._is_rebilled = context.get_state(
+            ValueStateDescriptor("is_rebilled", Types.PICKLED_BYTE_ARRAY())
+        )
+        # (newest event time, start of the first open window, attribute.Known); only where windows close,
+        # as all that follows.
+        self._progress = context.get_state(
+            ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY())
+        )
+        # kind and event_key -> end of the event, in ms.
+        self._ends = map_state("ends", Types.STRING())
+        # A charge's key -> end of its period.
+        self._counted = map_state("counted", Types.STRING())
+        # Closed window -> its bill, as _irregularities reads it.
+        self._past = map_state("past", Types.LONG())
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         _, kind, event_key, payload = row
+        timers = context.timer_service()
+        timers.register_event_time_timer(END_OF_INPUT)
+        if self._emit_every_ms is not None:
+            # One timer for all that changes until it fires: timers of one time are one.
+            now_ms = timers.current_processing_time()
+            timers.register_processing_time_timer(
+                now_ms - now_ms % self._emit_every_ms + self._emit_every_ms
+            )
+        if self._wait_ms is not None and kind == CHARGE:
+            charge = orjson.loads(payload)
+            late = attribute.late_charge(charge, self._closed_ms(), self._wait_ms)
+            if late is not None:
+                if not self._counted.contains(charge["key"]):
+                    yield upsert(LATE_CHARGES, charge["start_ms"], event_key, late.encode())
+                return
+            self._counted.put(charge["key"], charge["end_ms"])
+            # Its start: a month's fee would be the end of the month.
+            self._passes(kind, event_key, charge["start_ms"], charge["end_ms"])
+        elif self._wait_ms is not None and kind == USAGE:
+            windows = orjson.loads(payload)[2]["windows"]
+            late = attribute.late_usage(event_key, windows, self._closed_ms(), self._wait_ms)
+            if late is not None:
+                if row.get_row_kind() in (RowKind.INSERT, RowKind.UPDATE_AFTER):
+                    yield upsert(LATE_USAGE, max(map(int, windows)), event_key, late.encode())
+                return
+            newest_ms = max(map(int, windows), default=0)
+            self._passes(kind, event_key, newest_ms, newest_ms + 1)
+        if kind == CHARGE:
+            self._is_rebilled.update(True)
         self._events[kind].apply(row.get_row_kind(), event_key, payload)
-        context.timer_service().register_event_time_timer(END_OF_INPUT)
-        yield from ()
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         resource_id = context.get_current_key()
-        usage = self._usage()
-        bill = self._bill()
-        metered = {dimension for window in usage.values() for dimension in window}
-        for window_ms in sorted(usage.keys() | bill.keys()):
-            rows = attribute.allocate_window(resource_id, window_ms, usage, bill, metered)
-            if rows:
-                yield upsert(ALLOCATIONS, window_ms, resource_id, orjson.dumps(rows, default=str))
-        for window_ms, rows in self._irregularities(resource_id, bill).items():
-            yield upsert(CHARGE_ANOMALIES, window_ms, resource_id, orjson.dumps(rows, default=str))
+        charges = [orjson.loads(payload) for payload in self._events[CHARGE].values()]
+        usage = [orjson.loads(payload) for payload in self._events[USAGE].values()]
+        consumers = [(otel_service_name, metered["windows"]) for otel_service_name, _, metered in usage]
+        card = next(iter(self._events[RATES].values()), "[]")
+        found = attribute.resource_rows(
+            resource_id,
+            consumers,
+            charges,
+            rates.Prices(tuple(orjson.loads(card)), self._price_book),
+            self._idle_policy,
+            self._known(),
+        )
+        yield from self._changes(ALLOCATIONS, resource_id, found)
+        if self._is_rebilled.value():
+            self._is_rebilled.clear()
+            bill = attribute.bill_of(price.standing(charges))
+            for window_ms, past in self._past.items():
+                bill[window_ms] = past + bill.get(window_ms, [])
+            yield from self._changes(
+                CHARGE_ANOMALIES, resource_id, self._irregularities(resource_id, bill)
+            )
+        self._close(consumers, charges)
 
-    def _usage(self) -> dict[int, dict[str, dict[str, float]]]:
-        """window -> dimension -> workload -> usage."""
-        parts: defaultdict[int, list[tuple[str, str, float]]] = defaultdict(list)
-        for payload in self._events[USAGE].values():
-            otel_service_name, _, metered = orjson.loads(payload)
-            for window_ms, by_dimension in metered["windows"].items():
-                parts[int(window_ms)] += [
-                    (dimension, otel_service_name, used) for dimension, used in by_dimension.items()
-                ]
-        return {window_ms: attribute.sum_usage(part) for window_ms, part in parts.items()}
+    def _changes(self, kind: str, resource_id: str, found: dict[int, list[dict]]) -> Iterator[Row]:
+        """The open windows that are not as they were last sent; [] where nothing is left of one."""
+        sent, closed_ms = self._sent[kind], self._closed_ms()
+        before = dict(sent.items())
+        for window_ms in sorted(found.keys() | before.keys()):
+            if window_ms < closed_ms:
+                continue
+            rows = found.get(window_ms, [])
+            payload = orjson.dumps(rows, default=str)
+            digest = blake2b(payload, digest_size=8).digest() if rows else None
+            if digest != before.get(window_ms):
+                yield upsert(kind, window_ms, resource_id, payload)
+                if digest:
+                    sent.put(window_ms, digest)
+                else:
+                    sent.remove(window_ms)
 
-    def _bill(self) -> dict[int, list[tuple[dict, dict[str, int]]]]:
-        """window -> [(charge, its cost there by dimension)]."""
-        bill: defaultdict[int, list] = defaultdict(list)
-        for payload in self._events[CHARGE].values():
-            charge = orjson.loads(payload)
-            for window_ms, costs in price.cost_by_window(charge).items():
-                bill[window_ms].append((charge, costs))
-        return dict(bill)
+    def _closed_ms(self) -> int:
+        progress = self._progress.value()
+        return progress[1] if progress else 0
+
+    def _known(self) -> attribute.Known:
+        progress = self._progress.value()
+        return progress[2] if progress else attribute.Known()
+
+    def _passes(self, kind: str, event_key: str, newest_ms: int, end_ms: int) -> None:
+        """Note the event time that an event tells, and until when it is kept."""
+        key = f"{kind} {event_key}"
+        self._ends.put(key, max(end_ms, self._ends.get(key) or 0))
+        progress = self._progress.value() or (0, 0, attribute.Known())
+        if newest_ms > progress[0]:
+            self._progress.update((newest_ms, *progress[1:]))
+
+    def _close(self, consumers: list, charges: list[dict]) -> None:
+        """Forget the windows that have waited long enough; they have been sent."""
+        if self._wait_ms is None or not (progress := self._progress.value()):
+            return
+        newest_ms, closed_ms, known = progress
+        bound_ms = attribute.closed_before(newest_ms, self._wait_ms)
+        if bound_ms <= closed_ms:
+            return
+        stand = price.standing(charges)
+        known = attribute.known_before(bound_ms, consumers, stand, known)
+        self._progress.update((newest_ms, bound_ms, known))
+        past: defaultdict[int, list] = defaultdict(list)
+        for charge in stand:
+            if charge["end_ms"] <= bound_ms:
+                period = {name: charge[name] for name in ("currency", "start_ms", "end_ms")}
+                for window_ms, costs in price.cost_by_window(charge).items():
+                    past[window_ms].append((period, costs))
+        for window_ms, entries in past.items():
+            self._past.put(window_ms, (self._past.get(window_ms) or []) + entries)
+        for key, end_ms in list(self._ends.items()):
+            if end_ms <= bound_ms:
+                kind, event_key = key.split(" ", 1)
+                self._events[kind].remove(event_key)
+                self._ends.remove(key)
+        for state, before_ms in (
+            (self._sent[ALLOCATIONS], bound_ms),
+            (self._sent[CHARGE_ANOMALIES], bound_ms),
+            (self._past, bound_ms - irregular.HISTORY_MS),
+        ):
+            for window_ms in list(state.keys()):
+                if window_ms < before_ms:
+                    state.remove(window_ms)
+        for key, end_ms in list(self._counted.items()):
+            if end_ms < newest_ms - REMEMBERED_MS:
+                self._counted.remove(key)
 
     @staticmethod
     def _irregularities(resource_id: str, bill: dict) -> dict[int, list[dict]]:
@@ -73,12 +223,20 @@ class Attribute(KeyedProcessFunction):
         costs: defaultdict[tuple[str, str], defaultdict[int, int]] = defaultdict(
             lambda: defaultdict(int)
         )
+        periods: defaultdict[tuple[str, str], dict[int, tuple[int, int]]] = defaultdict(dict)
         for window_ms, charges in bill.items():
             for charge, by_dimension in charges:
+                period = charge["start_ms"], charge["end_ms"]
                 for dimension, units in by_dimension.items():
-                    costs[dimension, charge["currency"]][window_ms] += units
+                    key = dimension, charge["currency"]
+                    costs[key][window_ms] += units
+                    periods[key][window_ms] = min(
+                        period,
+                        periods[key].get(window_ms, period),
+                        key=lambda of: (of[1] - of[0], of[0]),
+                    )
         found: defaultdict[int, list[dict]] = defaultdict(list)
-        for (dimension, currency), by_window in sorted(costs.items()):
-            for row in attribute.charge_anomalies(resource_id, dimension, currency, by_window):
+        for key, by_window in sorted(costs.items()):
+            for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key]):
                 found[row["window_start"]].append(row)
         return found

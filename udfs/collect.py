@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 import orjson
 import pandas as pd
-from pyflink.table.udf import udf, udtf
+from pyflink.table.udf import TableFunction, UserDefinedTableFunctionWrapper, udf, udtf
 
-from udfs.pure import focus, otlp
+from udfs.pure import focus, otlp, rates
+from udfs.pure.rates import Exchange
 
 _COLLECTED = (
     "ROW<fragments MAP<STRING, BYTES>, pods MAP<STRING, BYTES>, rejects ARRAY<STRING>>"
@@ -45,14 +46,40 @@ def collect_logs(lines: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({"fragments": fragments, "rejects": rejects})
 
 
-@udtf(result_types=["STRING", "STRING", "STRING", "STRING"])
-def collect_charges(path: str, cost_column: str) -> Iterator[tuple]:
-    """A billing file -> a row each: (resource_id, charge_key, charge JSON, NULL) or (.., .., .., reject)."""
-    for kind, value in focus.collect_charges(path, cost_column):
-        if kind == "reject":
-            yield None, None, None, value
-        else:
-            yield value["resource_id"], value["key"], orjson.dumps(value).decode(), None
+class _CollectCharges(TableFunction):
+    """A billing file -> a row each: a charge, with what it tells of its SKU's rate, or a reject."""
+
+    def __init__(self, cost_column: str, exchange: Exchange | None) -> None:
+        self._cost_column = cost_column
+        self._exchange = exchange
+
+    def eval(self, path: str) -> Iterator[tuple]:
+        for kind, value in focus.collect_charges(path, self._cost_column, self._exchange):
+            yield reject_row(value) if kind == "reject" else charge_row(value)
+
+
+def charge_row(charge: dict) -> tuple:
+    """(resource_id, charge_key, charge JSON, sku, offered_ms, offer, NULL); the three of rates.offer or NULL."""
+    return (
+        charge["resource_id"],
+        focus.charge_key(charge),
+        orjson.dumps(charge).decode(),
+        *(rates.offer(charge) or (None, None, None)),
+        None,
+    )
+
+
+def reject_row(reject: str) -> tuple:
+    """The same columns for a reject."""
+    return (*(None,) * 6, reject)
+
+
+def collect_charges(
+    cost_column: str, exchange: Exchange | None
+) -> UserDefinedTableFunctionWrapper:
+    """Table function of a billing file's path; exchange: see focus.collect_charge."""
+    types = ["STRING", "STRING", "STRING", "STRING", "BIGINT", "STRING", "STRING"]
+    return udtf(_CollectCharges(cost_column, exchange), result_types=types)
 
 
 @udtf(result_types=["STRING", "STRING", "STRING", "BIGINT"])

@@ -11,7 +11,6 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from udfs.attribute import ALLOCATIONS
 from udfs.changelog import END_OF_INPUT, Latest, upsert
 from udfs.detect import INCIDENTS
-from udfs.pure.detect import RuleDetector
 from udfs.pure.rank import rank_window
 
 RANKED = "ranked"
@@ -22,6 +21,10 @@ class Rank(KeyedProcessFunction):
 
     State: the window's incidents by minute and its allocations by resource.
     """
+
+    def __init__(self, order: str) -> None:
+        """order: what rank 1 has most of, one of rank.ORDERS."""
+        self._order = order
 
     def open(self, context: RuntimeContext) -> None:
         self._evidence = {
@@ -43,8 +46,6 @@ class Rank(KeyedProcessFunction):
             row for payload in self._evidence[ALLOCATIONS].values() for row in orjson.loads(payload)
         ]
         window_ms = context.get_current_key()
-        rows = rank_window(
-            window_ms, incidents, service_traces, allocations, RuleDetector.MODEL_VERSION
-        )
+        rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
         if rows:
             yield upsert(RANKED, window_ms, "", orjson.dumps(rows, default=str))

@@ -49,6 +49,7 @@ RANKED_COLUMNS = (
     ("Rank in W", NUMBER),
     ("Culprit", ""),
     ("Kind", ""),
+    ("Excess cost", NUMBER),
     ("S", NUMBER),
     ("α", NUMBER),
     ("c_s", NUMBER),
@@ -91,15 +92,17 @@ def _ranked_section(rows: Sequence[dict], total: int) -> str:
         return section("ranked-title", "Ranked anomalies", "<p>No window holds an anomaly.</p>")
     money_places = fmt.places(row["attributed_cost"] for row in rows)
     score_places = fmt.places(row["cost_weighted_score"] for row in rows)
-    highest = max(row["cost_weighted_score"] for row in rows)
+    excess_places = fmt.places(row["excess_cost"] or 0 for row in rows)
+    highest = max(row["excess_cost"] or 0 for row in rows)
 
     def line(row: dict) -> str:
-        culprit, score, cost = (
+        culprit, score, cost, excess = (
             row["otel_service_name"],
             row["cost_weighted_score"],
             row["attributed_cost"],
+            row["excess_cost"],
         )
-        filled = 100 * max(score / highest, 0.0) if highest > 0 else 0.0
+        filled = 100 * max(float((excess or 0) / highest), 0.0) if highest > 0 else 0.0
         meter = f'<span class="meter" aria-hidden="true"><i style="width:{filled:.1f}%"></i></span>'
         share = fmt.percent(_share(row["anomalous_traces"], row["total_traces"]))
         traces = f"{row['anomalous_traces']:,} of {row['total_traces']:,}"
@@ -109,20 +112,21 @@ def _ranked_section(rows: Sequence[dict], total: int) -> str:
             + number(str(row["rank"]))
             + row_head(text(culprit), "name", title=culprit)
             + td(text(fmt.kind(row["anomaly_kind"])))
-            + number(meter + fmt.fixed(score, score_places), score)
+            + number(meter + fmt.fixed(excess, excess_places), excess or 0)
+            + number(fmt.fixed(score, score_places), score)
             + number(fmt.fixed(row["anomaly_score"], 2), row["anomaly_score"])
             + number(f"{fmt.fixed(cost, money_places)} {text(row['billing_currency'])}", cost)
             + number(f'{traces} <span class="soft">{share}</span>', row["anomalous_traces"])
             + td(cost_status(row["cost_status"]))
         )
 
-    note = "Highest cost-weighted score first: deal with these from the top."
+    note = "What the anomaly itself cost, the most first: deal with these from the top."
     if total > len(rows):
         note = (
             f"The {len(rows):,} highest of {total:,} rows;"
             " all of them are in ranked_anomalies.parquet."
         )
-    content = table(RANKED_COLUMNS, map(line, rows), key="ranked", sorted_by="S")
+    content = table(RANKED_COLUMNS, map(line, rows), key="ranked", sorted_by="Excess cost")
     return section(
         "ranked-title",
         "Ranked anomalies",

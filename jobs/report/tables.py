@@ -185,7 +185,7 @@ class Tables:
         return self.rows(
             """
             select
-                row_number() over by_score as place,
+                row_number() over by_merit as place,
                 anomaly_id,
                 epoch_ms(window_start) as window_start_ms,
                 otel_service_name,
@@ -196,6 +196,7 @@ class Tables:
                 anomalous_traces,
                 total_traces,
                 attributed_cost,
+                excess_cost,
                 projected_monthly_cost,
                 billing_currency,
                 cost_status,
@@ -205,8 +206,9 @@ class Tables:
                 explanation,
                 model_version
             from ranked_anomalies
-            window by_score as (
+            window by_merit as (
                 order by
+                    excess_cost desc nulls last,
                     cost_weighted_score desc,
                     attributed_cost desc,
                     window_start,

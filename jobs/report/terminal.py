@@ -74,6 +74,7 @@ def _columns(rows: list[dict]) -> list[_Column]:
     currencies = {row["billing_currency"] for row in rows}
     money_places = fmt.places(row["attributed_cost"] for row in rows)
     score_places = fmt.places(row["cost_weighted_score"] for row in rows)
+    excess_places = fmt.places(row["excess_cost"] or 0 for row in rows)
 
     def cost(row: dict) -> str:
         text = fmt.fixed(row["attributed_cost"], money_places)
@@ -88,8 +89,8 @@ def _columns(rows: list[dict]) -> list[_Column]:
         column("window", lambda row: fmt.utc(row["window_start_ms"], "%m-%d %H:%M"), right=False),
         column("culprit", lambda row: fmt.clean(row["otel_service_name"]), right=False, least=12),
         column("kind", lambda row: fmt.kind(row["anomaly_kind"]), right=False, least=8),
+        column("excess", lambda row: fmt.fixed(row["excess_cost"], excess_places)),
         column("S", lambda row: fmt.fixed(row["cost_weighted_score"], score_places)),
-        column("alpha", lambda row: fmt.fixed(row["anomaly_score"], 2)),
         column("c_s" if len(currencies) > 1 else f"c_s {fmt.clean(*currencies)}", cost),
         column("traces", lambda row: f"{row['anomalous_traces']:,}/{row['total_traces']:,}"),
         column("status", lambda row: fmt.clean(row["cost_status"]), right=False, least=6),
@@ -140,7 +141,7 @@ def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) ->
         heading = "No cost and no anomaly"
     else:
         heading = (
-            f"Anomalies by cost-weighted score S, {len(rows):,} of {summary.ranked:,},"
+            f"Anomalies by excess cost, {len(rows):,} of {summary.ranked:,},"
             f" {fmt.utc(summary.start_ms)} to {fmt.utc(summary.end_ms)} UTC"
         )
     lines = textwrap.wrap(heading, width)

@@ -46,6 +46,14 @@ TERM_COLUMNS = (
     ("u / U · C", NUMBER),
     ("C rests on", ""),
 )
+EXCESS_COLUMNS = (
+    ("Service", ""),
+    ("Dimension", ""),
+    ("Used beyond the usual", NUMBER),
+    ("Unit", ""),
+    ("Price of one more", NUMBER),
+    ("Excess cost", NUMBER),
+)
 TREE_KEY = (
     '<span class="keys"><span class="key culprit-key"></span>culprit span'
     '<span class="key service-key"></span>other spans of its service'
@@ -118,6 +126,37 @@ def _terms(elements: Sequence[dict], cost: Decimal, currency: str) -> str:
     return scrollable("Formula (1), resource by resource", table(TERM_COLUMNS, rows, caption, foot))
 
 
+def _excess(row: dict, explanation: dict, currency: str) -> str:
+    """What the anomaly itself cost: usage beyond the usual at the price of one more unit; "" if nothing is known."""
+    elements = explanation.get("x_ExcessUsage")
+    if row["excess_cost"] is None or not elements:
+        return ""
+    decimal_places = fmt.places(Decimal(element["x_Cost"]) for element in elements)
+    ordered = sorted(elements, key=lambda element: -abs(Decimal(element["x_Cost"])))
+    rows = [
+        row_head(text(element["x_OtelServiceName"]))
+        + td(text(element["x_Dimension"]))
+        + number(fmt.significant(element["x_ExcessQuantity"]))
+        + td(text(element["UsageUnit"]))
+        + number(fmt.significant(Decimal(element["x_UnitRate"])))
+        + number(fmt.fixed(Decimal(element["x_Cost"]), decimal_places))
+        for element in ordered[:MOST_TERMS]
+    ]
+    if len(ordered) > MOST_TERMS:
+        rest = sum((Decimal(element["x_Cost"]) for element in ordered[MOST_TERMS:]), Decimal())
+        rows.append(
+            row_head(f"{len(ordered) - MOST_TERMS:,} smaller ones", span=5)
+            + number(fmt.fixed(rest, decimal_places))
+        )
+    caption = (
+        "What its traces used beyond such traces' usual, in all services that they touch, and what that"
+        f" cost; money in {currency}"
+    )
+    foot = row_head("excess", span=5) + number(fmt.fixed(row["excess_cost"], decimal_places))
+    content = table(EXCESS_COLUMNS, rows, caption, foot)
+    return scrollable("Excess cost, service by service", content)
+
+
 def _formula(row: dict, explanation: dict, currency: str) -> str:
     """Formula (2), and what α is made of, with the numbers of ``row`` in them."""
     cost, alpha, score = (
@@ -151,13 +190,14 @@ def _arithmetic(row: dict) -> str:
         if elements
         else "<p>No cost is allocated to the culprit in this window: nothing weighs it.</p>"
     )
+    excess = _excess(row, explanation, currency) or "<p>No usage beyond the usual is known.</p>"
     raw = json.dumps(explanation, indent=2, ensure_ascii=False)
     # Line by line: a line end is a control character, too.
     shown = "\n".join(map(text, raw[:MOST_EXPLANATION_CHARS].split("\n")))
     if len(raw) > MOST_EXPLANATION_CHARS:
         shown += "\n… the rest is in ranked_anomalies.parquet"
     return (
-        f"<h3>What it cost, and how urgent that makes it</h3>{terms}"
+        f"<h3>What the anomaly itself cost</h3>{excess}<h3>What its service cost, and formula (2)</h3>{terms}"
         f"{_formula(row, explanation, currency)}"
         "<details><summary>The record's explanation: every factor and charge, as JSON</summary>"
         f'<pre tabindex="0">{shown}</pre></details>'

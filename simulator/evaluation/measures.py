@@ -244,6 +244,107 @@ def attribution(
     }
 
 
+# How many repairs a day there are hands for, and how long one takes after the window of its row has closed.
+REPAIRS = (3, 5, 10)
+REPAIR_MS = 10 * 60_000
+DAY_MS = 24 * 3_600_000
+WINDOW_MS = 30 * 60_000
+
+
+def averted(ranked: pd.DataFrame, merit: pd.Series, faults: pd.DataFrame, costs: pd.DataFrame) -> dict[int, float]:
+    """Dollars averted by repairing the first k incidents a day by ``merit``, for each k of REPAIRS.
+
+    ranked: rows (window_start, otel_service_name); merit: of each row; what is not above 0 is left alone.
+    A person who has k repairs a day deals with what is worth one: every row whose merit reaches the day's cut, which
+    is as low as the k repairs allow. The service is repaired REPAIR_MS after the row's window, and that ends all its
+    faults that are on by then. What they would have cost afterwards is averted; a saving that is lost counts against
+    it. Adjacent windows of a service are one incident, repaired once, unless it has got another fault since.
+    """
+    rows = pd.DataFrame({
+        "start": _ms(ranked["window_start"]),
+        "service": ranked["otel_service_name"].to_numpy(object),
+        "merit": merit.to_numpy(float),
+    })  # fmt: skip
+    rows = rows[rows["merit"] > 0].sort_values(["start", "service"], kind="stable")
+    worth = _Worth(faults, costs)
+    totals = dict.fromkeys(REPAIRS, 0.0)
+    for _, day in rows.groupby(rows["start"] // DAY_MS):
+        of_day = list(zip(day["start"].tolist(), day["service"].tolist(), day["merit"].tolist()))
+        cuts = sorted({merit for _, _, merit in of_day})
+        for k in REPAIRS:
+            low, high = 0, len(cuts) - 1  # the lowest cut that takes at most k repairs
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if _repaired(of_day, cuts[middle], worth)[0] <= k else (middle + 1, high)
+            totals[k] += _repaired(of_day, cuts[low], worth)[1]
+    return totals
+
+
+def _repaired(rows: Sequence[tuple[int, str, float]], cut: float, worth: _Worth) -> tuple[int, float]:
+    """(repairs, dollars averted) of a day's rows (window start, service, merit), in order of time, from ``cut`` on."""
+    repairs, saved = 0, 0.0
+    ended: set[str] = set()
+    last: dict[str, int] = {}  # service -> its last window in an incident that was repaired
+    for start, service, merit in rows:
+        goes_on = last.get(service) == start - WINDOW_MS
+        if goes_on:
+            last[service] = start
+        if merit < cut or goes_on and not worth.is_ill(service, start, ended):
+            continue
+        last[service] = start
+        repairs += 1
+        saved += worth.of_repair(service, start, ended)
+    return repairs, saved
+
+
+def averted_by_oracle(faults: pd.DataFrame, costs: pd.DataFrame) -> dict[int, float]:
+    """As ``averted``, by who knows what each service's faults cost in each window; not how long they will last."""
+    keys = ["window_start", "otel_service_name"]
+    true = costs[keys].assign(cost=_floats(costs["excess_cost"])).groupby(keys, as_index=False)["cost"].sum()
+    return averted(true, true["cost"], faults, costs)
+
+
+class _Worth:
+    """What repairing a service averts, from the counterfactual bill."""
+
+    def __init__(self, faults: pd.DataFrame, costs: pd.DataFrame) -> None:
+        self._time = dict(zip(faults["fault_id"], zip(_ms(faults["start_time"]), _ms(faults["end_time"]))))
+        self._of = faults.groupby("otel_service_name")["fault_id"].agg(list).to_dict()
+        self._costs: dict[str, list[tuple[int, float]]] = {}
+        for fault, start, cost in zip(costs["fault_id"], _ms(costs["window_start"]), _floats(costs["excess_cost"])):
+            self._costs.setdefault(fault, []).append((int(start), float(cost)))
+
+    def of_repair(self, service: str, window_start: int, ended: set[str]) -> float:
+        """Of the service's faults that are on REPAIR_MS after the window, and not in ``ended``; they are from now on."""
+        at = window_start + WINDOW_MS + REPAIR_MS
+        on = [f for f in self._of.get(service, ()) if self._time[f][0] <= at < self._time[f][1] and f not in ended]
+        ended.update(on)
+        return sum(self._cost_after(fault, at) for fault in on)
+
+    def is_ill(self, service: str, window_start: int, ended: set[str]) -> bool:
+        """Whether a fault that was not ended is on in the window."""
+        return any(
+            self._time[f][0] < window_start + WINDOW_MS and window_start < self._time[f][1]
+            for f in self._of.get(service, ()) if f not in ended
+        )  # fmt: skip
+
+    def _cost_after(self, fault: str, at: int) -> float:
+        """Within a window, a fault's cost is spread evenly over the time that it is on."""
+        start, end = self._time[fault]
+        total = 0.0
+        for window, cost in self._costs.get(fault, ()):
+            first, last = max(window, start), min(window + WINDOW_MS, end)
+            if window >= at:  # also what lingers after the fault has ended
+                total += cost
+            elif at < last:
+                total += cost * (last - max(at, first)) / (last - first)
+        return total
+
+
+def _ms(times: pd.Series) -> np.ndarray:
+    return times.to_numpy("datetime64[ms]").astype(np.int64)
+
+
 def unconserved(allocated: dict[str, Decimal], charged: dict[str, Decimal]) -> Decimal:
     """What is charged and not allocated, or the reverse, over all currencies: 0, or money leaks."""
     return sum(

@@ -21,6 +21,8 @@ from tests.reshuffle import reshuffle
 WORLD = ("--services", "8", "--days", "0.25", "--requests-per-day", "8000")
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
 # ANOMALY_COST_SEEDS="21 31 41" tries the bills of more worlds than there is time for on every change.
 SEEDS = [int(seed) for seed in os.environ.get("ANOMALY_COST_SEEDS", "21").split()]
 
@@ -91,6 +93,9 @@ def test_allocations_are_the_bill_and_verdicts_are_mostly_right(
 
 def test_each_ranked_row_can_be_recomputed_from_its_explanation(job, tmp_path: Path) -> None:
     tables = job(simulate(tmp_path / "world", 22, "mixed"))
+    ranked_anomalies = tables["ranked_anomalies"]  # noqa: F841 (read by duckdb)
+    query = (ROOT / "sql/queries/recompute.sql").read_text(encoding="utf-8")
+    assert duckdb.sql(query).fetchall() == []
     ranked = tables["ranked_anomalies"].to_pylist()
     assert ranked
     by_window = defaultdict(list)
@@ -107,14 +112,20 @@ def test_each_ranked_row_can_be_recomputed_from_its_explanation(job, tmp_path: P
             assert error < Decimal("1e-12"), element
         alpha = float(told["x_MeanTraceScore"]) * math.log2(1 + int(told["x_AnomalousTraces"]))
         assert row["anomaly_score"] == pytest.approx(alpha, rel=1e-12)
+        used = told["x_ExcessUsage"]
+        excess = sum((Decimal(e["x_Cost"]) for e in used), Decimal(0))
+        assert excess == row["excess_cost"]
+        for element in used:
+            product = Decimal(element["x_ExcessQuantity"]) * Decimal(element["x_UnitRate"])
+            assert abs(product - Decimal(element["x_Cost"])) < Decimal("1e-12"), element
         score = alpha * math.log1p(float(cost))
         assert row["cost_weighted_score"] == pytest.approx(score, rel=1e-12)
         by_window[row["window_start"], row["billing_currency"]].append(row)
     for rows in by_window.values():
         in_order = sorted(rows, key=lambda row: row["rank"])
         assert [row["rank"] for row in in_order] == list(range(1, len(rows) + 1))
-        scores = [row["cost_weighted_score"] for row in in_order]
-        assert scores == sorted(scores, reverse=True)
+        costs = [row["excess_cost"] for row in in_order]
+        assert costs == sorted(costs, reverse=True)
 
 
 def test_other_files_and_parallelism_give_the_same_tables(job, tmp_path: Path) -> None:

@@ -193,3 +193,104 @@ def test_currencies_are_kept_apart(job, tmp_path: Path) -> None:
         "EUR": Decimal(2),
         "USD": Decimal(1),
     }
+
+
+def _counter(owner: dict, uid: str, points: list[tuple[int, float]]) -> dict:
+    """An ExportMetricsServiceRequest with k8s.pod.cpu.time of a pod of that uid."""
+    attribute = {"key": "k8s.pod.uid", "value": {"stringValue": uid}}
+    data = [{"timeUnixNano": str(t * 1_000_000), "asDouble": seconds} for t, seconds in points]
+    metric = {"name": "k8s.pod.cpu.time", "unit": "s", "sum": {
+        "dataPoints": data, "aggregationTemporality": 2, "isMonotonic": True,
+    }}  # fmt: skip
+    pod = {"attributes": [*owner["attributes"], attribute]}
+    return {"resourceMetrics": [{"resource": pod, "scopeMetrics": [{"metrics": [metric]}]}]}
+
+
+def test_a_pod_that_moves_and_a_counter_that_resets_are_used_where_and_as_much_as_they_are(
+    job, tmp_path: Path
+) -> None:
+    """cart-0 runs on node-1, then under another uid on node-2, its counter from 0 again; search-1 restarts."""
+    half_ms = NOON_MS + HOUR_MS // 2
+    until_ms = NOON_MS + HOUR_MS
+    first = [(t, (t - NOON_MS) / 1000) for t in range(NOON_MS, half_ms + 1, MINUTE_MS)]
+    second = [(t, 2 * (t - half_ms) / 1000) for t in range(half_ms, until_ms + 1, MINUTE_MS)]
+    restart_ms = half_ms + 10 * MINUTE_MS
+    restarted = [
+        (t, (t - (restart_ms if t > restart_ms else NOON_MS)) / 1000)
+        for t in range(NOON_MS, until_ms + 1, MINUTE_MS)
+    ]
+    write_lines(
+        tmp_path / "in/metrics/a.jsonl",
+        [
+            _counter(resource("cart", "cart-0", "node-2"), "u2", second),
+            _counter(resource("search", "search-1", "node-2"), "s", restarted),
+            _counter(resource("cart", "cart-0", "node-1"), "u1", first),
+        ],
+    )
+    bill = [charge(node, NOON_MS, until_ms, "0.6") for node in ("node-1", "node-2")]
+    write_bill(tmp_path / "in/billing/bill.csv", bill)
+    rows = _rows(job(tmp_path / "in")["cost_allocations"])
+    assert {key: row["allocated_cost"] for key, row in rows.items()} == {
+        ("12:00", "node-1", "cpu", "cart"): Decimal("0.3"),
+        ("12:30", "node-1", "cpu", "__idle__"): Decimal("0.3"),
+        ("12:00", "node-2", "cpu", "search"): Decimal("0.3"),
+        ("12:30", "node-2", "cpu", "cart"): Decimal("0.2"),
+        ("12:30", "node-2", "cpu", "search"): Decimal("0.1"),
+    }
+    assert rows["12:30", "node-2", "cpu", "search"]["usage"] == 1800
+
+
+def test_a_bill_is_restated_and_what_has_none_is_provisional(job, tmp_path: Path) -> None:
+    """A later snapshot of node-1's hour, a correction of node-2's, and node-3 without any bill yet."""
+    end_ms = NOON_MS + HOUR_MS
+    later_ms = end_ms + HOUR_MS
+    write_lines(
+        tmp_path / "in/metrics/a.jsonl",
+        [
+            cpu_gauge(resource("cart", f"cart-{n}", f"node-{n}"), _steady(1.0, NOON_MS, end_ms))
+            for n in (1, 2)
+        ]
+        + [cpu_gauge(resource("cart", "cart-3", "node-3"), _steady(0.5, end_ms, later_ms))],
+    )
+    first = [charge(f"node-{n}", NOON_MS, end_ms, "0.8") for n in (1, 2)]
+    write_bill(tmp_path / "in/billing/2025-03-03.csv", first)
+    write_bill(tmp_path / "in/billing/2025-03-04.csv", [first[0] | {"EffectiveCost": "0.6"}, first[1]])
+    correction = first[1] | {"ChargeClass": "Correction", "EffectiveCost": "-0.2"}
+    for delivery in ("2025-04-01", "2025-04-02"):
+        write_bill(tmp_path / f"in/billing/{delivery}.csv", [correction])
+    rows = _rows(job(tmp_path / "in")["cost_allocations"])
+    assert {key[:2]: (row["allocated_cost"], row["cost_status"]) for key, row in rows.items()} == {
+        ("12:00", "node-1"): (Decimal("0.3"), "corrected"),
+        ("12:30", "node-1"): (Decimal("0.3"), "corrected"),
+        ("12:00", "node-2"): (Decimal("0.3"), "corrected"),
+        ("12:30", "node-2"): (Decimal("0.3"), "corrected"),
+        # Half a core at the SKU's latest rate: of one vCPU-Hour at noon, 0.8 or 0.6, the dearer.
+        ("13:00", "node-3"): (Decimal("0.2"), "provisional"),
+        ("13:30", "node-3"): (Decimal("0.2"), "provisional"),
+    }
+
+
+def test_idle_is_named_and_currencies_are_converted_where_that_is_asked_for(
+    job, tmp_path: Path
+) -> None:
+    """Half of one vCPU is used; yen have no rate."""
+    end_ms = NOON_MS + HOUR_MS
+    write_lines(
+        tmp_path / "in/metrics/a.jsonl",
+        [cpu_gauge(resource("cart", "cart-1", "node-1"), _steady(0.5, NOON_MS, end_ms))],
+    )
+    tax = charge(None, NOON_MS, NOON_MS + HOUR_MS // 2, "7", ChargeCategory="Tax", BillingCurrency="JPY")
+    write_bill(
+        tmp_path / "in/billing/bill.csv",
+        [charge("node-1", NOON_MS, end_ms, "0.8", BillingCurrency="USD"), tax],
+    )
+    (tmp_path / "fx.csv").write_text("from,to,rate,valid_from\nUSD,EUR,0.5,2025-03-01\n")
+    settings = ("idle.policy=none", f"currency.rates={tmp_path}/fx.csv", "currency.target=EUR")
+    rows = _rows(job(tmp_path / "in", *settings)["cost_allocations"])
+    assert {key: (row["allocated_cost"], row["billing_currency"]) for key, row in rows.items()} == {
+        ("12:00", "node-1", "cpu", "cart"): (Decimal("0.1"), "EUR"),
+        ("12:00", "node-1", "cpu", "__idle__"): (Decimal("0.1"), "EUR"),
+        ("12:30", "node-1", "cpu", "cart"): (Decimal("0.1"), "EUR"),
+        ("12:30", "node-1", "cpu", "__idle__"): (Decimal("0.1"), "EUR"),
+        ("12:00", "__no_resource__", "other", "__unallocated__"): (Decimal("7"), "JPY"),
+    }

@@ -10,6 +10,7 @@ from jobs.anomaly_cost import anomaly_cost
 from jobs.environment import free_port, run_sql, start_engine
 from jobs.source import charge_files
 from udfs.detect import Detect
+from udfs.rank import Rank
 
 
 def test_each_python_function_is_called_once(tmp_path: Path) -> None:
@@ -17,7 +18,7 @@ def test_each_python_function_is_called_once(tmp_path: Path) -> None:
     run_sql(t_env, "ddl", input=str(tmp_path))
     t_env.create_temporary_view("charge_files", charge_files(t_env, [tmp_path / "bill.csv"]))
     sinks = tables.sink_options(tmp_path)
-    inserts = anomaly_cost(t_env, sinks, "EffectiveCost", Detect(None), rejected_at_ms=0)
+    inserts = anomaly_cost(t_env, sinks, "EffectiveCost", Detect(None), Rank("excess"), rejected_at_ms=0)
     # What comes before a keyed function is planned apart from the sinks.
     plans = {
         inserts.explain(): (

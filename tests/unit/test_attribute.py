@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udfs.pure.attribute import (
-    HISTORY_MS,
-    MIN_HISTORY_WINDOWS,
-    allocate_window,
-    charge_anomalies,
-    sum_usage,
-)
-from udfs.pure.price import cost_by_window, to_decimal, to_units
+from pyflink.common import RowKind
+
+from tests.unit.keyed_stage import Stage, by_kind
+from udfs.attribute import REMEMBERED_MS, Attribute
+from udfs.pure.attribute import Known, allocate_window, resource_rows, sum_usage
+from udfs.pure.price import cost_by_window, to_units
+from udfs.pure.rates import BookPrice, Prices
 from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, UNALLOCATED, WINDOW_MS
 
 HOUR = 400_000 * HOUR_MS
@@ -261,6 +260,280 @@ def test_a_provisional_cost_follows_from_its_rate_and_usage_to_the_last_decimal(
     assert sum(row["allocated_cost"] for row in rows) == rows[0]["resource_cost"]
 
 
+# ---- restated ---------------------------------------------------------------------------------
+
+
+def delivered(cost, version="0 a", hour=0, **columns):
+    """An hour's charge as collect makes it: of one identity whatever it costs."""
+    return charge(cost, hour, **{
+        "key": f"{hour}/{cost}/{columns.get('charge_class')}", "identity": f"i{hour}",
+        "version": "" if columns.get("charge_class") else version, **columns,
+    })  # fmt: skip
+
+
+def all_rows(usage, *charges, **more):
+    """Rows of each window of node-1; usage of cart, in cpu."""
+    return resource_rows("node-1", [("cart", usage)], charges, **more)
+
+
+def test_a_later_snapshot_of_a_charge_restates_its_windows():
+    first, same, other = delivered("0.8"), delivered("0.8", "0 b"), delivered("0.6", "0 c")
+    for charges, status, cost in (
+        ([first], "billed", "0.400000000000"),
+        ([first, same], "billed", "0.400000000000"),
+        ([first, same, other], "corrected", "0.300000000000"),
+        ([other, first], "corrected", "0.300000000000"),
+    ):
+        [row] = all_rows({HOUR: {"cpu": 1.0}}, *charges)[HOUR]
+        assert (row["cost_status"], str(row["allocated_cost"])) == (status, cost)
+
+
+def test_reversal_and_rebook_are_added_to_what_they_correct():
+    rows = all_rows(
+        {HOUR: {"cpu": 1.0}},
+        delivered("0.8"),
+        delivered("-0.8", charge_class="Correction"),
+        delivered("0.5", charge_class="Correction"),
+    )
+    assert costs(rows[HOUR]) == {"cart": "0.250000000000"}
+    assert rows[HOUR][0]["cost_status"] == "corrected"
+    assert len(rows[HOUR][0]["charges"]) == 3
+
+
+# ---- idle -------------------------------------------------------------------------------------
+
+# Eight cores for an hour: 14,400 core-seconds a window.
+MACHINE = {"per": "hour", "consumed_unit": "Hours", "consumed_quantity": "1", "machine": {"cpu": "8"}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("proportional", {"cart": "0.3", "checkout": "0.1"}),
+        ("none", {"cart": "0.15", "checkout": "0.05", IDLE: "0.2"}),
+        ("even", {"cart": "0.25", "checkout": "0.15"}),
+    ],
+)
+def test_who_bears_what_nobody_used(policy, expected):
+    used = [("cart", {HOUR: {"cpu": 5400.0}}), ("checkout", {HOUR: {"cpu": 1800.0}})]
+    rows = resource_rows("node-1", used, [delivered("0.8", **MACHINE)], idle_policy=policy)[HOUR]
+    assert {row["otel_service_name"]: row["allocated_cost"] for row in rows} == {
+        name: Decimal(cost) for name, cost in expected.items()
+    }
+    assert {(r["idle_policy"], r["idle_share"], r["capacity"]) for r in rows} == {(policy, 0.5, 14400.0)}
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    assert {row["total_usage"] for row in rows} == {7200.0}
+    assert {row["unit_rate"] for row in rows} == {"0.00005555555555555555555555555556"}
+
+
+def test_without_a_capacity_no_idle_part_is_known():
+    for policy in ("proportional", "none", "even"):
+        [row] = all_rows({HOUR: {"cpu": 1.0}}, delivered("0.8", per="hour"), idle_policy=policy)[HOUR]
+        assert (row["allocated_cost"], row["idle_share"]) == (Decimal("0.4"), None)
+
+
+def test_more_used_than_paid_for_leaves_nothing_idle():
+    [row] = all_rows({HOUR: {"cpu": 99999.0}}, delivered("0.8", **MACHINE), idle_policy="none")[HOUR]
+    assert (row["otel_service_name"], row["idle_share"]) == ("cart", 0.0)
+
+
+def test_a_metered_quantity_is_the_capacity():
+    """Two vCPU hours are 3,600 core-seconds a window."""
+    rows = all_rows({HOUR: {"cpu": 900.0}}, delivered("0.8"), idle_policy="none")[HOUR]
+    assert costs(rows) == {IDLE: "0.300000000000", "cart": "0.100000000000"}
+
+
+def test_skus_of_one_machine_add_up_and_a_reversal_takes_capacity_back():
+    half = MACHINE | {"consumed_quantity": "0.5"}
+    twice = [delivered("0.4", identity="a", key="a", **half), delivered("0.4", identity="b", key="b", **half)]
+    rows = all_rows({HOUR: {"cpu": 7200.0}}, *twice)[HOUR]
+    assert (rows[0]["capacity"], rows[0]["idle_share"]) == (14400.0, 0.5)
+    gone = delivered("-0.4", key="c", charge_class="Correction", **half | {"consumed_quantity": "-0.5"})
+    [row] = all_rows({HOUR: {"cpu": 7200.0}}, *twice, gone)[HOUR]
+    assert (row["capacity"], row["idle_share"]) == (7200.0, 0.0)
+
+
+def test_the_idle_part_is_not_spread_over_who_is_unknown():
+    used = [("", {HOUR: {"cpu": 7200.0}})]
+    rows = resource_rows("node-1", used, [delivered("0.8", **MACHINE)], idle_policy="even")[HOUR]
+    assert costs(rows) == {IDLE: "0.200000000000", UNALLOCATED: "0.200000000000"}
+
+
+def test_before_the_bill_the_last_machine_tells_the_capacity():
+    usage = {HOUR: {"cpu": 1.0}, LATER: {"cpu": 7200.0}}
+    rows = all_rows(usage, delivered("0.8", **MACHINE), idle_policy="none")[LATER]
+    assert costs(rows) == {IDLE: "0.200000000000", "cart": "0.200000000000"}
+    assert {row["cost_status"] for row in rows} == {"provisional"}
+
+
+# ---- rates of others --------------------------------------------------------------------------
+
+CARD = Prices(({"sku_id": "SKU-1", "currency": "USD", "dimension": "cpu", "per": "usage",
+                "resources": 1, "list": "0.5", "rates": [[HOUR, "0.25"]]},))  # fmt: skip
+
+
+def test_the_own_bill_comes_before_that_of_the_sku():
+    usage = {HOUR: {"cpu": 1.0}, HOUR + WINDOW_MS: {"cpu": 1.0}, LATER: {"cpu": 2.0}}
+    [row] = all_rows(usage, delivered("0.8"), prices=CARD)[LATER]
+    assert (row["rate"]["source"], row["allocated_cost"]) == ("resource", Decimal("0.8"))
+
+
+def test_a_later_bill_says_which_sku_a_resource_is():
+    usage = {HOUR + WINDOW_MS: {"cpu": 2.0}}
+    rows = all_rows(usage, delivered("0.8", hour=3), prices=CARD)
+    [row] = rows[HOUR + WINDOW_MS]
+    assert (row["rate"]["source"], row["rate"]["sku_known_by"]) == ("sku", "charges")
+    assert (row["allocated_cost"], row["cost_status"]) == (Decimal("0.5"), "provisional")
+    [row] = all_rows({HOUR: {"cpu": 2.0}}, delivered("0.8", hour=3), prices=CARD)[HOUR]
+    assert (row["rate"]["source"], row["allocated_cost"]) == ("list_price", Decimal(1))
+
+
+def test_a_resource_without_any_bill_is_priced_by_the_book_or_a_guess():
+    book = Prices(CARD.card, (BookPrice("cpu", "3600", "vCPU-Hours", "EUR"),))
+    [row] = all_rows({HOUR: {"cpu": 2.0}}, prices=book)[HOUR]
+    assert (row["rate"]["source"], row["billing_currency"]) == ("price_book", "EUR")
+    assert row["allocated_cost"] == 2
+    [row] = all_rows({LATER: {"cpu": 2.0}}, prices=CARD)[LATER]
+    assert (row["rate"]["sku_known_by"], row["allocated_cost"]) == ("only", Decimal("0.5"))
+    assert all_rows({LATER: {"memory": 2.0}}, prices=CARD) == {}
+
+
+def test_what_forgotten_windows_knew_is_still_known():
+    earlier = all_rows({HOUR: {"cpu": 1.0}, LATER: {"cpu": 2.0}}, delivered("0.8"))[LATER][0]
+    known = Known(frozenset(["memory"]), {"cpu": {"USD": earlier["rate"]}})
+    rows = all_rows({LATER: {"cpu": 2.0}}, delivered("1", hour=5, parts=[["memory", "1"]]), known=known)
+    assert rows[LATER][0]["allocated_cost"] == earlier["allocated_cost"]
+    assert rows[HOUR + 5 * HOUR_MS][0]["otel_service_name"] == IDLE
+
+
+# ---- in a stream ------------------------------------------------------------------------------
+
+
+def stage(wait_ms=None, emit_every_ms=10_000):
+    return Stage(Attribute(wait_ms, emit_every_ms), "node-1")
+
+
+def feed_usage(it, window_ms, used, of=RowKind.INSERT):
+    it.feed("usage", f"{window_ms}\x1fpod", ["cart", "pod", {"windows": {window_ms: {"cpu": used}}}], of)
+
+
+def feed_charge(it, each):
+    it.feed("charge", f"{each['key']}/{each['version']}", each)
+
+
+def test_only_windows_that_changed_are_sent_and_as_often_as_asked():
+    it = stage()
+    feed_usage(it, HOUR, 1.0)
+    it.now_ms = 3_000
+    feed_charge(it, delivered("0.8"))
+    assert it.timers == {10_000} and it.sent == []
+    assert list(by_kind(it.fire(), "allocations")) == [HOUR, HOUR + WINDOW_MS]
+    feed_charge(it, delivered("0.8"))
+    assert it.fire() == {}
+    feed_usage(it, HOUR, 1.0, RowKind.UPDATE_BEFORE)
+    feed_usage(it, HOUR, 2.0, RowKind.UPDATE_AFTER)
+    [(window_ms, [row])] = by_kind(it.fire(), "allocations").items()
+    assert (window_ms, row["usage"]) == (HOUR, 2.0)
+    assert it.end() == it.rows and len(it.sent) == 3
+
+
+def test_a_window_that_loses_its_rows_is_sent_empty_once():
+    it = stage()
+    feed_usage(it, HOUR, 1.0)
+    feed_usage(it, LATER, 1.0)
+    feed_charge(it, delivered("0.8"))
+    assert LATER in by_kind(it.fire(), "allocations")
+    feed_usage(it, LATER, 1.0, RowKind.DELETE)
+    assert by_kind(it.fire(), "allocations") == {LATER: []}
+    assert it.end().keys() == {("allocations", ms, "node-1") for ms in (HOUR, HOUR + WINDOW_MS)}
+
+
+def test_a_bounded_input_is_sent_at_its_end_alone():
+    it = Stage(Attribute(), "node-1")
+    feed_usage(it, HOUR, 1.0)
+    feed_charge(it, delivered("0.8"))
+    assert it.timers == set() and it.sent == []
+    feed_charge(it, delivered("0.8", hour=-9999))  # nothing is late
+    assert len(by_kind(it.end(), "allocations")) == 4
+
+
+def test_a_charge_for_a_closed_window_is_told_and_nothing_else_changes():
+    it = stage(wait_ms=2 * HOUR_MS)
+    for hour in range(8):
+        for half in (0, WINDOW_MS):
+            feed_usage(it, HOUR + hour * HOUR_MS + half, 1.0)
+    feed_charge(it, delivered("0.8"))
+    feed_charge(it, delivered("0.8", hour=5))
+    before = by_kind(it.fire(), "allocations")
+    assert len(before) == 16  # nothing was closed before it was sent
+    late = delivered("0.6", "0 b", hour=1)
+    feed_charge(it, late)
+    feed_charge(it, late)
+    [(key, told)] = [(key, told) for key, told in it.rows.items() if key[0] == "late_charges"]
+    assert key == ("late_charges", late["start_ms"], f"{late['key']}/0 b")
+    assert told["stream"] == "focus_charges" and told["event_time_ms"] == late["start_ms"]
+    assert "set billing.wait to 7 h or more" in told["reason"]
+    assert it.end() == it.rows  # the closed windows stand as they were sent
+
+
+def test_a_closed_window_stands_though_a_charge_that_reaches_into_it_is_still_held():
+    it = stage(wait_ms=2 * HOUR_MS)
+    feed_charge(it, delivered("2.4", hours=12))
+    for window in range(20):
+        feed_usage(it, HOUR + window * WINDOW_MS, 1.0)
+    it.fire()
+    feed_usage(it, HOUR + 10 * HOUR_MS, 1.0)
+    it.fire()
+    rows = by_kind(it.rows, "allocations")
+    assert {row["otel_service_name"] for ms in sorted(rows)[:21] for row in rows[ms]} == {"cart"}
+    assert sum(Decimal(row["allocated_cost"]) for [row] in rows.values()) == Decimal("2.4")
+
+
+def test_a_charge_that_was_counted_is_not_late_when_it_is_told_again():
+    it = stage(wait_ms=2 * HOUR_MS)
+    feed_charge(it, delivered("0.8"))
+    feed_usage(it, HOUR + 9 * HOUR_MS, 1.0)
+    it.fire()
+    feed_charge(it, delivered("0.8", "0 next day"))
+    assert not by_kind(it.rows, "late_charges")
+    feed_usage(it, HOUR + REMEMBERED_MS + 2 * HOUR_MS, 1.0)
+    it.fire()
+    feed_charge(it, delivered("0.8", "0 next year"))
+    assert by_kind(it.rows, "late_charges")
+
+
+def test_usage_of_a_closed_window_is_told_unless_it_is_taken_back():
+    it = stage(wait_ms=2 * HOUR_MS)
+    feed_usage(it, HOUR, 1.0)
+    feed_usage(it, LATER, 1.0)
+    it.fire()
+    feed_usage(it, HOUR, 1.0, RowKind.UPDATE_BEFORE)
+    assert not by_kind(it.rows, "late_usage")
+    feed_usage(it, HOUR, 3.0, RowKind.UPDATE_AFTER)
+    [told] = by_kind(it.rows, "late_usage").values()
+    assert told["stream"] == "otlp_metrics" and "set billing.wait higher" in told["reason"]
+
+
+def test_state_is_bounded_and_rates_outlive_what_is_forgotten():
+    it = stage(wait_ms=2 * HOUR_MS)
+    sizes = []
+    for hour in range(300):
+        for half in (0, WINDOW_MS):
+            feed_usage(it, HOUR + hour * HOUR_MS + half, 10.0)
+        if hour < 200:
+            feed_charge(it, delivered("0.8", hour=hour))
+        it.fire()
+        sizes.append(it.size())
+    assert sizes[150]["usage"] == sizes[190]["usage"] <= 6
+    assert sizes[150]["charge"] == sizes[190]["charge"] <= 4
+    assert sizes[150]["sent_allocations"] == sizes[190]["sent_allocations"] <= 6
+    rows = by_kind(it.rows, "allocations")
+    assert len(rows) == 600
+    [newest] = rows[max(rows)]
+    assert (newest["cost_status"], Decimal(newest["allocated_cost"])) == ("provisional", Decimal("0.4"))
+    assert newest["rate"]["charges"][0]["key"] == "199/0.8/None"
+
+
 # ---- whatever comes in ------------------------------------------------------------------------
 
 SERVICES = st.sampled_from(["", "cart", "checkout", "payment"])
@@ -333,65 +606,3 @@ def test_allocated_idle_and_unallocated_are_what_was_charged(parts, charges, shu
     shuffle.shuffle(parts)
     shuffle.shuffle(charges)
     assert everything(parts, charges) == rows
-
-
-# ---- charge_anomalies -------------------------------------------------------------------------
-
-
-def irregular(costs_usd, **options):
-    by_window = {
-        HOUR + i * WINDOW_MS: to_units(str(cost))
-        for i, cost in enumerate(costs_usd)
-        if cost is not None
-    }
-    rows = charge_anomalies("node-1", "cpu", "USD", by_window, **options)
-    return {(row["window_start"] - HOUR) // WINDOW_MS: row for row in rows}
-
-
-def test_a_bill_like_the_ones_before_it_is_regular():
-    assert irregular([1.0, 1.1, 0.9] * 40) == {}
-
-
-def test_a_bill_that_jumps_is_irregular_and_so_is_one_that_drops():
-    found = irregular([1.0, 1.1, 0.9] * 10 + [2.0, 1.0, 0.1])
-    assert list(found) == [30, 32]
-    row = found[30]
-    assert row["anomaly_score"] == pytest.approx(1.0 / (1.4826 * 0.1))
-    assert found[32]["anomaly_score"] < -6
-    assert (row["billed_cost"], row["expected_cost"]) == (Decimal(2), Decimal(1))
-    assert row["window_end"] - row["window_start"] == WINDOW_MS
-    assert (row["resource_id"], row["dimension"]) == ("node-1", "cpu")
-    assert row["billing_currency"] == "USD"
-
-
-def test_a_flat_bill_must_change_by_more_than_its_floor():
-    assert irregular([1.0] * 30 + [1.29]) == {}
-    assert irregular([1.0] * 30 + [1.3])[30]["anomaly_score"] == pytest.approx(6.0)
-    assert irregular([0.0] * 30 + [0.000005]) == {}
-    assert list(irregular([0.0] * 30 + [0.01])) == [30]
-
-
-def test_too_little_history_says_nothing():
-    least = MIN_HISTORY_WINDOWS
-    assert irregular([1.0] * (least - 1) + [9.0]) == {}
-    assert list(irregular([1.0] * least + [9.0])) == [least]
-
-
-def test_history_ends_seven_days_back_and_before_the_window_itself():
-    week = HISTORY_MS // WINDOW_MS
-    quiet = [1.0] * 24 + [None] * (week - 24)
-    assert list(irregular(quiet + [9.0])) == [week]
-    assert irregular([None, *quiet[1:], 9.0]) == {}  # 23 windows, none of them its own
-    assert irregular([*quiet, None, 9.0]) == {}  # the first of the 24 is too old by now
-
-
-def test_only_the_windows_asked_for_are_judged():
-    costs_usd = [1.0] * 30 + [9.0, 1.0, 9.0]
-    asked = [HOUR + 32 * WINDOW_MS, HOUR + 99 * WINDOW_MS]
-    assert list(irregular(costs_usd, windows=asked)) == [32]
-
-
-def test_money_of_an_irregular_bill_has_twelve_places():
-    row = irregular([1.0] * 30 + [9.0])[30]
-    assert row["billed_cost"] == to_decimal(9 * 10**12)
-    assert str(row["expected_cost"]) == "1.000000000000"

@@ -16,7 +16,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from udfs.pure.focus import UnreadableBill, collect_charge, collect_charges, read_charges
+from udfs.pure.focus import (
+    UnreadableBill,
+    charge_key,
+    collect_charge,
+    collect_charges,
+    read_charges,
+)
+from udfs.pure.rates import Exchange
 from udfs.pure.reject import RejectedRecord
 
 HOUR_MS = 3_600_000
@@ -65,8 +72,9 @@ def charges_of(path: Path, cost_column: str = "EffectiveCost") -> list[dict]:
 
 def test_a_charge_carries_every_field_of_the_contract():
     charge = collect_charge(row())
-    assert len(charge.pop("key")) == 32
+    assert len(charge.pop("key")) == len(charge.pop("identity")) == 32
     assert charge == {
+        "version": "0 ",
         "resource_id": "i-1",
         "parts": [["cpu", "0.650981280504"], ["memory", "0.349018719496"]],
         "per": "hour",
@@ -74,11 +82,15 @@ def test_a_charge_carries_every_field_of_the_contract():
         "end_ms": START_MS + HOUR_MS,
         "cost": "0.3",
         "currency": "USD",
+        "converted": None,
+        "machine": None,
+        "is_licence": False,
         "sku_id": "SKU1",
         "focus_service_name": "Amazon Elastic Compute Cloud",
         "provider_name": "AWS",
         "list_unit_price": "0.34",
         "pricing_quantity": "1",
+        "pricing_unit": "Hours",
         "consumed_quantity": "1",
         "consumed_unit": "Hours",
         "charge_category": "Usage",
@@ -247,6 +259,7 @@ def test_meter_and_pricing_unit_help_where_the_consumed_unit_leaves_it_open(chan
         ('{"CoreCount": 8, "MemorySize": 16}', "0.788599226643"),
         ({"corecount": "8", "MemorySize": Decimal("16.0")}, "0.788599226643"),
         ([("CoreCount", "2"), ("MemorySize", "16")], "0.482559115820"),
+        ('{"CoreCount": 8, "MemorySize": "16 GiB"}', "0.788599226643"),
         ('{"CoreCount": 8}', "0.650981280504"),
         ('{"CoreCount": 0, "MemorySize": 16}', "0.650981280504"),
         ('{"CoreCount": "many", "MemorySize": 16}', "0.650981280504"),
@@ -258,6 +271,14 @@ def test_a_whole_machine_is_split_by_list_prices_of_its_size(details, cpu_weight
     assert (cpu, memory) == ("cpu", "memory")
     assert Decimal(of_cpu) == Decimal(cpu_weight)
     assert Decimal(of_cpu) + Decimal(of_memory) == 1
+
+
+def test_a_machine_is_as_large_as_its_sku_says():
+    machine = row(SkuPriceDetails='{"CoreCount": 8, "MemorySize": "16 GiB"}')
+    assert collect_charge(machine)["machine"] == {"cpu": "8", "memory": str(16 * 2**30)}
+    assert collect_charge(machine | {"ConsumedUnit": "vCPU-Hours"})["machine"] is None
+    licence = machine | {"ChargeDescription": "Windows Server licence, per hour"}
+    assert collect_charge(licence)["is_licence"]
 
 
 def test_another_cost_column_is_used_on_request():
@@ -297,6 +318,81 @@ def test_identical_rows_of_a_file_all_count_and_a_file_sent_twice_counts_once(tm
     assert set(once) == set(again)
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_another"),
+    [
+        ({"EffectiveCost": "0.31", "BilledCost": "9", "ListUnitPrice": "0.5"}, False),
+        ({"ConsumedQuantity": "2", "PricingQuantity": "2", "InvoiceId": "I-1"}, False),
+        ({"EffectiveCost": "0"}, False),
+        ({"x_SnapshotTime": "2024-09-19T05:00:00Z"}, False),
+        ({"Tags": '{"team": "pay"}'}, False),  # they are the resource's
+        ({"ResourceId": "", "Tags": '{"team": "pay"}'}, True),
+        ({"ChargeDescription": "$0.34 per hour"}, True),
+        ({"EffectiveCost": "-0.30"}, True),  # what is given back takes no charge's place
+        ({"SkuId": "SKU2"}, True),
+        ({"ChargePeriodEnd": "2024-09-19T00:00:00Z"}, True),
+        ({"x_Cluster": "a"}, True),
+    ],
+)
+def test_what_a_row_is_about_is_all_that_a_later_snapshot_leaves_alone(changes, is_another):
+    charge, again = collect_charge(row()), collect_charge(row(**changes))
+    if changes.get("ResourceId") == "":
+        charge = collect_charge(row(ResourceId=""))
+    assert (charge["identity"] != again["identity"]) is is_another
+
+
+def test_a_price_in_the_description_is_no_other_row():
+    dear, cheap = (collect_charge(row(ChargeDescription=f"${p} per Hour")) for p in ("0.34", "1"))
+    assert dear["identity"] == cheap["identity"] and dear["key"] != cheap["key"]
+
+
+def test_the_export_time_is_the_version_and_stands_above_any_delivery():
+    def version(delivery="", **columns):
+        return collect_charge(row(**columns), delivery=delivery)["version"]
+
+    told = version(x_SnapshotTime="2024-09-19T05:00:00+02:00", x_ExportTime="2024-09-20")
+    assert told == "1 2024-09-19T03:00:00Z"
+    assert version(x_SnapshotTime="", X_EXPORTTIME="2024-09-20") == "1 2024-09-20T00:00:00Z"
+    assert version(x_LastUpdated=date(2024, 9, 21)) == "1 2024-09-21T00:00:00Z"
+    assert version("bill-02", x_SnapshotTime="soon") == "0 bill-02" < told
+    assert version("bill-02", ChargeClass="Correction", x_SnapshotTime="2024-09-19") == ""
+
+
+def test_a_row_in_two_snapshots_has_two_keys_and_one_content():
+    first, second = (
+        collect_charge(row(x_SnapshotTime=f"2024-09-{day}T00:00:00Z")) for day in (19, 20)
+    )
+    assert first["key"] == second["key"]
+    assert charge_key(first) != charge_key(second)
+    correction = collect_charge(row(ChargeClass="Correction"), delivery="a")
+    again = collect_charge(row(ChargeClass="Correction"), delivery="b")
+    assert charge_key(correction) == charge_key(again) == correction["key"]
+
+
+def test_snapshots_in_one_file_number_their_copies_apart(tmp_path):
+    days = ["2024-09-19", "2024-09-20", "2024-09-20"]
+    both = charges_of(write_csv(tmp_path / "a.csv", [row(x_SnapshotTime=day) for day in days]))
+    alone = charges_of(write_csv(tmp_path / "b.csv", [row(x_SnapshotTime=days[1])] * 2))
+    assert {charge_key(charge) for charge in alone} == {charge_key(charge) for charge in both[1:]}
+
+
+def test_the_parts_of_an_export_are_one_delivery(tmp_path):
+    names = ("bill-00001.csv", "bill-00002.csv", "bill_part_1_0001.csv", "bill-2024-09.csv")
+    versions = [charges_of(write_csv(tmp_path / name, [row()]))[0]["version"] for name in names]
+    assert versions == ["0 bill", "0 bill", "0 bill", "0 bill-2024-09"]
+
+
+def test_a_charge_is_converted_at_the_rate_of_its_start():
+    exchange = Exchange("EUR", (("USD", START_MS - 1, "0.9"), ("USD", START_MS + 1, "0.5")))
+    charge = collect_charge(row(EffectiveCost="0.333333333333"), exchange=exchange)
+    assert (charge["cost"], charge["currency"]) == ("0.3", "EUR")
+    assert charge["converted"] == {"from": "USD", "rate": "0.9", "cost": "0.333333333333"}
+    assert charge["key"] == collect_charge(row(EffectiveCost="0.333333333333"))["key"]
+    with pytest.raises(RejectedRecord, match="more than 16 digits before the point in EUR"):
+        huge = Exchange("EUR", (("USD", 0, "99999"),))
+        collect_charge(row(EffectiveCost="999999999999999"), exchange=huge)
+
+
 # ---- files ----------------------------------------------------------------------------------
 
 
@@ -318,7 +414,8 @@ def test_csv_gzip_and_parquet_give_the_same_charges(tmp_path):
     })  # fmt: skip
     pq.write_table(typed, tmp_path / "d.parquet")
     for path in (with_mark, zipped, tmp_path / "d.parquet"):
-        assert charges_of(path) == expected
+        version = f"0 {path.name[0]}"
+        assert charges_of(path) == [charge | {"version": version} for charge in expected]
 
 
 def typed_cell(name: str, text: str) -> object:

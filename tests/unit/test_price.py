@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udfs.pure.price import apportion, cost_by_window, integer_weights, to_decimal, to_units
+from udfs.pure.price import (
+    apportion,
+    cost_by_window,
+    integer_weights,
+    standing,
+    to_decimal,
+    to_units,
+)
 from udfs.pure.windows import HOUR_MS, WINDOW_MS
 
 HOUR = 400_000 * HOUR_MS
@@ -108,6 +115,47 @@ def test_shares_of_usage_are_not_rounded_before_they_are_compared():
     # 0.1 + 0.2 is not 0.3 in floats: the weights keep the difference
     assert integer_weights({"a": 0.25, "b": 3.0}) == {"a": 1, "b": 12}
     assert apportion(3, integer_weights({"a": 0.1 + 0.2, "b": 0.3})) == {"a": 2, "b": 1}
+
+
+# ---- what stands ------------------------------------------------------------------------------
+
+
+def told(key, cost="1", identity="i", version="0 a", charge_class=None):
+    return {"key": key, "cost": cost, "identity": identity, "version": version,
+            "charge_class": charge_class}  # fmt: skip
+
+
+def stands(*charges):
+    """{key: whether an earlier version had another cost}, the same in any order and repetition."""
+    found = standing(charges)
+    assert standing([*charges, *charges][::-1]) == found
+    return {charge["key"]: charge["is_restated"] for charge in found}
+
+
+def test_a_later_snapshot_takes_the_place_of_an_earlier_one():
+    assert stands(told("a", "1"), told("b", "2", version="0 b")) == {"b": True}
+    assert stands(told("a", "1"), told("b", "2", identity="j", version="0 b")) == {
+        "a": False, "b": False,
+    }  # fmt: skip
+
+
+def test_all_rows_of_one_version_stand_and_one_that_comes_twice_counts_once():
+    assert stands(told("a", "1"), told("b", "2"), told("a", "1")) == {"a": False, "b": False}
+
+
+def test_the_versions_are_compared_as_a_whole():
+    """0.4 and 0.6 of two tiers are 1 of one; so is the same cost told again."""
+    new = told("c", "1.0", version="0 b")
+    assert stands(told("a", "0.4"), told("b", "0.6"), new) == {"c": False}
+    assert stands(told("a", "0.4"), new) == {"c": True}
+    assert stands(new, told("x", "9", version="0 a"), told("y", "1", version="0 c")) == {"y": True}
+
+
+def test_a_correction_replaces_nothing_and_counts_once():
+    reversal = told("r", "-1", version="", charge_class="Correction")
+    rebook = told("n", "1.5", version="", charge_class="Correction")
+    later = told("b", "1", version="0 b")
+    assert stands(told("a"), reversal, rebook, later) == {"b": False, "n": False, "r": False}
 
 
 MONEY = st.decimals(-(10**9), 10**9, places=12)

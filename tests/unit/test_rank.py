@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from udfs.pure.attribute import allocate_window
 from udfs.pure.price import cost_by_window
-from udfs.pure.rank import rank_window
+from udfs.pure.rank import EXCESS, EXCESS_SCORE, SCORE, rank_window
 from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
 
 HOUR = 400_000 * HOUR_MS
@@ -26,7 +26,7 @@ COLUMNS = set(
 )
 
 
-def incident(culprit, *scores, threshold=3.0, kind="latency", affected=None, exemplars=None):
+def incident(culprit, *scores, threshold=3.0, kind="latency", affected=None, exemplars=None, **columns):
     return {
         "otel_service_name": culprit,
         "anomalous_traces": len(scores),
@@ -36,6 +36,11 @@ def incident(culprit, *scores, threshold=3.0, kind="latency", affected=None, exe
         "affected": affected or {},
         "exemplars": exemplars or [[score, f"{culprit}-{score}"] for score in scores],
         "operations": {},
+        "model_versions": {"rule-1": len(scores)},
+        "excess_usage": {},
+        "unexplained_usage": {},
+        "recurrence": [1, 100],
+        **columns,
     }
 
 
@@ -55,13 +60,16 @@ def allocation(service, cost, currency="USD", status="billed", resource_id="node
         "cost_status": status,
         "charges": [],
         "rate": None,
+        "unit_rate": None,
+        "idle_policy": "proportional",
+        "idle_share": None,
         "charge_period_end": HOUR + HOUR_MS if is_billed else None,
         **columns,
     }
 
 
-def rank(incidents, allocations=(), traces=(), minutes=None):
-    return rank_window(HOUR, minutes or [incidents], traces, allocations, "rule-1")
+def rank(incidents, allocations=(), traces=(), minutes=None, order=SCORE):
+    return rank_window(HOUR, minutes or [incidents], traces, allocations, order)
 
 
 def order(rows):
@@ -80,7 +88,7 @@ def test_one_row_has_every_column_of_the_interface():
     assert row["attributed_cost"] == Decimal("1.5")
     assert str(row["attributed_cost"]) == "1.500000000000"
     assert (row["anomalous_traces"], row["total_traces"], row["threshold"]) == (2, 30, 3.0)
-    assert (row["excess_cost"], row["projected_monthly_cost"]) == (None, None)
+    assert (row["excess_cost"], row["projected_monthly_cost"]) == (Decimal(0), Decimal(0))
     assert row["anomaly_id"] == "2015-08-19T16:00:00Z/cart/USD"
     assert (row["rank"], row["model_version"]) == (1, "rule-1")
 
@@ -205,6 +213,66 @@ def test_updated_at_is_the_event_time_that_the_row_is_known_at():
     assert row["updated_at"] == HOUR + HOUR_MS
 
 
+# ---- excess -----------------------------------------------------------------------------------
+
+
+def dear(service, rate, usage=1.0, **columns):
+    return allocation(service, "1", usage=usage, unit_rate=rate, **columns)
+
+
+def test_excess_is_usage_beyond_the_usual_at_the_price_of_one_more_unit():
+    """0.5 more of cart's cpu at 2, and 4 fewer of tax's, which runs on two nodes at 1 and at 3."""
+    used = {"cart": {"cpu": 0.5, "memory": 7.0}, "tax": {"cpu": -4.0}, "nowhere": {"cpu": 1.0}}
+    [row] = rank(
+        [incident("cart", 4.0, excess_usage=used)],
+        [dear("cart", "2"), dear("tax", "1", usage=3.0), dear("tax", "3", resource_id="node-2")],
+    )
+    assert row["excess_cost"] == Decimal("0.5") * 2 - 4 * Decimal("1.5")
+    told = {(e["x_OtelServiceName"], e["x_UnitRate"]): e["x_Cost"] for e in
+            json.loads(row["explanation"])["x_ExcessUsage"]}  # fmt: skip
+    assert {key: Decimal(cost) for key, cost in told.items()} == {("cart", "2"): 1, ("tax", "1.5"): -6}
+
+
+def test_use_that_no_work_explains_counts_where_it_is_no_noise():
+    def excess(used, variance):
+        unexplained = {"cpu": [used / 2, variance / 2]}
+        minutes = [[incident("cart", 4.0, unexplained_usage=unexplained)]] * 2
+        [row] = rank(None, [dear("cart", "2")], minutes=minutes)
+        return row["excess_cost"]
+
+    assert (excess(3.0, 1.0), excess(1.9, 1.0), excess(-3.0, 1.0)) == (6, 0, -6)
+
+
+def test_what_the_rank_is_by_can_be_chosen():
+    """loud costs most anyway, dear's anomaly costs most, and grave is worst by both together."""
+    incidents = [
+        incident("loud", 9.0),
+        incident("dear", 1.0, excess_usage={"dear": {"cpu": 5.0}}),
+        incident("grave", 6.0, excess_usage={"grave": {"cpu": 4.0}}),
+    ]
+    allocations = [
+        allocation("loud", "9", unit_rate="1"), *(dear(name, "1") for name in ("dear", "grave")),
+    ]  # fmt: skip
+    first = {order: rank(incidents, allocations, order=order)[0]["otel_service_name"]
+             for order in (SCORE, EXCESS, EXCESS_SCORE)}  # fmt: skip
+    assert first == {SCORE: "loud", EXCESS: "dear", EXCESS_SCORE: "grave"}
+
+
+def test_without_any_price_no_excess_is_known():
+    [row] = rank([incident("cart", 4.0, excess_usage={"cart": {"cpu": 1.0}})])
+    assert (row["excess_cost"], row["projected_monthly_cost"]) == (None, None)
+
+
+def test_a_month_of_it_costs_what_a_minute_of_it_does_as_often_as_it_comes():
+    """Two minutes cost 4; it came in 30 of 1,440 minutes so far: 900 of a month's."""
+    minutes = [
+        [incident("cart", 4.0, excess_usage={"cart": {"cpu": 1.0}}, recurrence=[n, 1440])]
+        for n in (29, 30)
+    ]
+    [row] = rank(None, [dear("cart", "2")], minutes=minutes)
+    assert (row["excess_cost"], row["projected_monthly_cost"]) == (4, 4 // 2 * 900)
+
+
 # ---- the explanation --------------------------------------------------------------------------
 
 
@@ -326,7 +394,7 @@ def test_any_order_of_minutes_and_allocations_gives_the_same_rows(minutes, alloc
     for i, each in enumerate(allocations):
         each["resource_id"] = f"node-{i}"
     traces = [{"a": i, "b": 1} for i in range(len(minutes))]
-    rows = rank_window(HOUR, minutes, traces, allocations, "rule-1")
+    rows = rank_window(HOUR, minutes, traces, allocations, SCORE)
 
     assert len({row["anomaly_id"] for row in rows}) == len(rows)
     for currency in {row["billing_currency"] for row in rows}:
@@ -341,4 +409,4 @@ def test_any_order_of_minutes_and_allocations_gives_the_same_rows(minutes, alloc
         shuffle.shuffle(each)
     for each in (minutes, traces, allocations):
         shuffle.shuffle(each)
-    assert rank_window(HOUR, minutes, traces, allocations, "rule-1") == rows
+    assert rank_window(HOUR, minutes, traces, allocations, SCORE) == rows

@@ -230,9 +230,11 @@ def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
     incident = {
         "otel_service_name": "payment", "anomalous_traces": 3, "scores": [4.0, 5.0, 6.0],
         "threshold": 3.5, "kinds": {"latency_spike": 3}, "affected": {"gateway": 2},
-        "exemplars": [[6.0, TRACE]], "operations": {"charge": 3},
+        "exemplars": [[6.0, TRACE]], "operations": {"charge": 3}, "model_versions": {"rule-1": 3},
+        "excess_usage": {"payment": {"cpu": 0.5}}, "unexplained_usage": {}, "recurrence": [1, 60],
     }  # fmt: skip
-    origin = {"billing_currency": "USD", "cost_status": "billed", "rate": None}
+    origin = {"billing_currency": "USD", "cost_status": "billed", "rate": None, "unit_rate": "0.005",
+              "idle_policy": "proportional", "idle_share": None}
     costs = [
         origin | {
             "resource_id": "node-1", "dimension": "cpu", "otel_service_name": "payment",
@@ -241,7 +243,7 @@ def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
             "charge_period_end": T0 + 2 * WINDOW,
         },
     ]  # fmt: skip
-    rows = rank_window(T0, [[incident]], [{"payment": 10}], costs, "rule-1")
+    rows = rank_window(T0, [[incident]], [{"payment": 10}], costs)
     text = Page(report(tmp_path, ranked_anomalies=rows)).text
     assert "node-1 cpu 2 8 Core-Seconds 0.25 0.04000000 0.01000000 SKU-CPU billed" in text
     assert "= 5.000000 · log2(1 + 3) = 10.000000" in text

@@ -70,13 +70,13 @@ def rows_of(text: str) -> list[list[str]]:
     return [line.split() for line in lines[rule + 1 : lines.index("", rule)]]
 
 
-def test_rows_are_ordered_by_score_over_the_run_and_keep_their_rank_in_the_window(tmp_path):
+def test_rows_are_ordered_over_the_run_and_keep_their_rank_in_the_window(tmp_path):
     rows = rows_of(ranked_table(write_outputs(tmp_path, **RUN), width=120))
     assert [(row[0], row[1], row[4]) for row in rows] == [
         ("1", "1", "payment"), ("2", "1", "search"), ("3", "2", "cart"),
     ]  # fmt: skip
     assert rows[0][2:4] == ["01-05", "00:00"]
-    assert rows[0][-5:] == ["0.9000", "12.50", "0.01230", "12/3,400", "billed"]
+    assert rows[0][-5:] == ["–", "0.9000", "0.01230", "12/3,400", "billed"]
     assert rows[1][-1] == "provisional"
 
 

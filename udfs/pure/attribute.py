@@ -1,4 +1,4 @@
-"""attribute: all of one billed resource -> its rows of cost_allocations and of charge_anomalies.
+"""attribute: all of one billed resource -> its rows of cost_allocations.
 
 Equation (1) of interface.md: a resource's cost in W goes to the services by their share of its
 usage. Grain: one row per (window, resource, dimension, service, currency). Per (window, resource,
@@ -13,22 +13,28 @@ order of services, windows or charges makes a difference.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
 from decimal import Context, Decimal
+from fractions import Fraction
 from typing import Any
 
 from udfs.pure.price import (
+    CORRECTION,
     EXACT,
     apportion,
+    cost_by_window,
     integer_weights,
+    standing,
     to_decimal,
     to_units,
+    utc,
     windows_of,
 )
-from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, UNALLOCATED, WINDOW_MS
+from udfs.pure.rates import RESOURCE, Prices, capacity
+from udfs.pure.reject import reject
+from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, UNALLOCATED, WINDOW_MS, window_start
 
 Usage = Mapping[str, Mapping[str, float]]
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
@@ -39,26 +45,24 @@ OTHER = "other"
 
 PROVISIONAL, BILLED, CORRECTED = "provisional", "billed", "corrected"
 
-# FOCUS ChargeClass of a row that restates an invoiced period.
-CORRECTION = "Correction"
+# Who bears what a resource costs beyond its use, where its capacity is known: the services by their
+# usage, as equation (1) has it; nobody, as a row of its own; or the services in equal parts.
+PROPORTIONAL, NONE, EVEN = "proportional", "none", "even"
+IDLE_POLICIES = (PROPORTIONAL, NONE, EVEN)
 
 # A unit rate is a quotient; as many digits as DECIMAL(28, 12) has, so that a rate times a usage
 # is good to the last decimal.
 RATE_DIGITS = Context(prec=28)
 
-# Irregular charges. A week holds each hour of the day and each day of the week; half a day is the
-# least from which a median and its spread say anything.
-HISTORY_MS = 7 * 24 * HOUR_MS
-MIN_HISTORY_WINDOWS = 24
-# Makes the median absolute deviation of a normal distribution its standard deviation.
-MAD_TO_SIGMA = 1.4826
-# Flat bills have no deviation at all: a change below 5 % of the usual is nobody's concern, nor is
-# one below a millionth of a currency unit (2 cents a year).
-MIN_RELATIVE_SIGMA = 0.05
-MIN_SIGMA_UNITS = 10**6
-IRREGULAR_SCORE = 6.0
+@dataclass(frozen=True)
+class Known:
+    """What a resource's forgotten windows still say.
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+    metered: dimensions with telemetry. rates: of ``latest_rates`` by dimension, as of their end.
+    """
+
+    metered: frozenset[str] = frozenset()
+    rates: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:
@@ -72,29 +76,108 @@ def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, fl
     }
 
 
+def resource_rows(
+    resource_id: str,
+    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+    charges: Iterable[Mapping[str, Any]],
+    prices: Prices | None = None,
+    idle_policy: str = PROPORTIONAL,
+    known: Known | None = None,
+) -> dict[int, list[Row]]:
+    """Rows of cost_allocations of one resource, by window, ascending; windows without rows are out.
+
+    consumers: (service or "", {window_start_ms: {dimension: u}}) of each that used it. charges: all
+        that were delivered, whether they stand or not. prices: what use may cost where the
+        resource's own bill doesn't say. known: what windows that are forgotten still say.
+    """
+    usage = usage_of(consumers)
+    bill = bill_of(standing(charges))
+    known = known or Known()
+    metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
+    rows = {
+        window_ms: allocate_window(
+            resource_id, window_ms, usage, bill, metered, prices, idle_policy, known
+        )
+        for window_ms in sorted(usage.keys() | bill.keys())
+    }
+    return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
+
+
+def usage_of(
+    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+) -> dict[int, dict[str, dict[str, float]]]:
+    """{window_start_ms: usage} of (service or "", {window_start_ms: {dimension: u}}), in any order."""
+    parts: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
+    for service, windows in consumers:
+        for window_ms, by_dimension in windows.items():
+            parts[int(window_ms)] += [
+                (dimension, service, used) for dimension, used in by_dimension.items()
+            ]
+    return {window_ms: sum_usage(part) for window_ms, part in parts.items()}
+
+
+def bill_of(charges: Iterable[Mapping[str, Any]]) -> dict[int, list[tuple[Mapping, dict[str, int]]]]:
+    """{window_start_ms: [(charge, its cost there by dimension), ...]}."""
+    bill: dict[int, list[tuple[Mapping, dict[str, int]]]] = defaultdict(list)
+    for charge in charges:
+        for window_ms, costs in cost_by_window(charge).items():
+            bill[window_ms].append((charge, costs))
+    return dict(bill)
+
+
 def allocate_window(
     resource_id: str,
     window_start_ms: int,
     usage: Mapping[int, Usage],
     bill: Mapping[int, Bill],
     metered_dimensions: Collection[str],
+    prices: Prices | None = None,
+    idle_policy: str = PROPORTIONAL,
+    known: Known | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
-    usage, bill: {window_start_ms: ...}. See ``allocate``.
+    usage, bill: {window_start_ms: ...}; bill: of the charges that stand. See ``allocate``.
 
     A window's rows change with its own usage and bill; with ``metered_dimensions``; and, as long
-    as it has usage and no bill, with anything earlier, from which it takes its rate.
+    as it has usage and no bill, with anything earlier, from which it takes its rate, and with
+    ``prices``.
     """
     charges = bill.get(window_start_ms, ())
     used = usage.get(window_start_ms, {})
     billed = {dimension for _, parts in charges for dimension in parts}
-    rates = {
-        dimension: latest_rates(window_start_ms, dimension, usage, bill)
-        for dimension in used
-        if dimension not in billed
-    }
-    return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates)
+    rates = {}
+    for dimension in used:
+        if dimension in billed or dimension == OTHER:
+            continue
+        rates[dimension] = latest_rates(window_start_ms, dimension, usage, bill)
+        if not rates[dimension] and known:
+            rates[dimension] = known.rates.get(dimension, {})
+        if not rates[dimension] and prices:
+            skus, is_billed = _skus(window_start_ms, dimension, bill), bool(bill)
+            rates[dimension] = prices.rates(
+                resource_id, dimension, window_start_ms, skus, is_billed
+            )
+    return allocate(
+        resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy
+    )
+
+
+def _skus(window_start_ms: int, dimension: str, bill: Mapping[int, Bill]) -> set[str]:
+    """What the resource is, by the bill of the window nearest to W that charges its usage."""
+    nearest = sorted(bill, key=lambda ms: (abs(ms - window_start_ms), ms))
+    for window_ms in nearest:
+        skus = {
+            charge["sku_id"]
+            for charge, parts in bill[window_ms]
+            if dimension in parts
+            and charge["sku_id"] is not None
+            and charge["charge_class"] != CORRECTION
+            and charge.get("charge_category") in (None, "Usage")
+        }
+        if skus:
+            return skus
+    return set()
 
 
 def allocate(
@@ -104,31 +187,40 @@ def allocate(
     charges: Bill,
     metered_dimensions: Collection[str],
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    idle_policy: str = PROPORTIONAL,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window.
 
     usage, charges: of this window. metered_dimensions: those of which this resource has usage
-        telemetry in any window. rates: {dimension: {currency: rate}} of ``latest_rates``, for the
-        dimensions that have usage in this window and no charge.
+        telemetry in any window. rates: {dimension: {currency: rate}} of ``latest_rates`` or
+        ``Prices.rates``, for the dimensions that have usage in this window and no charge.
+    idle_policy: one of IDLE_POLICIES.
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
         resource_cost and allocated_cost Decimal with 12 places; usage and total_usage None where
         no telemetry exists. Beside the table's columns, for the explanation: ``charges`` (those
         that make up resource_cost, money and times as text), ``rate`` (of a provisional row, else
-        None) and ``charge_period_end`` (ms, the latest of the charges; None if provisional).
+        None), ``charge_period_end`` (ms, the latest of the charges; None if provisional),
+        ``unit_rate`` (text: resource_cost / total_usage, None where nothing was used or measured),
+        ``idle_policy``, ``capacity`` (what is paid for in W, in units of usage, None if unknown)
+        and ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown).
 
     A dimension is billed in W as soon as any charge of it touches W, and corrected if one of them
-    has ChargeClass Correction. Usage without a charge is provisional, if a rate is known; if none
-    is, or if neither usage nor charge is there, there is no row.
+    has ChargeClass Correction or took the place of one with another cost. Usage without a charge is
+    provisional, if a rate is known; if none is, or if neither usage nor charge is there, there is no
+    row.
     """
     billed: dict[tuple[str, str], list[tuple[Mapping[str, Any], int]]] = defaultdict(list)
     for charge, parts in sorted(charges, key=lambda entry: entry[0]["key"]):
         for dimension, cost in parts.items():
             billed[dimension, charge["currency"]].append((charge, cost))
 
-    costs = []  # (dimension, currency, cost in units, the columns that tell where it comes from)
+    costs = []  # (dimension, currency, cost in units, capacity, the columns that tell its origin)
     for (dimension, currency), entries in billed.items():
-        is_corrected = any(charge["charge_class"] == CORRECTION for charge, _ in entries)
-        costs.append((dimension, currency, sum(cost for _, cost in entries), {
+        is_corrected = any(
+            charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge, _ in entries
+        )
+        of_window = _capacity(window_start_ms, dimension, [charge for charge, _ in entries])
+        costs.append((dimension, currency, sum(cost for _, cost in entries), of_window, {
             "cost_status": CORRECTED if is_corrected else BILLED,
             "charges": [_explain(charge, cost) for charge, cost in entries],
             "rate": None,
@@ -137,17 +229,23 @@ def allocate(
     for dimension, by_currency in rates.items():
         total_usage = math.fsum(usage[dimension].values())
         for currency, rate in by_currency.items():
-            costs.append((dimension, currency, provisional_cost(rate, total_usage), {
+            of_window = Fraction(rate["capacity"]) if rate.get("capacity") else None
+            costs.append((dimension, currency, provisional_cost(rate, total_usage), of_window, {
                 "cost_status": PROVISIONAL, "charges": [], "rate": rate, "charge_period_end": None,
             }))
 
     rows = []
-    for dimension, currency, cost, origin in sorted(costs, key=lambda entry: entry[:2]):
+    for dimension, currency, cost, of_window, origin in sorted(costs, key=lambda entry: entry[:2]):
         can_allocate = (
             resource_id != NO_RESOURCE and dimension != OTHER and dimension in metered_dimensions
         )
-        shares = _shares(cost, usage.get(dimension, {}) if can_allocate else None)
-        for service, used, total_usage, share, part in shares:
+        services = usage.get(dimension, {}) if can_allocate else None
+        idle_share = _idle_share(services, of_window)
+        whole = math.fsum((services or {}).values())
+        unit_rate = RATE_DIGITS.divide(to_decimal(cost), _exactly(whole)) if whole else None
+        for service, used, total_usage, share, part in _shares(
+            cost, services, idle_share, idle_policy
+        ):
             rows.append({
                 "window_start": window_start_ms,
                 "resource_id": resource_id,
@@ -160,27 +258,70 @@ def allocate(
                 "allocated_cost": to_decimal(part),
                 "billing_currency": currency,
                 **origin,
+                "unit_rate": None if unit_rate is None else _text(unit_rate),
+                "idle_policy": idle_policy,
+                "capacity": None if of_window is None else float(of_window),
+                "idle_share": None if idle_share is None else float(idle_share),
             })
     return rows
 
 
+def _capacity(
+    window_start_ms: int, dimension: str, charges: Iterable[Mapping[str, Any]]
+) -> Fraction | None:
+    """Usage that the charges pay for in W, each spread evenly over its period; None if unknown."""
+    total = Fraction(0)
+    for charge in charges:
+        paid = capacity(charge).get(dimension)
+        if paid:
+            overlaps = windows_of(charge["start_ms"], charge["end_ms"])
+            total += paid * Fraction(overlaps[window_start_ms], sum(overlaps.values()))
+    return total if total > 0 else None
+
+
+def _idle_share(services: Mapping[str, float] | None, paid: Fraction | None) -> Fraction | None:
+    """Part of what is paid for that nobody used, in [0, 1]; None where it isn't known."""
+    if services is None:
+        return None
+    used = sum(map(Fraction, services.values()))
+    if not used:
+        return Fraction(1)
+    return max(1 - used / paid, Fraction(0)) if paid else None
+
+
 def _shares(
-    cost: int, services: Mapping[str, float] | None
+    cost: int,
+    services: Mapping[str, float] | None,
+    idle_share: Fraction | None,
+    idle_policy: str,
 ) -> list[tuple[str, float | None, float | None, float, int]]:
     """(otel_service_name, usage, total_usage, share, units) of each who bears a part of ``cost``.
 
     services: {service or "": u}; None where the cost can't be tied to anybody's usage.
+
+    Workloads that nobody knows bear their own usage, never the idle part in equal shares: they are
+    none of the services, and may be many or one.
     """
     if services is None:
         return [(UNALLOCATED, None, None, 1.0, cost)]
     total_usage = math.fsum(services.values())
     if not total_usage:
         return [(IDLE, 0.0, 0.0, 1.0, cost)]
-    by_name = {service or UNALLOCATED: used for service, used in services.items()}
-    parts = apportion(cost, integer_weights(by_name))
+    used = {service or UNALLOCATED: amount for service, amount in sorted(services.items())}
+    whole = sum(map(Fraction, used.values()))
+    idle = Fraction(0) if idle_policy == PROPORTIONAL else idle_share or Fraction(0)
+    shares = {name: Fraction(amount) / whole * (1 - idle) for name, amount in used.items()}
+    if idle:
+        users = [name for name, amount in used.items() if amount and name != UNALLOCATED]
+        if idle_policy == EVEN and users:
+            for name in users:
+                shares[name] += idle / len(users)
+        else:
+            shares[IDLE] = idle
+    parts = apportion(cost, integer_weights(shares))
     return [
-        (name, used, total_usage, used / total_usage, parts[name])
-        for name, used in sorted(by_name.items())
+        (name, used.get(name, 0.0), total_usage, float(share), parts[name])
+        for name, share in sorted(shares.items())
     ]
 
 
@@ -192,8 +333,9 @@ def latest_rates(
 ) -> dict[str, dict[str, Any]]:
     """What the latest earlier bill says that this dimension costs, by currency; {} if none does.
 
-    returns: {currency: {"cost_per_window": decimal text, of what is charged by the hour,
-        "cost_per_usage": decimal text, of what is charged by the unit, or None,
+    returns: {currency: {"source": "resource", "cost_per_window": decimal text, of what is charged by
+        the hour, "cost_per_usage": decimal text, of what is charged by the unit, or None,
+        "capacity": text of what that window paid for where all is charged by the hour, else None,
         "window_start": ISO time of the window it is taken from, "charges": as in ``allocate``}}
 
     Latest is meant in event time: the window before W, nearest to it, whose bill gives a rate. It
@@ -249,65 +391,76 @@ def _rate(
             Decimal(overlaps[rated_ms]),
         )
         per_usage = EXACT.add(per_usage, EXACT.divide(cost_of_metered, _exactly(used)))
+    paid = None if is_metered else _capacity(rated_ms, dimension, [charge for charge, _ in entries])
     return {
+        "source": RESOURCE,
         "cost_per_window": _text(to_decimal(flat)),
         "cost_per_usage": _text(RATE_DIGITS.plus(per_usage)) if is_metered else None,
+        "capacity": None if paid is None else str(paid),
         "window_start": utc(rated_ms),
         "charges": [_explain(charge, cost) for charge, cost in entries],
     }
+
+
+def closed_before(newest_ms: int, wait_ms: int) -> int:
+    """Start of the first window that still waits for its bill, by the newest event time of a resource."""
+    return window_start(newest_ms - wait_ms)
+
+
+def known_before(
+    closed_ms: int,
+    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+    charges: Iterable[Mapping[str, Any]],
+    known: Known,
+) -> Known:
+    """What is still known once the windows before ``closed_ms`` are forgotten.
+
+    consumers: as in ``resource_rows``; charges: those that stand; known: what was known before.
+    """
+    usage, bill = usage_of(consumers), bill_of(charges)
+    metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
+    rates = {
+        dimension: latest_rates(closed_ms, dimension, usage, bill) or known.rates.get(dimension, {})
+        for dimension in sorted(metered)
+    }
+    return Known(frozenset(metered), rates)
+
+
+def late_charge(charge: Mapping[str, Any], closed_ms: int, wait_ms: int) -> str | None:
+    """A reject of a charge that begins in a window that no longer waits; None if it doesn't.
+
+    As a whole: a part of it in later windows would be a cost that no bill shows.
+    """
+    if window_start(charge["start_ms"]) >= closed_ms:
+        return None
+    hours = math.ceil((closed_ms - charge["start_ms"] + wait_ms) / HOUR_MS)
+    reason = (
+        f"a charge for {utc(charge['start_ms'])} came after {wait_ms // HOUR_MS} h, when windows before"
+        f" {utc(closed_ms)} were closed: set billing.wait to {hours} h or more, or run the bill from a"
+        " directory"
+    )
+    return reject("focus_charges", reason, charge, charge["start_ms"])
+
+
+def late_usage(
+    consumer: str, windows: Mapping[Any, Mapping[str, float]], closed_ms: int, wait_ms: int
+) -> str | None:
+    """A reject of usage of which all windows are closed; None if one isn't."""
+    newest_ms = max(map(int, windows), default=closed_ms)
+    if newest_ms >= closed_ms:
+        return None
+    reason = (
+        f"usage came after {wait_ms // HOUR_MS} h, when windows before {utc(closed_ms)} were closed:"
+        " set billing.wait higher, or see why the metrics are late"
+    )
+    record = {"consumer": consumer.split("\x1f"), "windows": windows}
+    return reject("otlp_metrics", reason, record, newest_ms)
 
 
 def provisional_cost(rate: Mapping[str, Any], total_usage: float) -> int:
     """Units of 1e-12 that W costs at ``rate``: cost_per_window + cost_per_usage * total_usage."""
     metered = EXACT.multiply(Decimal(rate["cost_per_usage"] or 0), _exactly(total_usage))
     return to_units(EXACT.add(Decimal(rate["cost_per_window"]), metered))
-
-
-def charge_anomalies(
-    resource_id: str,
-    dimension: str,
-    billing_currency: str,
-    costs: Mapping[int, int],
-    windows: Iterable[int] | None = None,
-) -> list[Row]:
-    """Rows of charge_anomalies: windows whose bill is unlike the seven days before it.
-
-    costs: {window_start_ms: billed units of 1e-12} of one resource, dimension and currency,
-        provisional costs left out. windows: those to judge (default: all); a cost that changes
-        can change the judgement of its own window and of those in the HISTORY_MS after it.
-    returns: rows for the irregular ones only, by window; anomaly_score is the robust z, signed:
-        (cost - median) over 1.4826 * MAD, or over 5 % of the median where that is more.
-    """
-    known = sorted(costs)
-    rows = []
-    for window_ms in known if windows is None else sorted(set(windows) & costs.keys()):
-        since, until = bisect_left(known, window_ms - HISTORY_MS), bisect_left(known, window_ms)
-        if until - since < MIN_HISTORY_WINDOWS:
-            continue
-        history = [costs[ms] for ms in known[since:until]]
-        expected = _median(history)
-        deviation = _median([abs(cost - expected) for cost in history])
-        sigma = max(
-            MAD_TO_SIGMA * deviation, MIN_RELATIVE_SIGMA * abs(expected), MIN_SIGMA_UNITS
-        )
-        score = (costs[window_ms] - expected) / sigma
-        if abs(score) >= IRREGULAR_SCORE:
-            rows.append({
-                "window_start": window_ms,
-                "window_end": window_ms + WINDOW_MS,
-                "resource_id": resource_id,
-                "dimension": dimension,
-                "billed_cost": to_decimal(costs[window_ms]),
-                "expected_cost": to_decimal(expected),
-                "anomaly_score": score,
-                "billing_currency": billing_currency,
-            })
-    return rows
-
-
-def utc(time_ms: int) -> str:
-    """ISO 8601 text of a time, as FOCUS writes it: 2024-01-01T00:30:00Z."""
-    return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat().replace("+00:00", "Z")
 
 
 def _explain(charge: Mapping[str, Any], cost: int) -> dict[str, Any]:
@@ -324,6 +477,7 @@ def _explain(charge: Mapping[str, Any], cost: int) -> dict[str, Any]:
         "list_unit_price": charge["list_unit_price"],
         "consumed_quantity": charge["consumed_quantity"],
         "consumed_unit": charge["consumed_unit"],
+        "converted": charge.get("converted"),
     }
 
 
@@ -335,12 +489,3 @@ def _exactly(value: float) -> Decimal:
 def _text(amount: Decimal) -> str:
     """Decimal digits without an exponent."""
     return format(amount, "f")
-
-
-def _median(values: list[int]) -> int:
-    """Median of integers; of the two middle ones the mean, rounded down to a whole unit."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) // 2

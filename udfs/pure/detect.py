@@ -22,8 +22,10 @@ from udfs.pure.assemble import NS_PER_MS, SEPARATOR, unpack
 from udfs.pure.context import THRESHOLD, Context
 from udfs.pure.evidence import CHANNELS, REPEAT, TIME_CHANNELS, Baselines, Evidence, Reading
 from udfs.pure.frame import Frame
-from udfs.pure.usage_watch import FEATURES, OPERATIONS, UsageWatch
+from udfs.pure.recurrence import Recurrence
+from udfs.pure.usage_watch import DIMENSIONS, FEATURES, OPERATIONS, UsageWatch
 from udfs.pure.windows import HOUR_MS
+from udfs.pure.workload import Work, Workload, usage_of, work
 
 Row = dict[str, Any]
 
@@ -56,6 +58,9 @@ FORGET_MS = 72 * HOUR_MS
 TIDY_MINUTES = 360
 
 EXEMPLARS = 5
+
+# Pieces of work of a service: its entry operations by slot, and last the calls that it makes.
+PIECES = FEATURES - 2
 
 
 @dataclass
@@ -91,6 +96,8 @@ class RuleDetector:
         self._slot_of: dict[str, int] = {}  # entry operation -> its place among its service's
         self._slots_taken: Counter[str] = Counter()
         self._context = Context(CHANNELS)  # of services
+        self._workload = Workload()
+        self._recurrence = Recurrence()
         self._minutes = 0
 
     def step(
@@ -122,6 +129,7 @@ class RuleDetector:
     def _forget(self, before_ms: int) -> None:
         self._baselines.forget(before_ms)
         self._usage.forget(before_ms)
+        self._workload.forget(before_ms)
         known = self._baselines.operations
         self._slot_of = {k: slot for k, slot in self._slot_of.items() if known.get(k) >= 0}
 
@@ -165,6 +173,55 @@ class RuleDetector:
             self._slots_taken[service] += 1
         return self._slot_of[operation]
 
+    def _work(self, frame: Frame, reading: Reading) -> Work:
+        """Pieces of work of the minute's traces: entries by operation slot, and calls made, of each service."""
+        entries, calls = np.flatnonzero(reading.is_entry), np.flatnonzero(frame.is_call)
+        slots = np.zeros(len(frame.operations), np.int64)
+        for operation in np.unique(frame.operation[entries]).tolist():
+            slots[operation] = self._slot(frame.operations[operation])
+        return work(
+            frame.trace[np.r_[entries, calls]],
+            np.r_[
+                reading.service[entries] * PIECES + slots[frame.operation[entries]],
+                reading.service[calls] * PIECES + PIECES - 1,
+            ],
+            len(self._baselines.services) * PIECES,
+        )
+
+    def _add_excess(
+        self, incidents: list[Row], verdicts: list[Row], roots: Sequence[str], done: Work, unexplained: np.ndarray
+    ) -> None:
+        """Tell each incident what its traces used beyond the usual.
+
+        excess_usage: {service: {dimension: usage of the work that such traces don't do, or do else}}.
+        unexplained_usage: {dimension: [use of the culprit beyond what all its work explains, its variance]}.
+        """
+        names, costs = self._baselines.services.names, self._usage.work_costs()
+        culprits = np.array([v["culprit_service_name"] if v["is_anomalous"] else "" for v in verdicts], object)
+        for incident in incidents:
+            culprit = incident["otel_service_name"]
+            pieces = self._workload.excess(roots, done, np.flatnonzero(culprits == culprit))
+            usage = usage_of(pieces, costs)
+            incident["excess_usage"] = {
+                names[service]: dict(zip(DIMENSIONS, usage[service].tolist()))
+                for service in sorted({piece // PIECES for piece in pieces})
+            }
+            own = self._baselines.services.get(culprit)
+            told = unexplained[own] if own < len(unexplained) else np.zeros((len(DIMENSIONS), 2))
+            incident["unexplained_usage"] = {d: of.tolist() for d, of in zip(DIMENSIONS, told) if of.any()}
+
+    def _add_recurrence(self, minute_ms: int, incidents: list[Row], is_final: bool) -> None:
+        """Tell each incident how often its like came: [minutes of the last 30 days, this one with them, of so many].
+
+        is_final: the verdicts are not told anew, so this minute counts from now on.
+        """
+        for incident in incidents:
+            culprit, kind = incident["otel_service_name"], most(incident["kinds"])[0]
+            if is_final:
+                self._recurrence.count(minute_ms, culprit, kind)
+            minutes, observed = self._recurrence.share(culprit, kind)
+            incident["recurrence"] = [minutes + (not is_final), observed]
+
     # ---- judging ----------------------------------------------------------------------------
 
     def _judge(
@@ -207,6 +264,12 @@ class RuleDetector:
                 "verdict_state": WARMING if is_warming[t] else READY,
             })
         result.incidents = incidents(result.verdicts, affected)
+        roots = [frame.operations[frame.operation[root]] for root in frame.root]
+        done = self._work(frame, reading)
+        self._add_excess(result.incidents, result.verdicts, roots, done, self._usage.unexplained)
+        self._recurrence.observe(minute_ms)
+        self._add_recurrence(minute_ms, result.incidents, is_final=True)
+        self._workload.learn(minute_ms, roots, done, 1 / (1 + np.exp(np.clip(best, -50, 50))))
         counts = np.bincount(cells.service)
         result.service_traces = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
         return result
@@ -336,6 +399,11 @@ def _on_way(frame: Frame, row: int) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def most(counts: Mapping[str, int]) -> list[str]:
+    """Names by count, the most first; of equal counts by name."""
+    return sorted(counts, key=lambda name: (-counts[name], name))
+
+
 def incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
     """Anomalous verdicts by culprit. affected: the services on the way of each of them."""
     by_culprit: dict[str, list[tuple[Row, list[str]]]] = defaultdict(list)
@@ -355,6 +423,7 @@ def incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
                 key=lambda pair: (-pair[0], pair[1]),
             )[:EXEMPLARS],
             "operations": dict(Counter(verdict["culprit_operation"] for verdict, _ in found)),
+            "model_versions": dict(Counter(verdict["model_version"] for verdict, _ in found)),
         }
         for culprit, found in sorted(by_culprit.items())
     ]

@@ -22,14 +22,15 @@ from pathlib import Path
 
 import orjson
 
+from udfs.pure.price import CORRECTION, MONEY_BOUND, plain, utc
+from udfs.pure.rates import DATA, MACHINE, Exchange, unit_kind
 from udfs.pure.reject import RejectedRecord, reject, shown
 from udfs.pure.windows import NO_RESOURCE
 
 STREAM = "focus_charges"
 
-# Money is DECIMAL(28, 12) in every table: 16 digits before the point, 12 after it.
+# Money is DECIMAL(28, 12) in every table.
 MONEY_STEP = Decimal("1E-12")
-MONEY_BOUND = Decimal("1E16")
 # Wide enough that no step of the arithmetic here rounds by itself; only ``_money`` does.
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 # Prices and quantities outside of 1E-30 to 1E30 are a broken cell, not a number to show.
@@ -53,8 +54,21 @@ GIB_HOUR_USD = Decimal("0.004237")
 # Google standard types).
 GENERAL_PURPOSE_GIB_PER_VCPU = Decimal(4)
 
+_GIB = 2**30
+
 # Rows read at once from Parquet, which bounds the memory; a row of FOCUS holds about 2 kB.
 PARQUET_BATCH_ROWS = 4096
+
+# Columns, in lower case, that say when a row was exported; the first that there is counts.
+VERSION_COLUMNS = ("x_snapshottime", "x_exporttime", "x_lastupdated")
+# What a later snapshot of the same row may change, beside its costs, unit prices and quantities.
+RESTATED_COLUMNS = frozenset({"invoiceid", "invoicedetailid", "allocatedmethoddetails"})
+_RESTATED_ENDINGS = ("cost", "unitprice", "quantity")
+# A description often holds the price: "$0.34 per On Demand Linux Instance Hour".
+_NUMBERS = re.compile(r"\d[\d.,]*")
+
+# Exports that are cut into parts: AWS ("bill-00001.csv.gz"), Azure and Spark ("part_0_0001.csv").
+_PART = re.compile(r"(?:[-_.]?part[-_]?\d+(?:[-_]\d+)*|-\d{5})$", re.IGNORECASE)
 
 # Key of a CSV row whose cells don't match the header, holding the reason; beside it "cells".
 RAGGED = "ragged row"
@@ -98,14 +112,6 @@ def _decimal(value: object, column: str) -> Decimal | None:
     return value
 
 
-def _plain(value: Decimal) -> str:
-    """Plain notation without trailing zeros: 8E-7 -> 0.0000008, -0.00 -> 0."""
-    text = f"{value:f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
 def _money(value: Decimal, column: str) -> str:
     """DECIMAL(28, 12) in plain notation. What needs more than twelve decimals is rounded half to
     even, as FOCUS leaves the precision of a column to the provider; more digits before the point
@@ -113,7 +119,7 @@ def _money(value: Decimal, column: str) -> str:
     if value.copy_abs() < MONEY_BOUND:
         rounded = value.quantize(MONEY_STEP, context=_EXACT)
         if rounded.copy_abs() < MONEY_BOUND:
-            return _plain(rounded)
+            return plain(rounded)
     raise RejectedRecord(f"{column} {shown(str(value))} has more than 16 digits before the point")
 
 
@@ -125,7 +131,7 @@ def _figure(value: object) -> str | None:
         return None
     if number is None or (number and abs(number.adjusted()) > _SHOWABLE_EXPONENT):
         return None
-    return _plain(number) if number else "0"
+    return plain(number) if number else "0"
 
 
 @lru_cache(maxsize=1 << 14)  # a bill repeats its hours
@@ -214,17 +220,45 @@ class _Row:
         """The first of the columns that is not null, as text."""
         return next(filter(None, (_text(self[column]) for column in columns)), None)
 
-    def digest(self) -> bytes:
-        """16 bytes that stand for the row's whole content, however it was delivered: the same
-        charge in CSV, Parquet and JSON, with columns in another order, has the same digest."""
-        content = hashlib.blake2b(digest_size=16)
+    def digests(self) -> tuple[bytes, bytes]:
+        """16 bytes that stand for the row's whole content, and 16 for what the row is about.
+
+        However it was delivered: the same charge in CSV, Parquet and JSON, with columns in another
+        order, has the same. When it was exported is in neither. What the row is about leaves out all
+        that a later snapshot may restate; Tags, too, where there is a resource that bears them.
+        """
+        content, about = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        has_resource = self.text("ResourceId") is not None
         for name, key in self._columns.items():
+            if name in VERSION_COLUMNS:
+                continue
             value = _canonical(name, self._cells[key])
             if value is not None:
-                for part in (name, value):
-                    encoded = part.encode("utf-8", "backslashreplace")
-                    content.update(b"%d:%s" % (len(encoded), encoded))
-        return content.digest()
+                content.update(_framed(name, value))
+                if name == "chargedescription":
+                    value = _NUMBERS.sub("#", value)
+                if not (
+                    name.endswith(_RESTATED_ENDINGS)
+                    or name in RESTATED_COLUMNS
+                    or (name == "tags" and has_resource)
+                ):
+                    about.update(_framed(name, value))
+        return content.digest(), about.digest()
+
+    def exported_ms(self) -> int | None:
+        """When the row was exported, by the first of VERSION_COLUMNS that is there."""
+        for column in VERSION_COLUMNS:
+            try:
+                return _time_ms(self[column], column)
+            except RejectedRecord:
+                continue
+        return None
+
+
+def _framed(*parts: str) -> bytes:
+    """The parts with their lengths, so that no two lists of them give the same bytes."""
+    encoded = (part.encode("utf-8", "backslashreplace") for part in parts)
+    return b"".join(b"%d:%s" % (len(part), part) for part in encoded)
 
 
 def _canonical(column: str, value: object) -> str | None:
@@ -256,40 +290,15 @@ def _json(value: object) -> str:
 
 # ---- dimension ------------------------------------------------------------------------------
 
-_TIME_UNIT = r"(?:per)?(?:hour|hr|h|minute|min|second|sec)s?"
-_DATA_UNIT = r"(?:[kmgtp]i?b|(?:kilo|mega|giga|tera|kibi|mebi|gibi|tebi)?bytes?)"
-# Over the unit in lower case without blanks and punctuation.
-_CPU_TIME = re.compile(rf"(?:[vo]?cpu|v?core)s?{_TIME_UNIT}")
-_MEMORY_TIME = re.compile(rf"(?:lambda)?{_DATA_UNIT}{_TIME_UNIT}")
-_MACHINE_TIME = re.compile(r"(?:instance|machine|vm|node)?(?:hour|hr)s?")
-_DATA = re.compile(rf"{_DATA_UNIT}s?")
-_CALLS = re.compile(r"ios?|\w*(?:operation|request)s?")
-
-# "1 Hour", "10K Requests", "1,000,000 Operations": how many are priced at once.
-_PRICED_AT_ONCE = re.compile(r"^[\d.,]+\s*(?:[KMB]|thousand|million)?\s+", re.IGNORECASE)
-_PUNCTUATION = re.compile(r"[\W_]+")
-
 _TRANSFER = re.compile(r"transfer|egress|bandwidth|data[ -]?out\b|(?:in|out)-bytes", re.IGNORECASE)
 # Google Cloud bills a machine as two SKUs, "... Instance Core" in hours and "... Instance Ram".
 _CORE_OF_MACHINE = re.compile(r"\binstance core\b", re.IGNORECASE)
 
-_MACHINE = "machine"
+# Below it a size is a broken cell.
+_MIN_SIZE = Decimal("1E-6")
 
-
-@lru_cache(maxsize=1 << 12)
-def _unit_kind(unit: str) -> str:
-    """What a unit counts: cpu, memory, io, data, machine, or other."""
-    squeezed = _PUNCTUATION.sub("", _PRICED_AT_ONCE.sub("", unit.strip())).lower()
-    for kind, pattern in (
-        ("cpu", _CPU_TIME),
-        ("memory", _MEMORY_TIME),
-        (_MACHINE, _MACHINE_TIME),
-        ("data", _DATA),
-        ("io", _CALLS),
-    ):
-        if pattern.fullmatch(squeezed):
-            return kind
-    return "other"
+# What runs on a machine is billed by the same hours, and has no cores of its own.
+_LICENCE = re.compile(r"licen[cs]", re.IGNORECASE)
 
 
 def _parts(row: _Row) -> list[list[str]]:
@@ -301,17 +310,17 @@ def _parts(row: _Row) -> list[list[str]]:
     """
     if row.text("ResourceId") is None:
         return [["other", "1"]]
-    kind = _unit_kind(row.text("ConsumedUnit", "PricingUnit") or "")
+    kind = unit_kind(row.text("ConsumedUnit", "PricingUnit") or "")
     category = (row.text("ServiceCategory") or "").casefold()
     meter = f"{row.text('SkuMeter')} {row.text('ChargeDescription')}"
-    if kind == _MACHINE and _CORE_OF_MACHINE.search(meter):
+    if kind == MACHINE and _CORE_OF_MACHINE.search(meter):
         kind = "cpu"
-    if kind == _MACHINE and category == "compute":
+    if kind == MACHINE and category == "compute":
         cpu = _cpu_weight(_mapping(row["SkuPriceDetails"]))
-        return [["cpu", _plain(cpu)], ["memory", _plain(1 - cpu)]]
-    if kind == "data":
+        return [["cpu", plain(cpu)], ["memory", plain(1 - cpu)]]
+    if kind == DATA:
         kind = "network" if category == "networking" or _TRANSFER.search(meter) else "other"
-    elif kind == _MACHINE or (kind == "memory" and category != "compute"):
+    elif kind == MACHINE or (kind == "memory" and category != "compute"):
         kind = "other"
     return [[kind, "1"]]
 
@@ -319,29 +328,48 @@ def _parts(row: _Row) -> list[list[str]]:
 def _cpu_weight(details: Mapping[str, object]) -> Decimal:
     """Share of the cpus in a machine's list price, to 12 decimals; CoreCount and MemorySize (GiB)
     are FOCUS-defined properties of SkuPriceDetails."""
-    by_name = {_column_name(key): value for key, value in details.items()}
-    try:
-        cores = _decimal(by_name.get("corecount"), "CoreCount")
-        gib = _decimal(by_name.get("memorysize"), "MemorySize")
-    except RejectedRecord:
-        cores = gib = None
-    if not (cores and gib and 0 < cores < MONEY_BOUND and 0 < gib < MONEY_BOUND):
-        cores, gib = Decimal(1), GENERAL_PURPOSE_GIB_PER_VCPU
+    cores, gib = _machine_size(details) or (Decimal(1), GENERAL_PURPOSE_GIB_PER_VCPU)
     of_cpu, of_memory = _EXACT.multiply(cores, VCPU_HOUR_USD), _EXACT.multiply(gib, GIB_HOUR_USD)
     share = _EXACT.divide(of_cpu, _EXACT.add(of_cpu, of_memory))
     return share.quantize(MONEY_STEP, context=_EXACT)
+
+
+def _machine_size(details: Mapping[str, object]) -> tuple[Decimal, Decimal] | None:
+    """(cores, GiB) of a machine; None where SkuPriceDetails doesn't tell both."""
+    by_name = {_column_name(key): _filled(value) for key, value in details.items()}
+    memory = by_name.get("memorysize")
+    if isinstance(memory, str):
+        memory = re.sub(r"\s*gi?b$", "", memory, flags=re.IGNORECASE)
+    try:
+        cores = _decimal(by_name.get("corecount"), "CoreCount")
+        gib = _decimal(memory, "MemorySize")
+    except RejectedRecord:
+        return None
+    if cores and gib and _MIN_SIZE < cores < MONEY_BOUND and _MIN_SIZE < gib < MONEY_BOUND:
+        return cores, gib
+    return None
 
 
 # ---- charges --------------------------------------------------------------------------------
 
 
 def collect_charge(
-    row: Mapping[str, object], cost_column: str = "EffectiveCost", ordinal: int = 0
+    row: Mapping[str, object],
+    cost_column: str = "EffectiveCost",
+    ordinal: int = 0,
+    delivery: str = "",
+    exchange: Exchange | None = None,
 ) -> dict:
     """One FOCUS row as a charge, all figures as plain decimal text, None where absent.
 
+    delivery: sortable text of what brought the row: a file's name, or the ISO time of a record.
+    exchange: converts costs; None = they stay as they are billed.
+
     key: 32 hex digits of the row's content and ``ordinal`` (the how-maniest identical row of its
         file, from 0): a file delivered twice counts once, identical rows of one file all count
+    identity: 32 hex digits of what the row is about and of its cost's sign, ``version``: sortable
+        text of when it was told: the time of the export, of VERSION_COLUMNS, else ``delivery``;
+        "" for a correction. Of one identity the greatest version stands (price.standing)
     resource_id: ResourceId, else ``__no_resource__``
     parts: [[dimension, weight], ...], dimension cpu | memory | io | network | other; weights sum
         to 1; a whole machine has two, cpu and memory
@@ -349,16 +377,31 @@ def collect_charge(
     start_ms, end_ms: the charge period [start, end), UTC
     cost: ``cost_column``, else BilledCost; DECIMAL(28, 12), rounded half to even
     currency: BillingCurrency, three capitals
-    sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity,
+    converted: None, or {"from": currency, "rate", "cost"} of the bill
+    machine: {"cpu": cores, "memory": bytes} of the machine whose hours are charged; None if unknown
+    is_licence: it is for what runs on a resource
+    sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity, pricing_unit,
     consumed_quantity, consumed_unit, charge_category, charge_class; tags: {name: text or None}
 
     Raises RejectedRecord for a row without a usable period, cost or currency.
     """
-    return _charge(_Row(row), row, cost_column, ordinal)
+    reader = _Row(row)
+    return _charge(reader, row, cost_column, ordinal, delivery, exchange, reader.digests())
+
+
+def charge_key(charge: Mapping[str, object]) -> str:
+    """Key of a delivered charge. The same row in two versions has two: each is of its own snapshot."""
+    return f"{charge['key']}/{charge['version']}" if charge["version"] else str(charge["key"])
 
 
 def _charge(
-    row: _Row, cells: Mapping[str, object], cost_column: str, ordinal: int, digest: bytes = b""
+    row: _Row,
+    cells: Mapping[str, object],
+    cost_column: str,
+    ordinal: int,
+    delivery: str,
+    exchange: Exchange | None,
+    digests: tuple[bytes, bytes],
 ) -> dict:
     if RAGGED in cells:
         raise RejectedRecord(str(cells[RAGGED]))
@@ -381,9 +424,13 @@ def _charge(
         raise RejectedRecord(error.reason, start_ms) from None
     parts = _parts(row)
     metered = len(parts) == 1 and parts[0][0] != "other"
-    content = (digest or row.digest()) + b"%d" % ordinal
-    return {
-        "key": hashlib.blake2b(content, digest_size=16).hexdigest(),
+    charge_class = row.text("ChargeClass")
+    content, about = digests
+    size = None if metered else _machine_size(_mapping(row["SkuPriceDetails"]))
+    charge = {
+        "key": _hex(content, b"%d" % ordinal),
+        "identity": _hex(about, b"-" if cost.startswith("-") else b"+"),
+        "version": "" if charge_class == CORRECTION else _version(row.exported_ms(), delivery),
         "resource_id": row.text("ResourceId") or NO_RESOURCE,
         "parts": parts,
         "per": "unit" if metered else "hour",
@@ -391,20 +438,47 @@ def _charge(
         "end_ms": end_ms,
         "cost": cost,
         "currency": currency,
+        "converted": None,
+        "machine": size and {"cpu": plain(size[0]), "memory": plain(size[1] * _GIB)},
+        "is_licence": bool(
+            _LICENCE.search(f"{row.text('SkuMeter')} {row.text('ChargeDescription')}")
+        ),
         "sku_id": row.text("SkuId"),
         "focus_service_name": row.text("ServiceName"),
         "provider_name": row.text("ServiceProviderName", "ProviderName"),
         "list_unit_price": _figure(row["ListUnitPrice"]),
         "pricing_quantity": _figure(row["PricingQuantity"]),
+        "pricing_unit": row.text("PricingUnit"),
         "consumed_quantity": _figure(row["ConsumedQuantity"]),
         "consumed_unit": row.text("ConsumedUnit"),
         "charge_category": row.text("ChargeCategory"),
-        "charge_class": row.text("ChargeClass"),
+        "charge_class": charge_class,
         "tags": {
             key: value if value is None or isinstance(value, str) else _json(value)
             for key, value in sorted(_mapping(row["Tags"]).items())
         },
     }
+    try:
+        return exchange.convert(charge) if exchange else charge
+    except ValueError as error:
+        raise RejectedRecord(str(error), start_ms) from None
+
+
+def _hex(*parts: bytes) -> str:
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+
+
+def _version(exported_ms: int | None, delivery: str) -> str:
+    """A time in the row sorts above any delivery."""
+    return f"0 {delivery}" if exported_ms is None else f"1 {utc(exported_ms)}"
+
+
+def _delivery(path: Path) -> str:
+    """A file's name, less what tells the parts of one export from each other."""
+    name = path.name
+    for ending in (".gz", ".csv", ".parquet", ".snappy"):
+        name = name.removesuffix(ending)
+    return _PART.sub("", name)
 
 
 def _cost(row: _Row, cost_column: str) -> str:
@@ -428,22 +502,28 @@ def _currency(row: _Row) -> str:
 
 
 def collect_charges(
-    path: str | Path, cost_column: str = "EffectiveCost"
+    path: str | Path, cost_column: str = "EffectiveCost", exchange: Exchange | None = None
 ) -> Iterator[tuple[str, dict | str]]:
     """Every row of a bill, in the file's order: ("charge", charge) or ("reject", reject text).
 
-    Memory: one batch of rows, and about 150 bytes for each distinct row (to number identical
+    The file's name is the delivery: of two files with another cost for the same row the one counts
+    whose name sorts last, unless the rows say when they were exported. The parts of one export
+    ("bill-00001.csv", "part_0_0002.csv") are one delivery.
+
+    Memory: one batch of rows, and about 250 bytes for each distinct row (to number identical
     ones). Raises UnreadableBill for a file that can't be read or lacks required columns, and
     ValueError for a ``cost_column`` that FOCUS doesn't know.
     """
-    copies: dict[bytes, int] = {}
+    copies: dict[tuple[bytes, int | None], int] = {}
+    delivery = _delivery(Path(path))
     for cells in read_charges(path, cost_column):
         row = _Row(cells)
-        digest = row.digest()
-        ordinal = copies.get(digest, 0)
-        copies[digest] = ordinal + 1
+        digests = row.digests()
+        copy = digests[0], row.exported_ms()
+        ordinal = copies.get(copy, 0)
+        copies[copy] = ordinal + 1
         try:
-            yield "charge", _charge(row, cells, cost_column, ordinal, digest)
+            yield "charge", _charge(row, cells, cost_column, ordinal, delivery, exchange, digests)
         except RejectedRecord as error:
             filled = {key: value for key, value in cells.items() if _filled(value) is not None}
             filled.pop(RAGGED, None)

@@ -41,6 +41,7 @@ from udfs.pure.predict import Prediction, Predictor, Usual
 from udfs.pure.threshold import EmaThreshold
 from udfs.pure.usage_watch import DIMENSIONS, UsageWatch
 from udfs.pure.windows import MINUTE_MS
+from udfs.pure.workload import Work
 
 LAG_MINUTES = 10
 
@@ -69,6 +70,9 @@ EXPLAINED = 0.95
 
 # By how much more than expected the load may slow a service, as a share of what it is expected to.
 LOAD_SLACK = 0.5
+
+# How far below even odds a trace has to be to teach what usual traces do.
+SUSPICION = 2.0
 
 # A service is being renewed while most of its spans come from pods younger than this, if it itself is older.
 POD_YOUTH_MINUTES = 30
@@ -126,6 +130,9 @@ class Minute:
     operations: list[str]
     alpha: np.ndarray  # (service cells,) greatest || s_hat - s || of its spans, 0 = only blamed
     threshold: np.ndarray | None  # (service cells,) of alpha, under the policy ema
+    roots: list[str]  # (traces,) root operation
+    work: Work
+    unexplained: np.ndarray  # (services, dimensions, 2) see UsageWatch
 
 
 class MaskedDetector(RuleDetector):
@@ -165,7 +172,7 @@ class MaskedDetector(RuleDetector):
         last = minute_ms - LAG_MINUTES * MINUTE_MS
         due = [minute for minute in self._judged if minute <= last]
         self._judged = [minute for minute in self._judged if minute > last]
-        return results + [self._verdicts(self.pending.pop(minute))[0] for minute in due]
+        return results + [self._verdicts(self.pending.pop(minute), is_final=True)[0] for minute in due]
 
     def due(self, minute_ms: int) -> list[int]:
         """The minutes that the step of ``minute_ms`` will tell anew: they have to be in ``pending``."""
@@ -334,12 +341,20 @@ class MaskedDetector(RuleDetector):
             operations=frame.operations,
             alpha=alpha,
             threshold=threshold,
+            roots=[frame.operations[frame.operation[root]] for root in frame.root],
+            work=self._work(frame, reading),
+            unexplained=self._usage.unexplained,
         )
-        result, odds = self._verdicts(minute)
+        self._recurrence.observe(minute_ms)
+        result, odds = self._verdicts(minute, is_final=False)
         odds = odds[:, :CHANNELS].max(axis=1)
         blamed = np.full(len(frame.traces), -np.inf)
         np.maximum.at(blamed, by_service.trace, odds)
         self._teach(minute_ms, frame, reading, odds[cell_of_span], blamed, is_warming, renewed)
+        # What is only half suspected is no usual trace either.
+        self._workload.learn(
+            minute_ms, minute.roots, minute.work, 1 / (1 + np.exp(np.clip(blamed + SUSPICION, -50, 50)))
+        )
         self.pending[minute_ms] = minute
         self._judged.append(minute_ms)
         return result
@@ -364,8 +379,11 @@ class MaskedDetector(RuleDetector):
             level.counts(together)[settled],
         )
 
-    def _verdicts(self, minute: Minute) -> tuple[MinuteResult, np.ndarray]:
-        """What is known of a minute by now; and the log odds.  # (service cells, channels and over-use)"""
+    def _verdicts(self, minute: Minute, is_final: bool) -> tuple[MinuteResult, np.ndarray]:
+        """What is known of a minute by now; and the log odds.  # (service cells, channels and over-use)
+
+        is_final: it is not told anew after this.
+        """
         level = minute.services
         odds = _log_odds(self._service_episodes, minute.minute_ms, level.weights, level.subject)
         # By name: numbers may have changed since the minute was judged.
@@ -419,6 +437,10 @@ class MaskedDetector(RuleDetector):
                 affected.append(_on_way(minute, span))
             result.verdicts.append(row)
         result.incidents = incidents(result.verdicts, affected)
+        self._add_excess(
+            result.incidents, result.verdicts, minute.roots, minute.work, minute.unexplained
+        )
+        self._add_recurrence(minute.minute_ms, result.incidents, is_final)
         counts = np.bincount(level.subject)
         result.service_traces = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
         return result, odds

@@ -8,7 +8,9 @@ charge is the normalised row that collect makes of a FOCUS row.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -17,10 +19,18 @@ from udfs.pure.windows import WINDOW_MS, window_start
 
 PLACES = 12
 
+# DECIMAL(28, 12) has 16 digits before the point.
+MONEY_BOUND = Decimal("1E16")
+
+# FOCUS ChargeClass of a row that restates an invoiced period.
+CORRECTION = "Correction"
+
 # Wide enough that no DECIMAL(28, 12), and no product of two of them, is rounded before its time.
 EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN)
 
 Key = TypeVar("Key")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_units(amount: str | Decimal) -> int:
@@ -31,6 +41,48 @@ def to_units(amount: str | Decimal) -> int:
 def to_decimal(units: int) -> Decimal:
     """``units`` of 1e-12 as a Decimal with twelve places, exact."""
     return EXACT.scaleb(Decimal(units), -PLACES)
+
+
+def plain(value: Decimal) -> str:
+    """Plain notation without trailing zeros: 8E-7 -> 0.0000008, -0.00 -> 0."""
+    text = f"{value:f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def utc(time_ms: int) -> str:
+    """ISO 8601 text of a time, as FOCUS writes it: 2024-01-01T00:30:00Z."""
+    return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat().replace("+00:00", "Z")
+
+
+def standing(charges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The charges that count, of all that were delivered; a function of their set.
+
+    While a billing period is open a later snapshot overwrites: of the charges of one ``identity``
+    those of the greatest ``version`` stand, all of them. A correction (ChargeClass Correction) is a
+    delta on top: it replaces nothing and nothing replaces it, and it counts once by ``key``.
+
+    returns: sorted by key, each with ``is_restated``: an earlier version of it is known, and the
+        versions' costs differ.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    versions: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for charge in charges:
+        if charge["charge_class"] == CORRECTION:
+            found[charge["key"]] = {**charge, "is_restated": False}
+        else:
+            versions[charge["identity"]][charge["version"]][charge["key"]] = charge
+    for by_version in versions.values():
+        costs = {
+            sum(to_units(charge["cost"]) for charge in of_version.values())
+            for of_version in by_version.values()
+        }
+        for key, charge in by_version[max(by_version)].items():
+            found[key] = {**charge, "is_restated": len(costs) > 1}
+    return [found[key] for key in sorted(found)]
 
 
 def apportion(total: int, weights: Mapping[Key, int]) -> dict[Key, int]:

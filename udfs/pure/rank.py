@@ -6,6 +6,14 @@ Grain: one row per (window, culprit, currency). Equation (2) of interface.md:
     c_s   = sum of what is allocated to the culprit in W, in DECIMAL
     S     = sign(c_s) * alpha * ln(1 + |c_s|)
 
+c_s is what the culprit costs anyway. Beside it stands what the anomaly costs, signed:
+
+    excess = sum over services and dimensions of (usage beyond the usual) * (price of one more unit)
+
+where the usage beyond the usual is what the anomalous traces did otherwise than such traces do, in all services that
+they touch, and what the culprit used beyond all its work, if that is no noise (detect, workload, usage_watch).
+The price is that of the resources that the service used in W, in proportion.
+
 One trace leaves its score as it is, and evidence grows with the logarithm of the number: a
 hundred traces weigh not quite seven times as much as one. A negative c_s (a credit) gives a
 negative S of the size that the same cost would have, since ln(1 + c_s) ends at c_s = -1.
@@ -21,8 +29,10 @@ from typing import Any
 
 import orjson
 
-from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, utc
-from udfs.pure.price import to_decimal, to_units
+from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, RATE_DIGITS, utc
+from udfs.pure.detect import most
+from udfs.pure.price import EXACT, to_decimal, to_units
+from udfs.pure.recurrence import MONTH_MINUTES
 from udfs.pure.windows import WINDOW_MS
 
 Row = dict[str, Any]
@@ -31,6 +41,16 @@ Row = dict[str, Any]
 NO_CURRENCY = "XXX"
 
 EXEMPLARS = 5
+
+# Of the evidence, what is in the explanation only.
+_EXPLAIN_ONLY = ("mean_trace_score", "anomalous_minutes", "recurrence")
+
+# What the rows of a window may be ordered by: S of equation (2), alpha * log(1 + excess), or excess alone.
+SCORE, EXCESS_SCORE, EXCESS = "score", "excess_score", "excess"
+ORDERS = (EXCESS, EXCESS_SCORE, SCORE)
+
+# Use of the culprit that its work doesn't explain counts beyond so many standard deviations.
+SIGNIFICANT = 2.0
 
 # FOCUS UnitFormat of the usage of each dimension (interface.md, usage metrics).
 USAGE_UNITS = {
@@ -41,10 +61,14 @@ USAGE_UNITS = {
 }
 
 FORMULAS = {
-    "x_AllocatedCost": "x_ResourceCost * UsageQuantity / x_TotalUsage, last place by largest"
-    " remainder over the services of the resource",
+    "x_AllocatedCost": "x_ResourceCost * AllocatedRatio, last place by largest remainder over the services of the"
+    " resource",
+    "AllocatedRatio": "UsageQuantity / x_TotalUsage; under x_IdlePolicy none or even that * (1 - x_IdleShare), and"
+    " even adds x_IdleShare / services",
     "x_AttributedCost": "c_s = sum of x_AllocatedCost",
     "x_AnomalyScore": "alpha = x_MeanTraceScore * log2(1 + x_AnomalousTraces)",
+    "x_ExcessCost": "sum of x_ExcessUsage's Cost, each x_ExcessQuantity * x_UnitRate, to 12 places",
+    "x_ProjectedMonthlyCost": "x_ExcessCost / x_AnomalousMinutes * x_RecurringMinutes / x_ObservedMinutes * 43200",
     "x_CostWeightedScore": "S = sign(c_s) * alpha * ln(1 + abs(c_s))",
     "x_ResourceCost": "sum of x_Charges' cost_in_window; of a provisional one x_Rate's"
     " cost_per_window + cost_per_usage * x_TotalUsage, to 12 places",
@@ -56,19 +80,20 @@ def rank_window(
     incidents: Iterable[Sequence[Mapping[str, Any]]],
     service_traces: Iterable[Mapping[str, int]],
     allocations: Iterable[Mapping[str, Any]],
-    model_version: str,
+    order: str = EXCESS,
 ) -> list[Row]:
     """Rows of ranked_anomalies of one window, by currency and rank; a function of the sets.
 
     incidents, service_traces: one element a minute of W, as in detect's MinuteResult.
     allocations: rows of attribute.allocate of all resources in W; money as Decimal or as text.
+    order: one of ORDERS, what rank 1 has most of.
     returns: all columns of interface.md §3; times in ms, money Decimal with 12 places,
-        explanation compact JSON. excess_cost and projected_monthly_cost are None: not known yet.
+        explanation compact JSON. excess_cost and projected_monthly_cost are None where no price is known.
 
     A culprit has a row in each currency in which cost is allocated to it. One to which none is
     allocated at all has a row with attributed_cost 0 in each currency of the window's bill; where
     there is none either, in NO_CURRENCY. Currencies are never compared: ranks start at 1 in each,
-    by S, then c_s, then alpha, then the culprit's name.
+    by ``order``, then S, then c_s, then alpha, then the culprit's name.
 
     threshold is the mean of the minutes' thresholds, each as often as it has anomalous traces of
     the culprit: what those traces had to exceed. So anomaly_score is never below it. cost_status
@@ -85,6 +110,7 @@ def rank_window(
     rows = []
     for culprit, of_culprit in sorted(_by_culprit(incidents).items()):
         evidence = _evidence(culprit, of_culprit, total_traces[culprit])
+        excess_usage = _excess_usage(culprit, of_culprit)
         own = {
             currency: [a for a in rows_ if a["otel_service_name"] == culprit]
             for currency, rows_ in by_currency.items()
@@ -93,16 +119,18 @@ def rank_window(
         for currency in sorted(costs or own or {NO_CURRENCY: []}):
             elements = costs.get(currency, [])
             rests_on = elements or by_currency.get(currency, [])
+            excess = _excess(excess_usage, by_currency.get(currency, []))
             rows.append(
-                _row(window_start_ms, currency, evidence, elements, rests_on, model_version)
+                _row(window_start_ms, currency, evidence, elements, excess, rests_on)
             )
-    return _ranked(rows)
+    return _ranked(rows, order)
 
 
-def _ranked(rows: list[Row]) -> list[Row]:
+def _ranked(rows: list[Row], order: str) -> list[Row]:
     """The rows with their rank, which starts at 1 in each currency."""
     rows.sort(key=lambda row: (
         row["billing_currency"],
+        -_merit(row, order),
         -row["cost_weighted_score"],
         -row["attributed_cost"],
         -row["anomaly_score"],
@@ -113,6 +141,67 @@ def _ranked(rows: list[Row]) -> list[Row]:
         last[row["billing_currency"]] += 1
         row["rank"] = last[row["billing_currency"]]
     return rows
+
+
+def _merit(row: Row, order: str) -> float:
+    """What the rank is by. An excess that isn't known counts as none."""
+    if order == SCORE:
+        return row["cost_weighted_score"]
+    excess = row["excess_cost"] or Decimal()
+    return float(excess) if order == EXCESS else cost_weighted_score(row["anomaly_score"], excess)
+
+
+def _excess_usage(
+    culprit: str, incidents: list[Mapping[str, Any]]
+) -> dict[tuple[str, str], float]:
+    """Usage beyond the usual by (service, dimension), over the minutes of W."""
+    amounts: dict[tuple[str, str], list[float]] = defaultdict(list)
+    unexplained: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for incident in incidents:
+        for service, by_dimension in incident["excess_usage"].items():
+            for dimension, used in by_dimension.items():
+                amounts[service, dimension].append(used)
+        for dimension, (used, variance) in incident["unexplained_usage"].items():
+            unexplained[dimension].append((used, variance))
+    for dimension, parts in unexplained.items():
+        used, variance = (math.fsum(column) for column in zip(*parts))
+        if abs(used) > SIGNIFICANT * math.sqrt(variance):
+            amounts[culprit, dimension].append(used)
+    return {key: total for key, parts in sorted(amounts.items()) if (total := math.fsum(parts))}
+
+
+def _excess(
+    usage: Mapping[tuple[str, str], float], allocations: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Elements of x_ExcessUsage: what each service used beyond the usual, and what that costs.
+
+    allocations: of W, in one currency. A service and dimension of which no price is known has no element.
+    """
+    rates: dict[tuple[str, str], list[tuple[float, Decimal]]] = defaultdict(list)
+    for row in allocations:
+        if row["unit_rate"] is not None and row["usage"]:
+            key = row["otel_service_name"], row["dimension"]
+            rates[key].append((row["usage"], Decimal(row["unit_rate"])))
+    elements = []
+    for (service, dimension), used in usage.items():
+        priced = rates.get((service, dimension))
+        if not priced:
+            continue
+        whole = EXACT.create_decimal_from_float(math.fsum(amount for amount, _ in priced))
+        weighted = Decimal()
+        for amount, rate in priced:
+            weighted = EXACT.fma(EXACT.create_decimal_from_float(amount), rate, weighted)
+        rate = RATE_DIGITS.divide(weighted, whole)
+        cost = to_decimal(to_units(EXACT.multiply(Decimal(repr(used)), rate)))
+        elements.append({
+            "x_OtelServiceName": service,
+            "x_Dimension": dimension,
+            "x_ExcessQuantity": used,
+            "UsageUnit": USAGE_UNITS[dimension],
+            "x_UnitRate": format(rate, "f"),
+            "x_Cost": format(cost, "f"),
+        })
+    return elements
 
 
 def cost_weighted_score(alpha: float, attributed_cost: Decimal) -> float:
@@ -135,10 +224,12 @@ def _evidence(culprit: str, incidents: list[Mapping[str, Any]], total_traces: in
     scores = [score for incident in incidents for score in incident["scores"]]
     affected: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
     best: dict[str, float] = {}
     for incident in incidents:
         affected.update(incident["affected"])
         kinds.update(incident["kinds"])
+        versions.update(incident["model_versions"])
         for score, trace_id in incident["exemplars"]:
             best[trace_id] = max(score, best.get(trace_id, score))
     del affected[culprit]
@@ -152,15 +243,20 @@ def _evidence(culprit: str, incidents: list[Mapping[str, Any]], total_traces: in
         ) / len(scores),
         "anomalous_traces": len(scores),
         "total_traces": total_traces,
-        "anomaly_kind": _most(kinds)[0],
-        "affected_services": _most(affected),
+        "anomaly_kind": most(kinds)[0],
+        "affected_services": most(affected),
         "exemplar_trace_ids": sorted(best, key=lambda id_: (-best[id_], id_))[:EXEMPLARS],
+        "model_version": most(versions)[0],
+        "anomalous_minutes": len(incidents),
+        "recurrence": _recurrence(kinds, incidents),
     }
 
 
-def _most(counts: Mapping[str, int]) -> list[str]:
-    """Names by count, the most first; of equal counts by name."""
-    return sorted(counts, key=lambda name: (-counts[name], name))
+def _recurrence(kinds: Mapping[str, int], incidents: list[Mapping[str, Any]]) -> list[int]:
+    """[minutes of the row's kind in the last 30 days, minutes observed], as its last minute has it."""
+    kind = most(kinds)[0]
+    of_kind = [i["recurrence"] for i in incidents if most(i["kinds"])[0] == kind]
+    return max(of_kind or [i["recurrence"] for i in incidents])
 
 
 def _row(
@@ -168,15 +264,17 @@ def _row(
     currency: str,
     evidence: Row,
     elements: list[Mapping[str, Any]],
+    excess: list[dict[str, Any]],
     rests_on: list[Mapping[str, Any]],
-    model_version: str,
 ) -> Row:
-    """One row but for its rank. elements: what is allocated to the culprit in ``currency``."""
+    """One row but for its rank. elements: what is allocated to the culprit in ``currency``; excess: see _excess."""
     window_end_ms = window_start_ms + WINDOW_MS
     attributed = to_decimal(sum(to_units(element["allocated_cost"]) for element in elements))
     score = cost_weighted_score(evidence["anomaly_score"], attributed)
     period_ends = [a["charge_period_end"] for a in rests_on if a["charge_period_end"] is not None]
-    columns = {name: value for name, value in evidence.items() if name != "mean_trace_score"}
+    columns = {name: value for name, value in evidence.items() if name not in _EXPLAIN_ONLY}
+    excess_cost = sum((Decimal(e["x_Cost"]) for e in excess), to_decimal(0)) if rests_on else None
+    monthly = _projected(excess_cost, evidence)
     return {
         "anomaly_id": f"{utc(window_start_ms)}/{evidence['otel_service_name']}/{currency}",
         "window_start": window_start_ms,
@@ -184,16 +282,27 @@ def _row(
         **columns,
         "cost_weighted_score": score,
         "attributed_cost": attributed,
-        "excess_cost": None,
-        "projected_monthly_cost": None,
+        "excess_cost": excess_cost,
+        "projected_monthly_cost": monthly,
         "billing_currency": currency,
         "cost_status": _status(rests_on),
         "explanation": _explanation(
-            window_start_ms, currency, evidence, elements, attributed, score
+            window_start_ms, currency, evidence, elements, attributed, score, excess, excess_cost, monthly
         ),
-        "model_version": model_version,
         "updated_at": max([window_end_ms, *period_ends]),
     }
+
+
+def _projected(excess_cost: Decimal | None, evidence: Row) -> Decimal | None:
+    """What a month of it costs, if it goes on to come as often: excess a minute times its minutes in a month."""
+    minutes, observed = evidence["recurrence"]
+    if excess_cost is None or not observed:
+        return None
+    monthly = EXACT.divide(
+        EXACT.multiply(excess_cost, Decimal(minutes * MONTH_MINUTES)),
+        Decimal(evidence["anomalous_minutes"] * observed),
+    )
+    return to_decimal(to_units(monthly))
 
 
 def _status(allocations: list[Mapping[str, Any]]) -> str:
@@ -210,6 +319,9 @@ def _explanation(
     elements: list[Mapping[str, Any]],
     attributed: Decimal,
     score: float,
+    excess: list[dict[str, Any]],
+    excess_cost: Decimal | None,
+    monthly: Decimal | None,
 ) -> str:
     """Every factor of (1) and (2), in the shape of FOCUS AllocatedMethodDetails.
 
@@ -219,6 +331,12 @@ def _explanation(
     """
     return orjson.dumps({
         "Elements": [_element(element) for element in elements],
+        "x_AnomalousMinutes": evidence["anomalous_minutes"],
+        "x_ExcessCost": None if excess_cost is None else format(excess_cost, "f"),
+        "x_ExcessUsage": excess,
+        "x_ObservedMinutes": evidence["recurrence"][1],
+        "x_ProjectedMonthlyCost": None if monthly is None else format(monthly, "f"),
+        "x_RecurringMinutes": evidence["recurrence"][0],
         "x_AnomalousTraces": evidence["anomalous_traces"],
         "x_AnomalyScore": evidence["anomaly_score"],
         "x_AttributedCost": format(attributed, "f"),
@@ -243,6 +361,8 @@ def _element(allocation: Mapping[str, Any]) -> dict[str, Any]:
         "x_Charges": allocation["charges"],
         "x_CostStatus": allocation["cost_status"],
         "x_Dimension": allocation["dimension"],
+        "x_IdlePolicy": allocation["idle_policy"],
+        "x_IdleShare": allocation["idle_share"],
         "x_Rate": allocation["rate"],
         "x_ResourceCost": format(Decimal(allocation["resource_cost"]), "f"),
         "x_ResourceId": allocation["resource_id"],

@@ -89,6 +89,8 @@ class UsageWatch:
         # Sums of products of a pod's residuals in adjacent minutes, and of their squares.
         self._inertia = np.zeros((0, len(DIMENSIONS), 2))
         self._samples = np.zeros((0, len(DIMENSIONS)))
+        # Of this minute and each service: use that its requests don't explain, and that sum's variance.
+        self.unexplained = np.zeros((0, len(DIMENSIONS), 2))
         self._served: dict[str, float] = {}  # consumer -> calls that it served the minute before
         self._minutes = 0
 
@@ -120,6 +122,7 @@ class UsageWatch:
 
         self._pod_chance, self._chance = _transition(self._pod_chance), _transition(self._chance)
         self.surplus = np.full(self._pod_chance.shape, np.nan)
+        self.unexplained = np.zeros((*self._chance.shape, 2))
         told = np.zeros(self._pod_chance.shape), np.zeros(self._chance.shape)
         # Without traces from now and before, what was asked of the pods isn't known.
         if names and calls and self._served:
@@ -167,6 +170,15 @@ class UsageWatch:
         )
         return dict(zip(self.pods.names, _logit(either).tolist()))
 
+    def work_costs(self) -> np.ndarray:
+        """Use of one call of each operation slot, and last of one call that a service makes.
+
+        # (services, dimensions, FEATURES - 2)
+        """
+        costs = self._cost[:, :, 1:-1].copy()
+        costs[:, :, :-1] += self._cost[:, :, -1:]  # what a served call still takes the minute after
+        return costs
+
     def renew(self, services: np.ndarray) -> None:
         """Learn afresh what these services' calls take: they have a new release."""
         for name in ("_gram", "_product", "_moments", "_inertia"):
@@ -205,6 +217,8 @@ class UsageWatch:
         # Where residuals stay as they are (a heap, a cache), the next minute says little anew.
         product, square = np.moveaxis(self._inertia[services], 2, 0)
         inertia = np.clip(product / np.maximum(square, 1e-300), 0.0, INERTIA_MAX)
+        told_by = np.stack([residual, variance * (1 + inertia) / (1 - inertia)], axis=2)
+        np.add.at(self.unexplained, services, np.where(ready[:, :, None], told_by, 0.0))
         evidence = np.clip(evidence * (1 - inertia) / (1 + inertia), *POD_EVIDENCE)
         self._pod_chance[pods] = _weigh(self._pod_chance[pods], evidence)
         # Consumers come in the order of their names: those of a service stand together.

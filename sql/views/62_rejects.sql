@@ -1,4 +1,5 @@
--- collect, meter: every record that could not be used, once, however often it was delivered.
+-- collect, meter, attribute: every record that could not be used, once, however often it was delivered; with what
+-- came when its window waited no more.
 -- grain: one (`stream`, reason, payload) a row; state: one entry for each of them
 create temporary view rejects as
 with delivered as (
@@ -17,6 +18,10 @@ with delivered as (
     select reject
     from collected_charges
     where reject is not null
+    union all
+    select cast(payload as string) as reject
+    from attributed
+    where kind in ('late_charges', 'late_usage')
 )
 select
     `stream`,

@@ -1,0 +1,42 @@
+-- Which cost goes to no service, and why?
+-- Grain: one row per day, resource, dimension, currency and reason.
+-- Tables: cost_allocations. Idle is what nobody used in the window, unmetered what no usage telemetry speaks
+-- of, unknown workload the usage that no service.name could be tied to. share_of_day is of all
+-- that the day costs in the currency.
+-- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15, not on Flink SQL (day is reserved there).
+with days as (
+    select cast(window_start as date) as day, billing_currency, sum(allocated_cost) as cost
+    from cost_allocations
+    group by cast(window_start as date), billing_currency
+),
+reasons as (
+    select
+        cast(window_start as date) as day,
+        resource_id,
+        dimension,
+        billing_currency,
+        case
+            when otel_service_name = '__idle__' then 'idle'
+            when resource_id = '__no_resource__' then 'no resource'
+            when usage is null then 'unmetered'
+            else 'unknown workload'
+        end as reason,
+        allocated_cost
+    from cost_allocations
+    where otel_service_name in ('__idle__', '__unallocated__')
+)
+select
+    reasons.day,
+    reasons.resource_id,
+    reasons.dimension,
+    reasons.billing_currency,
+    reasons.reason,
+    count(*) as windows,
+    sum(reasons.allocated_cost) as cost,
+    cast(sum(reasons.allocated_cost) as double precision)
+        / cast(nullif(max(days.cost), 0) as double precision) as share_of_day
+from reasons
+join days on days.day = reasons.day and days.billing_currency = reasons.billing_currency
+group by reasons.day, reasons.resource_id, reasons.dimension, reasons.billing_currency, reasons.reason
+order by reasons.day desc, reasons.billing_currency, sum(reasons.allocated_cost) desc,
+    reasons.resource_id, reasons.dimension, reasons.reason;

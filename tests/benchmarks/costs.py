@@ -1,0 +1,252 @@
+"""What anomalies cost, how well that is known, and what knowing it is worth: the pure stages, without the engine.
+
+    python -m tests.benchmarks.costs --seeds 11 12 --billings metered machine mixed [--jobs 2] [--json FILE]
+
+Worlds are simulated. Every arm has the same bill and usage; of the arms of attribution all but the oracle have the
+detector's verdicts. Prints for each kind of bill two Markdown tables, mean ± 95 % t-interval over the seeds:
+
+attribution   A, bias and the share on the right service, of c_s (equation 1: proportional share), of excess cost,
+              and of an oracle that knows the anomalous traces and culprits and counts their excess as the job does
+dollars       averted by repairing the first k rows a day (measures.averted), as a share of all that anomalies cost,
+              which is the source's "cost savings"; beside it over what the oracle's order averts (a ratio of sums).
+              Ranked by alpha alone (AIOps), by irregularity of the bill alone (FinOps), by alpha + log(1 + c_s) (naive
+              fusion), by S with c_s, by S with excess, by excess, and in no order (the mean over shuffles)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from simulator.evaluation import measures as m
+from simulator.evaluation.measures import Measures
+from tests.benchmarks.detectors import _number, intervals, simulate
+from udfs.pure import detect
+from udfs.pure.attribute import resource_rows
+from udfs.pure.focus import collect_charges
+from udfs.pure.irregular import charge_anomalies
+from udfs.pure.masked import MaskedDetector
+from udfs.pure.meter import meter
+from udfs.pure.offline import assemble_all, collect_traces, lines
+from udfs.pure.otlp import collect_metrics
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel
+from udfs.pure.rank import rank_window
+from udfs.pure.windows import window_start
+
+ARMS = ("alpha", "bill alone", "naive fusion", "S with c_s", "S with excess", "excess", "no order", "oracle")
+SHUFFLES = 50
+
+
+class KnowingDetector(MaskedDetector):
+    """Counts excess as the job does, of the traces and culprits that the truth names."""
+
+    def __init__(self, model: MaskedSpanModel, truth: pd.DataFrame) -> None:
+        super().__init__(model)
+        true = truth[truth["is_anomalous"].astype(bool)].set_index("trace_id")
+        self._culprit_of = true["culprit_service_name"].to_dict()
+
+    def _add_excess(self, incidents, verdicts, roots, done, unexplained) -> None:
+        for row in verdicts:
+            culprit = self._culprit_of.get(row["trace_id"])
+            row |= {"is_anomalous": culprit is not None, "culprit_service_name": culprit,
+                    "anomaly_kind": "anomaly" if culprit else None}  # fmt: skip
+        affected = [[row["culprit_service_name"]] for row in verdicts if row["is_anomalous"]]
+        incidents[:] = detect.incidents(verdicts, affected)
+        super()._add_excess(incidents, verdicts, roots, done, unexplained)
+
+
+class World:
+    """What the arms share: minutes of traces, usage by minute and by resource, the bill, the truth."""
+
+    def __init__(self, directory: Path) -> None:
+        fragments, owners = collect_traces(directory)
+        self.minutes = assemble_all(fragments)
+        self.usage: dict = defaultdict(dict)
+        self.of_resource: dict = defaultdict(list)  # (service, metered) by resource
+        consumers: dict[str, list[bytes]] = defaultdict(list)
+        for line in lines(directory / "metrics"):
+            for consumer, fragment in collect_metrics(line)[0].items():
+                consumers[consumer].append(fragment)
+        for consumer, parts in sorted(consumers.items()):
+            bucket, uid, name, service, resource_id = consumer.split("\x1f")
+            if not service:
+                claims = (owners.get(uid) or owners.get(name) or set()) - {""}
+                service = claims.pop() if len(claims) == 1 else ""
+            metered = meter(int(bucket), parts)
+            self.of_resource[resource_id].append((service, metered["windows"]))
+            for minute, by_dimension in metered["minutes"].items():
+                into = self.usage[minute].setdefault((service, uid or name), {})
+                for dimension, used in by_dimension.items():
+                    into[dimension] = into.get(dimension, 0.0) + used
+        self.charges: dict[str, list[dict]] = defaultdict(list)
+        for path in sorted((directory / "billing").glob("*.csv")):
+            for kind, charge in collect_charges(path):
+                if kind == "charge":
+                    self.charges[charge["resource_id"]].append(charge)
+        truth = directory / "truth"
+        self.traces, self.faults, self.costs = (
+            pd.read_parquet(truth / f"{name}.parquet") for name in ("traces", "faults", "costs")
+        )
+
+    def allocations(self) -> dict[int, list[dict]]:
+        """Rows of cost_allocations by window."""
+        by_window: dict[int, list[dict]] = defaultdict(list)
+        for resource_id in sorted(self.of_resource.keys() | self.charges.keys()):
+            rows = resource_rows(resource_id, self.of_resource[resource_id], self.charges[resource_id])
+            for window_ms, found in rows.items():
+                by_window[window_ms] += found
+        return by_window
+
+    def irregular(self) -> pd.DataFrame:
+        """The bill's irregularities on the services that bear them: (window_start, otel_service_name, merit)."""
+        rows = []
+        allocations = self.allocations()
+        costs: dict = defaultdict(lambda: defaultdict(int))
+        shares: dict = defaultdict(list)
+        for window_ms, found in allocations.items():
+            for row in found:
+                key = row["resource_id"], row["dimension"], row["billing_currency"]
+                costs[key][window_ms] = int(row["resource_cost"].scaleb(12))
+                shares[key, window_ms].append((row["otel_service_name"], row["share"]))
+        for key, by_window in costs.items():
+            for odd in charge_anomalies(*key, by_window):
+                gain = float(odd["billed_cost"] - odd["expected_cost"])
+                for service, share in shares[key, odd["window_start"]]:
+                    rows.append((odd["window_start"], service, gain * share))
+        table = pd.DataFrame(rows, columns=["window_start", "otel_service_name", "merit"])
+        table = table.groupby(["window_start", "otel_service_name"], as_index=False)["merit"].sum()
+        table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
+        return table
+
+    def ranked(self, detector: MaskedDetector) -> pd.DataFrame:
+        """ranked_anomalies."""
+        results = {}
+        for minute in sorted(self.minutes.keys() | self.usage.keys()):
+            for result in detector.step(minute, self.minutes.get(minute, []), self.usage.get(minute, {})):
+                results[result.minute_ms] = result
+        by_window: dict[int, list] = defaultdict(list)
+        for minute, result in results.items():
+            by_window[window_start(minute)].append((result.incidents, result.service_traces))
+        allocations = self.allocations()
+        rows = []
+        for window_ms, of_window in sorted(by_window.items()):
+            incidents, service_traces = zip(*of_window)
+            # As they come out of the engine.
+            found = orjson.loads(orjson.dumps(allocations.get(window_ms, []), default=str))
+            rows += rank_window(window_ms, incidents, service_traces, found)
+        table = pd.DataFrame(rows)
+        table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
+        return table
+
+
+def evaluate(directory: Path) -> dict[str, dict[str, Measures]]:
+    """Measures by table and arm."""
+    world = World(directory)
+    model = MaskedSpanModel(DEFAULT_MODEL)
+    ranked = world.ranked(MaskedDetector(model))
+    known = world.ranked(KnowingDetector(model, world.traces))
+    attribution = {
+        "c_s": m.attribution(ranked, world.costs),
+        "excess cost": m.attribution(ranked, world.costs, "excess_cost"),
+        "c_s, oracle's traces": m.attribution(known, world.costs),
+        "excess, oracle's traces": m.attribution(known, world.costs, "excess_cost"),
+    }
+    excess, c_s = (ranked[name].map(float) for name in ("excess_cost", "attributed_cost"))
+    alpha = ranked["anomaly_score"]
+    merits = {
+        "alpha": alpha,
+        "naive fusion": alpha + np.log1p(c_s.clip(lower=0)),
+        "S with c_s": ranked["cost_weighted_score"],
+        "S with excess": np.sign(excess) * alpha * np.log1p(excess.abs()),
+        "excess": excess,
+    }
+    bill = world.irregular()
+    random = np.random.default_rng(0)
+    keys = ["window_start", "otel_service_name"]
+    saved = {arm: m.averted(ranked[keys], merit, world.faults, world.costs) for arm, merit in merits.items()}
+    saved["bill alone"] = m.averted(bill[keys], bill["merit"], world.faults, world.costs)
+    shuffled = [
+        m.averted(ranked[keys], pd.Series(random.random(len(ranked))), world.faults, world.costs)
+        for _ in range(SHUFFLES)
+    ]
+    saved["no order"] = {k: float(np.mean([one[k] for one in shuffled])) for k in m.REPAIRS}
+    saved["oracle"] = m.averted_by_oracle(world.faults, world.costs)
+    every = sum(float(cost) for cost in world.costs["excess_cost"] if cost > 0)
+    dollars = {
+        arm: {f"k = {k}": saved[arm][k] / every for k in m.REPAIRS}
+        | {f"USD, k = {k}": saved[arm][k] for k in m.REPAIRS}
+        for arm in ARMS
+    }
+    return {"attribution": attribution, "dollars": dollars}
+
+
+def run(task: tuple[str, int, Sequence[str]]) -> dict[str, dict[str, Measures]]:
+    """Simulate and evaluate one world."""
+    billing, seed, size = task
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "world"
+        simulate(directory, ("--seed", str(seed), "--billing", billing, *size))
+        found = evaluate(directory)
+    excess = found["attribution"]["excess cost"]
+    print(f"costs: {billing}, seed {seed}: A {excess['attribution A']:.2f}, "
+          f"share {excess['share on right service']:.2f}", file=sys.stderr, flush=True)  # fmt: skip
+    return found
+
+
+def table(title: str, arms: Mapping[str, Mapping[str, Measures]]) -> str:
+    """Arms are rows, measures are columns."""
+    by_arm = {arm: intervals(worlds) for arm, worlds in arms.items()}
+    names = list(dict.fromkeys(name for of in by_arm.values() for name in of if not name.startswith("USD")))
+    ratios = [f"oracle's, k = {k}" for k in m.REPAIRS] if "oracle" in arms else []
+    lines_ = [f"### {title}", "", f"| | {' | '.join(names + ratios)} |", "|---" * (1 + len(names + ratios)) + "|"]
+    for arm, of in by_arm.items():
+        cells = [f"{_number(name, of[name][0])} ± {_number(name, of[name][1])}" for name in names]
+        for k in m.REPAIRS if ratios else ():
+            ours, oracles = (sum(w[f"USD, k = {k}"] for w in arms[a].values()) for a in (arm, "oracle"))
+            cells.append(f"{ours / oracles:.2f}")
+        lines_.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines_) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.costs")
+    add = parser.add_argument
+    add("--seeds", type=int, nargs="+", required=True)
+    add("--billings", nargs="+", default=["metered", "machine", "mixed"])
+    add("--days", type=float, default=1.0)
+    add("--requests-per-day", type=int, default=10_000)
+    add("--mix", default="source")
+    add("--jobs", type=int, default=1)
+    add("--json", type=Path)
+    found = parser.parse_args(argv)
+    size = ("--days", f"{found.days:g}", "--requests-per-day", str(found.requests_per_day), "--mix", found.mix)
+    tasks = [(billing, seed, size) for billing in found.billings for seed in found.seeds]
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with ProcessPoolExecutor(found.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        done = list(pool.map(run, tasks))
+    groups: dict[str, dict[str, dict[str, Measures]]] = {}
+    for (billing, seed, _), of in zip(tasks, done):
+        for kind, arms in of.items():
+            for arm, measures in arms.items():
+                groups.setdefault(f"{kind}, {billing}", {}).setdefault(arm, {})[str(seed)] = measures
+    for title, arms in groups.items():
+        print(table(title, arms))
+    if found.json:
+        found.json.write_text(json.dumps(groups, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
