@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
@@ -24,16 +25,30 @@ from pyflink.table import (
     StatementSet,
     StreamTableEnvironment,
 )
+from pyflink.table.udf import UserDefinedTableFunctionWrapper
 from pyflink.util.exceptions import JavaException
 
-from jobs import config, progress, source, tables
-from jobs.config import Config, Money
-from jobs.environment import free_port, materialise, run_sql, sql_path, start_engine, statements
+from jobs import config, connectors, kafka, progress, sinks, state, tables
+from jobs import source as directory
+from jobs.config import Config
+from jobs.environment import (
+    cluster_engine,
+    free_port,
+    materialise,
+    on_cluster,
+    run_sql,
+    sql_options,
+    sql_path,
+    start_engine,
+)
 from jobs.errors import JobError, UsageError
+from jobs.kafka import TOPICS, KafkaInput
 from jobs.report.terminal import ranked_table
+from jobs.sinks import Output
 from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute, rate_card
 from udfs.detect import Detect
+from udfs.pure.windows import HOUR_MS
 from udfs.rank import Rank
 
 FUNCTIONS = {
@@ -51,6 +66,10 @@ FUNCTIONS = {
     "allocation_rows": columns.allocation_rows,
     "charge_anomaly_rows": columns.charge_anomaly_rows,
 }
+
+
+# How long after a window's bill may come its evidence is kept for what restates it: a closed month's corrections.
+RANK_KEPT_MS = 7 * 24 * HOUR_MS
 
 
 def _keyed_stage(
@@ -74,6 +93,7 @@ def _keyed_stage(
         .key_by(key, key_type)
         .process(function, changelog.ROW_TYPE)
         .name(verb)
+        .uid(verb)
     )
     schema = (
         Schema.new_builder()
@@ -91,31 +111,24 @@ def _keyed_stage(
 
 def anomaly_cost(
     t_env: StreamTableEnvironment,
-    sinks: dict[str, str],
-    cost_column: str,
-    detect: Detect,
-    rank: Rank,
+    charges: str,
+    outputs: Sequence[Output],
+    stages: Stages,
     rejected_at_ms: int,
-    money: Money = Money(),  # noqa: B008 (frozen)
 ) -> StatementSet:
-    """The way of the data, from the source tables to the five sinks, as one statement set.
+    """The way of the data, from the source tables to the sinks, as one statement set.
 
     Args:
-        t_env: has the tables otlp_spans, otlp_metrics, otlp_logs (line BYTES) and charge_files (path).
-        sinks: connector options of each table of ``sql/sinks``.
-        cost_column: the FOCUS column that is attributed.
-        detect: the stage that judges traces.
-        rank: the stage that orders anomalies.
+        t_env: has the tables otlp_spans, otlp_metrics, otlp_logs (line BYTES) and what ``charges`` reads.
+        charges: a call of the table function collect_charges, with its table; see ``sources``.
+        outputs: where the five tables go.
+        stages: the functions with memory, and how charges are read.
         rejected_at_ms: the time that rejected_records shows, the start of this run.
-        money: how charges become cost.
     """
-    for name, function in FUNCTIONS.items():
+    for name, function in (FUNCTIONS | {"collect_charges": stages.collect_charges}).items():
         t_env.create_temporary_system_function(name, function)
-    t_env.create_temporary_system_function(
-        "collect_charges", collect.collect_charges(cost_column, money.exchange)
-    )
 
-    run_sql(t_env, "views", "1*")
+    run_sql(t_env, "views", "1*", charges=charges)
     for view in ("collected_spans", "collected_metrics", "collected_logs", "collected_charges"):
         materialise(t_env, view)
 
@@ -127,7 +140,7 @@ def anomaly_cost(
 
     run_sql(t_env, "views", "4*")
     _keyed_stage(
-        t_env, "detect", "detector_frames", lambda row: "", Types.STRING(), detect, "detected"
+        t_env, "detect", "detector_frames", lambda row: "", Types.STRING(), stages.detect, "detected"
     )
     run_sql(t_env, "views", "5*")
     _keyed_stage(
@@ -136,64 +149,159 @@ def anomaly_cost(
         "resource_events",
         lambda row: row[0],
         Types.STRING(),
-        # A directory ends: nothing in it is late.
-        Attribute(None, None, money.price_book, money.idle_policy),
+        stages.attribute,
         "attributed",
     )
     run_sql(t_env, "views", "6*")
     _keyed_stage(
-        t_env, "rank", "window_evidence", lambda row: row[1], Types.LONG(), rank, "ranked"
+        t_env, "rank", "window_evidence", lambda row: row[1], Types.LONG(), stages.rank, "ranked"
     )
 
-    run_sql(t_env, "sinks", **sinks)
+    run_sql(t_env, "outputs", rejected_at_ms=str(rejected_at_ms))
     inserts = t_env.create_statement_set()
-    for statement in statements("inserts", rejected_at_ms=str(rejected_at_ms)):
-        inserts.add_insert_sql(statement)
+    for number, output in enumerate(outputs):
+        output.create(t_env, f"output{number}_")
+        for statement in output.inserts(f"output{number}_"):
+            inserts.add_insert_sql(statement)
     return inserts
 
 
+@dataclass(frozen=True)
+class Stages:
+    """The functions that depend on the configuration."""
+
+    detect: Detect
+    attribute: Attribute
+    rank: Rank
+    collect_charges: UserDefinedTableFunctionWrapper
+
+
+def stages(configuration: Config) -> Stages:
+    """The functions of a run: what has no end sends on what it knows now and then, and forgets."""
+    money, pace = configuration.money, None if configuration.bounded else configuration.pace
+    emit_every_ms = pace and pace.emit_every_ms
+    collects = (
+        collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
+    )
+    return Stages(
+        Detect(configuration.models, configuration.threshold, pace),
+        Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy),
+        Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
+        collects(configuration.cost_column, money.exchange),
+    )
+
+
+def sources(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column: str) -> str:
+    """Create the source tables; the call that reads the charges.
+
+    Raises:
+        UsageError: a directory holds nothing to read.
+        JobError: a file can't be read.
+    """
+    if isinstance(source, KafkaInput):
+        tables_ = {topic: sql_options(source.options(topic)) for topic in TOPICS}
+        run_sql(t_env, "ddl/kafka", **tables_)
+        return (
+            "focus_charges, lateral table(collect_charges(line, "
+            "date_format(delivered, 'yyyy-MM-dd''T''HH:mm:ss.SSS')))"
+        )
+    files = directory.find(source, cost_column)
+    run_sql(t_env, "ddl/directory", input=sql_path(source))
+    t_env.create_temporary_view("charge_files", directory.charge_files(t_env, files["billing"]))
+    return "charge_files, lateral table(collect_charges(path))"
+
+
+def outputs(configuration: Config, changes: Path) -> list[Output]:
+    """The sinks of a run; those that are not there are told before the engine starts.
+
+    Raises:
+        JobError: a database or a broker doesn't answer.
+    """
+    found: list[Output] = []
+    for output in configuration.outputs:
+        if isinstance(output, Path):
+            found.append(sinks.Directory(changes))
+        elif output.startswith("postgresql://"):
+            # What only this output needs.
+            from jobs.migrate import migrate
+
+            migrate(output)
+            found.append(sinks.Postgres(output))
+        else:
+            found.append(sinks.Kafka(output.removeprefix("kafka://"), configuration.kafka_properties))
+    return found
+
+
 def run(configuration: Config) -> dict[str, int]:
-    """Run the job on an embedded MiniCluster over a directory; returns the rows of each table.
+    """Run the job on an embedded MiniCluster; returns the rows of each table of a directory.
+
+    With ``state`` it goes on from the last checkpoint there, if there is one.
 
     Raises:
         UsageError: the input holds nothing to read.
-        JobError: a file can't be read, or the engine failed.
+        JobError: a file can't be read, a server doesn't answer, or the engine failed.
     """
-    files = source.find(configuration.input, configuration.cost_column)
-    configuration.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".anomaly_cost-", dir=configuration.output) as folder:
-        scratch = Path(folder)
+    target = configuration.directory
+    if target:
+        target.mkdir(parents=True, exist_ok=True)
+    if isinstance(configuration.input, KafkaInput):
+        kafka.check(configuration.input)
+    with state.folder(configuration.state, target) as scratch:
         rest_port = free_port()
+        engine = configuration.engine | state.settings(configuration, scratch)
+        changes = scratch / "changes"
+        if state.RECOVERY not in engine:
+            shutil.rmtree(changes, ignore_errors=True)
         try:
-            t_env = start_engine(configuration.engine, scratch, rest_port)
-            run_sql(t_env, "ddl", input=sql_path(configuration.input))
-            t_env.create_temporary_view(
-                "charge_files", source.charge_files(t_env, files["billing"])
-            )
+            sinks_ = outputs(configuration, changes)
+            jars = connectors.jars() if needs_connectors(configuration) else []
+            t_env = start_engine(engine, scratch, rest_port, jars)
+            charges = sources(t_env, configuration.input, configuration.cost_column)
             inserts = anomaly_cost(
-                t_env,
-                tables.sink_options(scratch / "changes"),
-                configuration.cost_column,
-                Detect(configuration.models, configuration.threshold),
-                Rank(configuration.rank_by),
-                rejected_at_ms=int(time.time() * 1000),
-                money=configuration.money,
+                t_env, charges, sinks_, stages(configuration), rejected_at_ms=int(time.time() * 1000)
             )
             progress.wait(inserts.execute(), rest_port, scratch)
         except (Py4JJavaError, JavaException) as error:
-            log = configuration.output / "anomaly_cost.log"
+            log = (target or scratch.parent) / "anomaly_cost.log"
             log.write_text(str(error), encoding="utf-8")
             raise JobError(f"{progress.reason(str(error))} (the engine's account: {log})") from None
-        return {
-            name: tables.fold(scratch / "changes", name, configuration.output)
-            for name in tables.SCHEMAS
-        }
+        if target is None:
+            return {}
+        return {name: tables.fold(changes, name, target) for name in tables.SCHEMAS}
+
+
+def submit(configuration: Config) -> None:
+    """Hand the job to the cluster whose client called this (``flink run -py``).
+
+    Raises:
+        UsageError: it asks for what a cluster can't do.
+    """
+    if configuration.directory or isinstance(configuration.input, Path):
+        raise UsageError("on a cluster, --input is kafka:// and each --output postgresql:// or kafka://")
+    if configuration.state:
+        raise UsageError("--state: on a cluster checkpoints are its own (execution.checkpointing.dir)")
+    t_env = cluster_engine(configuration.engine | state.checkpointing(configuration))
+    sinks_ = outputs(configuration, Path())
+    charges = sources(t_env, configuration.input, configuration.cost_column)
+    inserts = anomaly_cost(
+        t_env, charges, sinks_, stages(configuration), rejected_at_ms=int(time.time() * 1000)
+    )
+    t_env.get_config().set("pipeline.name", "anomaly_cost")
+    inserts.execute()
+
+
+def needs_connectors(configuration: Config) -> bool:
+    """Whether an input or an output is more than files."""
+    return not isinstance(configuration.input, Path) or any(isinstance(o, str) for o in configuration.outputs)
 
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
     try:
         configuration = config.load(argv)
+        if on_cluster():
+            submit(configuration)
+            return 0
         rows = run(configuration)
     except UsageError as error:
         print(f"anomaly_cost: {error}", file=sys.stderr)
@@ -204,9 +312,10 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("anomaly_cost: interrupted", file=sys.stderr)
         return 130
-    written = ", ".join(f"{name} {count:,}" for name, count in rows.items())
-    print(f"anomaly_cost: rows written: {written}", file=sys.stderr)
-    print(ranked_table(configuration.output))
+    if configuration.directory:
+        written = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+        print(f"anomaly_cost: rows written: {written}", file=sys.stderr)
+        print(ranked_table(configuration.directory))
     return 0
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import yaml
 
 from jobs.errors import UsageError
+from jobs.kafka import EARLIEST, KafkaInput, client_properties, start_options
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
 from udfs.pure.focus import COST_COLUMNS
 from udfs.pure.masked import EPISODES, POLICIES
+from udfs.pure.pace import Pace
 from udfs.pure.predict import DEFAULT_MODELS, ModelError, Models
 from udfs.pure.rank import EXCESS, ORDERS
 from udfs.pure.rates import BookPrice, Exchange, load_exchange, load_price_book
@@ -46,6 +50,19 @@ JOB_SETTINGS = {
     "detector.models": str(DEFAULT_MODELS),
     # How the model's scores become verdicts: episodes, or the source's running mean (ema).
     "detector.threshold": EPISODES,
+}
+
+# Keys of the Kafka client, passed on; the job's own are below.
+KAFKA_PREFIX = "kafka."
+JOB_SETTINGS |= {
+    # Where reading begins: earliest, latest, group, or an ISO time; and the consumer group.
+    "kafka.start": EARLIEST,
+    "kafka.group": "anomaly_cost",
+    # On an input without end: how far event time runs ahead before a minute is over, and how often results go out.
+    "lateness": "2 min",
+    "emit.every": "1 s",
+    # How often the state is kept.
+    "checkpoint.every": "10 s",
 }
 
 ENGINE_PREFIXES = (
@@ -85,24 +102,40 @@ class Config:
     """What one run of the job does.
 
     Attributes:
-        input: the directory to read (interface.md, section 1).
-        output: the directory that the Parquet tables go to (section 3).
+        input: the directory to read (interface.md, section 1), or the topics.
+        outputs: where the tables go (section 3): directories of Parquet, postgresql:// or kafka:// URLs.
+        bounded: the input ends: a directory, or the offsets that stand at the start.
+        state: where checkpoints are kept; None = nowhere.
+        pace: when a minute is over, on an input without end.
+        checkpoint_ms: how often the state is kept.
         cost_column: the FOCUS column that is attributed.
         money: how charges become cost.
         models: directory of the masked-span models; None = the rule judges.
         threshold: one of masked.POLICIES.
         rank_by: one of rank.ORDERS.
         engine: settings of the engine, flink-conf.yaml overlaid by ``--set``.
+        kafka_properties: of the Kafka client, secrets among them.
     """
 
-    input: Path
-    output: Path
+    input: Path | KafkaInput
+    outputs: tuple[Path | str, ...]
+    bounded: bool
+    state: Path | None
+    pace: Pace
+    checkpoint_ms: int
     cost_column: str
     money: Money
     models: Path | None
     threshold: str
     rank_by: str
     engine: dict[str, str]
+
+    kafka_properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory that the Parquet tables go to, if one is among the outputs."""
+        return next((output for output in self.outputs if isinstance(output, Path)), None)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,8 +171,46 @@ def _directory(url: str, role: str) -> Path:
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
-        raise UsageError(f"--{role} {url}: {scheme}:// is not supported yet, give a directory")
-    return Path(rest if separator else url)
+        kinds = "kafka://" if role == "input" else "kafka:// or postgresql://"
+        raise UsageError(f"--{role} {url}: {scheme}:// is not known, give a directory, {kinds}")
+    return Path(rest if separator else url).resolve()
+
+
+_SERVERS = re.compile(r"[^\s/@:,]+:\d{1,5}(,[^\s/@:,]+:\d{1,5})*")
+
+
+def _servers(url: str, role: str) -> str:
+    """HOST:PORT,... of a kafka:// URL.
+
+    Raises:
+        UsageError: it is none.
+    """
+    servers = url.removeprefix("kafka://").rstrip("/")
+    if not _SERVERS.fullmatch(servers):
+        raise UsageError(f"--{role} {url}: must be kafka://HOST:PORT[,HOST:PORT]")
+    return servers
+
+
+def _output(url: str) -> Path | str:
+    """A directory, or the URL as it is.
+
+    Raises:
+        UsageError: it can't be used.
+    """
+    if url.startswith("kafka://"):
+        _servers(url, "output")
+        return url
+    if url.startswith("postgresql://"):
+        parts = urlsplit(url)
+        if parts.password is not None:
+            raise UsageError("--output postgresql://…: a password on the command line; give it as PGPASSWORD")
+        if not (parts.username and parts.hostname and parts.path.strip("/")):
+            raise UsageError(f"--output {url}: must be postgresql://USER@HOST:PORT/DATABASE")
+        return url
+    target = _directory(url, "output")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"--output {target}: is a file, must be a directory")
+    return target
 
 
 def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -149,12 +220,12 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         key, separator, value = pair.partition("=")
         if not separator or not key or not value:
             raise UsageError(f"--set {pair}: must be KEY=VALUE")
-        if key in JOB_SETTINGS:
+        if key in JOB_SETTINGS or key.startswith(KAFKA_PREFIX):
             job[key] = value
         elif key.startswith(ENGINE_PREFIXES):
             engine[key] = value
         else:
-            known = ", ".join([*JOB_SETTINGS, *(f"{p}*" for p in ENGINE_PREFIXES)])
+            known = ", ".join([*JOB_SETTINGS, "kafka.*", *(f"{p}*" for p in ENGINE_PREFIXES)])
             raise UsageError(f"--set {key}: no such setting, must be one of {known}")
     for key, allowed in (
         ("cost.column", COST_COLUMNS),
@@ -173,8 +244,20 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     return job, engine
 
 
-_DURATION = re.compile(r"(\d{1,6}) ?(min|h|d)")
-_DURATION_MS = {"min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"(\d{1,6}) ?(s|min|h|d)")
+_DURATION_MS = {"s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def _duration(job: dict[str, str], key: str) -> int:
+    """A setting's duration in ms.
+
+    Raises:
+        UsageError: it is none, or of no length.
+    """
+    found = _DURATION.fullmatch(job[key])
+    if not found or not int(found[1]):
+        raise UsageError(f"--set {key}={job[key]}: must be as 90 s, 90 min, 72 h or 3 d")
+    return int(found[1]) * _DURATION_MS[found[2]]
 
 
 def _money(job: dict[str, str]) -> Money:
@@ -183,15 +266,12 @@ def _money(job: dict[str, str]) -> Money:
     Raises:
         UsageError: one of them can't be used.
     """
-    wait = _DURATION.fullmatch(job["billing.wait"])
-    if not wait or not int(wait[1]):
-        raise UsageError(f"--set billing.wait={job['billing.wait']}: must be as 90 min, 72 h or 3 d")
     target = job["currency.target"].upper()
     if bool(target) != bool(job["currency.rates"]):
         raise UsageError("--set currency.rates and currency.target: give both or none")
     try:
         return Money(
-            wait_ms=int(wait[1]) * _DURATION_MS[wait[2]],
+            wait_ms=_duration(job, "billing.wait"),
             price_book=load_price_book(Path(job["prices"])) if job["prices"] else (),
             idle_policy=job["idle.policy"],
             exchange=load_exchange(Path(job["currency.rates"]), target) if target else None,
@@ -216,6 +296,15 @@ def _models(job: dict[str, str]) -> Path | None:
     return directory
 
 
+def _kafka_properties(job: dict[str, str]) -> dict[str, str]:
+    own = {
+        key.removeprefix(KAFKA_PREFIX): value
+        for key, value in job.items()
+        if key.startswith(KAFKA_PREFIX) and key not in JOB_SETTINGS
+    }
+    return client_properties(own)
+
+
 def load(argv: list[str]) -> Config:
     """The configuration that ``argv`` asks for.
 
@@ -226,28 +315,44 @@ def load(argv: list[str]) -> Config:
         prog="python -m jobs.anomaly_cost",
         description="Join traces, metrics, logs and bills; rank the anomalies by what they cost.",
     )
-    parser.add_argument("--input", required=True, metavar="DIR", help="traces/ metrics/ logs/ billing/")
-    parser.add_argument("--output", required=True, metavar="DIR", help="where the Parquet tables go")
-    parser.add_argument(
-        "--bounded", action="store_true", help="stop at the end of the input (a directory always does)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the job or the engine"
-    )
+    add = parser.add_argument
+    add("--input", required=True, metavar="URL", help="directory with traces/ metrics/ logs/ billing/, or kafka://HOST:PORT")
+    add("--output", required=True, action="append", metavar="URL",
+        help="directory for Parquet tables, postgresql://USER@HOST:PORT/DATABASE or kafka://HOST:PORT; several add up")
+    add("--bounded", action="store_true", help="stop at the end of the input, as it stands (a directory always does)")
+    add("--state", metavar="DIR", help="keep checkpoints here, and go on from the last one")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the job or the engine")
     arguments = parser.parse_args(argv)
     job, engine = _settings(arguments.set)
-    source, target = _directory(arguments.input, "input"), _directory(arguments.output, "output")
-    if not source.is_dir():
-        raise UsageError(f"--input {source}: no such directory")
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"--output {target}: is a file, must be a directory")
+    outputs = tuple(map(_output, arguments.output))
+    if len(set(outputs)) < len(outputs) or sum(isinstance(output, Path) for output in outputs) > 1:
+        raise UsageError("--output: one directory at most, and each URL once")
+    source: Path | KafkaInput
+    if arguments.input.startswith("kafka://"):
+        start_options(job["kafka.start"])
+        source = KafkaInput(
+            _servers(arguments.input, "input"), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
+            arguments.bounded,
+        )  # fmt: skip
+        if not arguments.bounded and any(isinstance(output, Path) for output in outputs):
+            raise UsageError(f"--output {arguments.output[0]}: a directory gets its tables at the end of the input, and "
+                             "Kafka has none; add --bounded, or give postgresql:// or kafka://")  # fmt: skip
+    else:
+        source = _directory(arguments.input, "input")
+        if not source.is_dir():
+            raise UsageError(f"--input {source}: no such directory")
     return Config(
-        input=source.resolve(),
-        output=target.resolve(),
+        input=source,
+        outputs=outputs,
+        bounded=arguments.bounded or isinstance(source, Path),
+        state=_directory(arguments.state, "state") if arguments.state else None,
+        pace=Pace(emit_every_ms=_duration(job, "emit.every"), lateness_ms=_duration(job, "lateness")),
+        checkpoint_ms=_duration(job, "checkpoint.every"),
         cost_column=job["cost.column"],
         money=_money(job),
         models=_models(job),
         threshold=job["detector.threshold"],
         rank_by=job["rank.by"],
         engine=load_engine_settings() | engine,
+        kafka_properties=_kafka_properties(job),
     )

@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -93,8 +93,22 @@ def _start_jvm() -> None:
         get_gateway()
 
 
+def on_cluster() -> bool:
+    """Whether this process is the client of a cluster (``flink run -py``), whose JVM runs already."""
+    return "PYFLINK_GATEWAY_PORT" in os.environ
+
+
+def cluster_engine(settings: dict[str, str]) -> StreamTableEnvironment:
+    """A table environment on the cluster whose client this is; what the cluster is made of is its own affair."""
+    conf = Configuration()
+    for key, value in settings.items():
+        if not key.startswith(("taskmanager.", "jobmanager.", "rest.", "parallelism.")):
+            conf.set_string(key, value)
+    return StreamTableEnvironment.create(StreamExecutionEnvironment.get_execution_environment(conf))
+
+
 def start_engine(
-    settings: dict[str, str], scratch: Path, rest_port: int
+    settings: dict[str, str], scratch: Path, rest_port: int, jars: Sequence[Path] = ()
 ) -> StreamTableEnvironment:
     """A table environment on an embedded MiniCluster.
 
@@ -102,6 +116,7 @@ def start_engine(
         settings: the engine's flat keys.
         scratch: a folder for what it spills.
         rest_port: where it answers questions about its progress, on loopback.
+        jars: of connectors.
     """
     _start_jvm()
     conf = Configuration()
@@ -112,6 +127,7 @@ def start_engine(
         "rest.address": "127.0.0.1",
         "rest.bind-address": "127.0.0.1",
         "rest.port": str(rest_port),
+        **({"pipeline.jars": ";".join(f"file://{jar}" for jar in jars)} if jars else {}),
         **settings,
     }.items():
         conf.set_string(key, value)
@@ -128,6 +144,11 @@ def statements(folder: str, pattern: str = "*", **values: str) -> Iterator[str]:
 def sql_path(path: Path) -> str:
     """``path`` inside a quoted string of SQL; not as a URI, since the engine decodes no %20."""
     return f"file://{path}".replace("'", "''")
+
+
+def sql_options(options: Mapping[str, str]) -> str:
+    """Connector options as SQL has them."""
+    return ", ".join(f"'{key}' = '{value.replace(chr(39), chr(39) * 2)}'" for key, value in options.items())
 
 
 def run_sql(t_env: StreamTableEnvironment, folder: str, pattern: str = "*", **values: str) -> None:

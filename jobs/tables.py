@@ -18,7 +18,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.environment import sql_path
 
 _TIME = pa.timestamp("ms", tz="UTC")
 _MONEY = pa.decimal128(28, 12)
@@ -121,20 +120,22 @@ _SORT = {
     "rejected_records": ("stream", "reason", "payload"),
 }
 
+# The key of each table, as in sql/sinks.
+KEYS = {
+    "ranked_anomalies": ("anomaly_id",),
+    "trace_verdicts": ("trace_id",),
+    "cost_allocations": (
+        "window_start",
+        "resource_id",
+        "dimension",
+        "otel_service_name",
+        "billing_currency",
+    ),
+    "charge_anomalies": ("window_start", "resource_id", "dimension", "billing_currency"),
+    "rejected_records": ("stream", "reason", "payload"),
+}
+
 _ROWS_A_BATCH = 20_000
-
-
-def sink_options(folder: Path) -> dict[str, str]:
-    """Connector options of each table: a changelog as JSON in its folder below ``folder``."""
-    return {
-        name: (
-            f"'connector' = 'filesystem', 'path' = '{sql_path(folder / name)}', "
-            "'format' = 'debezium-json', "
-            "'debezium-json.timestamp-format.standard' = 'ISO-8601', "
-            "'debezium-json.encode.decimal-as-plain-number' = 'true'"
-        )
-        for name in SCHEMAS
-    }
 
 
 def _changes(folder: Path) -> Iterator[tuple[int, dict]]:

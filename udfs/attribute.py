@@ -13,7 +13,7 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 from pyflink.table.udf import udf
 
-from udfs.changelog import END_OF_INPUT, Latest, upsert
+from udfs.changelog import END_OF_INPUT, Latest, tick, upsert
 from udfs.pure import attribute, irregular, price, rates
 from udfs.pure.windows import HOUR_MS
 
@@ -92,14 +92,9 @@ class Attribute(KeyedProcessFunction):
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         _, kind, event_key, payload = row
-        timers = context.timer_service()
-        timers.register_event_time_timer(END_OF_INPUT)
+        context.timer_service().register_event_time_timer(END_OF_INPUT)
         if self._emit_every_ms is not None:
-            # One timer for all that changes until it fires: timers of one time are one.
-            now_ms = timers.current_processing_time()
-            timers.register_processing_time_timer(
-                now_ms - now_ms % self._emit_every_ms + self._emit_every_ms
-            )
+            tick(context, self._emit_every_ms)
         if self._wait_ms is not None and kind == CHARGE:
             charge = orjson.loads(payload)
             late = attribute.late_charge(charge, self._closed_ms(), self._wait_ms)

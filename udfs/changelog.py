@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyflink.common import Row, RowKind, Types
+from pyflink.common import Duration, Row, RowKind, Types
 from pyflink.common.typeinfo import TypeInformation
-from pyflink.datastream import RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor, StateTtlConfig
 
 FIELDS = ("kind", "time_ms", "event_key", "payload")
 
@@ -27,10 +27,14 @@ class Latest:
     one away, and the version whose count is positive stands. At most the changes in transit are held.
     """
 
-    def __init__(self, context: RuntimeContext, name: str, key_type: TypeInformation) -> None:
-        self._versions = context.get_map_state(
-            MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
-        )
+    def __init__(
+        self, context: RuntimeContext, name: str, key_type: TypeInformation, keep_ms: int | None = None
+    ) -> None:
+        """keep_ms: an entry that nothing has changed for so long is let go, in the engine's time."""
+        descriptor = MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
+        if keep_ms is not None:
+            descriptor.enable_time_to_live(StateTtlConfig.new_builder(Duration.of_millis(keep_ms)).build())
+        self._versions = context.get_map_state(descriptor)
 
     def apply(self, kind: RowKind, key: str | int, payload: str | bytes) -> None:
         """Take in one change."""
@@ -57,6 +61,12 @@ class Latest:
             if payload is not None:
                 yield payload
 
+    def keys(self) -> Iterator[str | int]:
+        """Keys of which something stands, in no order."""
+        for key, versions in self._versions.items():
+            if _standing(versions) is not None:
+                yield key
+
     def remove(self, key: str | int) -> None:
         """Forget ``key``."""
         self._versions.remove(key)
@@ -64,6 +74,13 @@ class Latest:
 
 def _standing(versions: dict) -> str | bytes | None:
     return max((version for version, count in versions.items() if count > 0), default=None)
+
+
+def tick(context: KeyedProcessFunction.Context, every_ms: int) -> None:
+    """One timer of the engine's time for all that changes until it fires: timers of one time are one."""
+    timers = context.timer_service()
+    now_ms = timers.current_processing_time()
+    timers.register_processing_time_timer(now_ms - now_ms % every_ms + every_ms)
 
 
 def upsert(kind: str, time_ms: int, event_key: str, payload: bytes) -> Row:

@@ -9,6 +9,7 @@ import pandas as pd
 from pyflink.table.udf import TableFunction, UserDefinedTableFunctionWrapper, udf, udtf
 
 from udfs.pure import focus, otlp, rates
+from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.rates import Exchange
 
 _COLLECTED = (
@@ -58,6 +59,14 @@ class _CollectCharges(TableFunction):
             yield reject_row(value) if kind == "reject" else charge_row(value)
 
 
+class _CollectChargeRecord(_CollectCharges):
+    """A FOCUS row as a JSON object, and when it was delivered (ISO text) -> the same, one row."""
+
+    def eval(self, line: bytes, delivered: str) -> Iterator[tuple]:
+        kind, value = collect_charge_record(line or b"", delivered, self._cost_column, self._exchange)
+        yield reject_row(value) if kind == "reject" else charge_row(value)
+
+
 def charge_row(charge: dict) -> tuple:
     """(resource_id, charge_key, charge JSON, sku, offered_ms, offer, NULL); the three of rates.offer or NULL."""
     return (
@@ -74,12 +83,21 @@ def reject_row(reject: str) -> tuple:
     return (*(None,) * 6, reject)
 
 
+_CHARGE_TYPES = ["STRING", "STRING", "STRING", "STRING", "BIGINT", "STRING", "STRING"]
+
+
 def collect_charges(
     cost_column: str, exchange: Exchange | None
 ) -> UserDefinedTableFunctionWrapper:
     """Table function of a billing file's path; exchange: see focus.collect_charge."""
-    types = ["STRING", "STRING", "STRING", "STRING", "BIGINT", "STRING", "STRING"]
-    return udtf(_CollectCharges(cost_column, exchange), result_types=types)
+    return udtf(_CollectCharges(cost_column, exchange), result_types=_CHARGE_TYPES)
+
+
+def collect_charge_records(
+    cost_column: str, exchange: Exchange | None
+) -> UserDefinedTableFunctionWrapper:
+    """Table function of a record (BYTES) and when it was delivered."""
+    return udtf(_CollectChargeRecord(cost_column, exchange), result_types=_CHARGE_TYPES)
 
 
 @udtf(result_types=["STRING", "STRING", "STRING", "BIGINT"])

@@ -11,15 +11,18 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from udfs.changelog import Latest, upsert
-from udfs.pure.detect import RuleDetector
+from udfs.changelog import Latest, tick, upsert
+from udfs.pure.detect import MinuteResult, RuleDetector
 from udfs.pure.masked import EPISODES, MaskedDetector
+from udfs.pure.pace import Pace, Progress
 from udfs.pure.predict import Models
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
 
 TRACES, USAGE = "traces", "usage"
 VERDICTS, INCIDENTS = "verdicts", "incidents"
 
+# How long usage is kept for traces that come late.
+USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
 
 Usage = dict[tuple[str, str], dict[str, float]]
 
@@ -31,11 +34,17 @@ class Detect(KeyedProcessFunction):
     State: the frames not yet worked off; the detector with its baselines, episodes and thresholds; and the
     judged minutes that it will tell anew. A minute is compared with what earlier minutes gave, and only then
     learnt from. The models are the worker's, loaded once; which one judges a minute is a matter of event time.
+
+    Where the input ends, minutes are worked off in order at its end. Where it doesn't, ``Pace`` says when a minute
+    is over; a frame that comes for one that is over has it judged again, without learning.
     """
 
-    def __init__(self, models: Path | None, threshold: str = EPISODES) -> None:
-        """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES."""
-        self._models_path, self._threshold = models, threshold
+    def __init__(
+        self, models: Path | None, threshold: str = EPISODES, pace: Pace | None = None
+    ) -> None:
+        """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES.
+        pace: None = the input ends."""
+        self._models_path, self._threshold, self._pace = models, threshold, pace
 
     def open(self, context: RuntimeContext) -> None:
         self._models = Models(self._models_path) if self._models_path else None
@@ -48,13 +57,22 @@ class Detect(KeyedProcessFunction):
         self._pending = context.get_map_state(
             MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
+        self._progress = context.get_state(
+            ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY())
+        )
         # The bucket that was read last, as (its frame, minute -> usage): a copy of what is in state.
         self._bucket: tuple[str, dict[str, Usage]] = ("", {})
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
         frames = self._frames[kind]
-        if frames.get(time_ms) is None:
+        if self._pace:
+            tick(context, self._pace.emit_every_ms)
+            if kind == TRACES:
+                progress = self._progress.value() or Progress()
+                progress.take(time_ms, context.timer_service().current_processing_time())
+                self._progress.update(progress)
+        elif frames.get(time_ms) is None:
             end_ms = time_ms + (MINUTE_MS if kind == TRACES else USAGE_BUCKET_MS)
             for timer_ms in range(time_ms + MINUTE_MS, end_ms + 1, MINUTE_MS):
                 context.timer_service().register_event_time_timer(timer_ms)
@@ -64,31 +82,80 @@ class Detect(KeyedProcessFunction):
     def on_timer(
         self, timestamp: int, context: KeyedProcessFunction.OnTimerContext
     ) -> Iterator[Row]:
-        minute_ms = timestamp - MINUTE_MS
-        traces = (self._frames[TRACES].get(minute_ms) or "").split()
+        if self._pace is None:
+            minute_ms = timestamp - MINUTE_MS
+            detector = self._detector.value() or self._new_detector()
+            yield from self._step(detector, minute_ms)
+            self._detector.update(detector)
+            if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
+                self._frames[USAGE].remove(bucket_start(minute_ms))
+            return
+        progress = self._progress.value()
+        if progress is None:
+            return
         detector = self._detector.value() or self._new_detector()
+        over_ms = progress.over(context.timer_service().current_processing_time(), self._pace)
+        minutes = sorted(self._frames[TRACES].keys())
+        buckets = sorted(self._frames[USAGE].keys())
+        between = {
+            minute_ms
+            for bucket_ms in buckets
+            for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
+            if progress.judged_ms < minute_ms <= over_ms
+        }
+        over = sorted(between.union(m for m in minutes if progress.judged_ms < m <= over_ms))
+        for minute_ms in over:
+            yield from self._step(detector, minute_ms)
+        if over:
+            self._detector.update(detector)
+        for minute_ms in sorted(progress.late):
+            yield from self._again(detector, minute_ms)
+            self._frames[TRACES].remove(minute_ms)
+        progress.late.clear()
+        still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
+        if progress.shown_at < progress.changed_at:
+            for minute_ms in still_open:
+                yield from self._again(detector, minute_ms)
+        progress.shown_at = progress.changed_at
+        progress.judged_ms = max(progress.judged_ms, over_ms)
+        # A late trace may still want the usage of its time.
+        for bucket_ms in buckets:
+            if bucket_ms + USAGE_KEPT_MS < progress.judged_ms:
+                self._frames[USAGE].remove(bucket_ms)
+        self._progress.update(progress)
+        if still_open:
+            tick(context, self._pace.emit_every_ms)
+
+    def _step(self, detector: RuleDetector, minute_ms: int) -> Iterator[Row]:
+        """Judge a minute that is over and learn from it."""
         if self._models:
             detector.predictor = self._models.at(minute_ms)
             for due in detector.due(minute_ms):
                 detector.pending[due] = self._pending.get(due)
                 self._pending.remove(due)
-        results = detector.step(minute_ms, list(map(b64decode, traces)), self._usage(minute_ms))
+        results = detector.step(minute_ms, self._traces(minute_ms), self._usage(minute_ms))
+        self._keep_pending(detector)
+        self._frames[TRACES].remove(minute_ms)
+        for result in results:
+            yield from _rows(result)
+
+    def _again(self, detector: RuleDetector, minute_ms: int) -> Iterator[Row]:
+        """Judge a minute that is not over, or was, by what is known now."""
+        if self._models:
+            detector.predictor = self._models.at(minute_ms)
+        result = detector.again(minute_ms, self._traces(minute_ms), self._usage(minute_ms))
+        self._keep_pending(detector)
+        # A late span may have moved a minute's only trace to another one.
+        yield from _rows(result or MinuteResult(minute_ms))
+
+    def _keep_pending(self, detector: RuleDetector) -> None:
         if self._models:
             for judged, minute in detector.pending.items():
                 self._pending.put(judged, minute)
-        self._detector.update(detector)
-        self._frames[TRACES].remove(minute_ms)
-        if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
-            self._frames[USAGE].remove(bucket_start(minute_ms))
-        for result in results:
-            key = str(result.minute_ms)
-            yield upsert(VERDICTS, result.minute_ms, key, orjson.dumps(result.verdicts))
-            yield upsert(
-                INCIDENTS,
-                window_start(result.minute_ms),
-                key,
-                orjson.dumps([result.incidents, result.service_traces]),
-            )
+            detector.pending.clear()
+
+    def _traces(self, minute_ms: int) -> list[bytes]:
+        return list(map(b64decode, (self._frames[TRACES].get(minute_ms) or "").split()))
 
     def _new_detector(self) -> RuleDetector:
         return MaskedDetector(policy=self._threshold) if self._models else RuleDetector()
@@ -99,6 +166,18 @@ class Detect(KeyedProcessFunction):
         if frame != self._bucket[0]:
             self._bucket = (frame, _by_minute(frame))
         return self._bucket[1].get(str(minute_ms), {})
+
+
+def _rows(result: MinuteResult) -> Iterator[Row]:
+    """What goes out of a minute: its verdicts, and for its window the incidents."""
+    key = str(result.minute_ms)
+    yield upsert(VERDICTS, result.minute_ms, key, orjson.dumps(result.verdicts))
+    yield upsert(
+        INCIDENTS,
+        window_start(result.minute_ms),
+        key,
+        orjson.dumps([result.incidents, result.service_traces]),
+    )
 
 
 def _by_minute(frame: str) -> dict[str, Usage]:

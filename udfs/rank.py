@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import orjson
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import ValueStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
-from udfs.changelog import END_OF_INPUT, Latest, upsert
+from udfs.changelog import END_OF_INPUT, Latest, tick, upsert
 from udfs.detect import INCIDENTS
 from udfs.pure.rank import rank_window
 
@@ -22,30 +23,41 @@ class Rank(KeyedProcessFunction):
     State: the window's incidents by minute and its allocations by resource.
     """
 
-    def __init__(self, order: str) -> None:
-        """order: what rank 1 has most of, one of rank.ORDERS."""
+    def __init__(self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None) -> None:
+        """order: what rank 1 has most of, one of rank.ORDERS. emit_every_ms: at most so often a changed window is
+        sent, in the engine's time; None = at the end of the input. keep_ms: so long after its last change a
+        window's evidence is kept, in the engine's time; None = for ever."""
         self._order = order
+        self._emit_every_ms, self._keep_ms = emit_every_ms, keep_ms
 
     def open(self, context: RuntimeContext) -> None:
         self._evidence = {
-            kind: Latest(context, kind, Types.STRING()) for kind in (INCIDENTS, ALLOCATIONS)
+            kind: Latest(context, kind, Types.STRING(), self._keep_ms)
+            for kind in (INCIDENTS, ALLOCATIONS)
         }
+        self._sent = context.get_state(ValueStateDescriptor("sent", Types.PICKLED_BYTE_ARRAY()))
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, _, event_key, payload = row
         self._evidence[kind].apply(row.get_row_kind(), event_key, payload)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
+        if self._emit_every_ms is not None:
+            tick(context, self._emit_every_ms)
         yield from ()
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         minutes = [orjson.loads(payload) for payload in self._evidence[INCIDENTS].values()]
         if not minutes:
             return
+        window_ms = context.get_current_key()
         incidents, service_traces = zip(*minutes, strict=True)
         allocations = [
             row for payload in self._evidence[ALLOCATIONS].values() for row in orjson.loads(payload)
         ]
-        window_ms = context.get_current_key()
         rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
-        if rows:
-            yield upsert(RANKED, window_ms, "", orjson.dumps(rows, default=str))
+        payload = orjson.dumps(rows, default=str)
+        # A window that lost all its rows says so once.
+        sent = self._sent.value()
+        if payload != sent and (rows or sent):
+            self._sent.update(payload)
+            yield upsert(RANKED, window_ms, "", payload)

@@ -1,6 +1,6 @@
 -- What each anomaly costs and which to deal with first.
 -- grain: one (window, culprit, currency) a row; key: anomaly_id, made of these three
-create temporary table ranked_anomalies (
+create temporary table ${output}ranked_anomalies (
     anomaly_id string not null,
     window_start timestamp_ltz(3),
     window_end timestamp_ltz(3),
@@ -24,5 +24,5 @@ create temporary table ranked_anomalies (
     updated_at timestamp_ltz(3),
     primary key (anomaly_id) not enforced
 ) with (
-    ${ranked_anomalies}
+    ${options}
 )

@@ -1,6 +1,6 @@
 -- Whether a trace is anomalous, by how much, and whose fault it is.
 -- grain: one trace a row; key: trace_id
-create temporary table trace_verdicts (
+create temporary table ${output}trace_verdicts (
     trace_id string not null,
     start_time timestamp_ltz(3),
     root_service_name string,
@@ -16,5 +16,5 @@ create temporary table trace_verdicts (
     verdict_state string,
     primary key (trace_id) not enforced
 ) with (
-    ${trace_verdicts}
+    ${options}
 )

@@ -1,7 +1,7 @@
 -- Who each charge goes to. The sum of allocated_cost is the sum of the accepted charges.
 -- grain: one (window, resource, dimension, workload, currency) a row; key: these five
 -- A resource is billed in one currency as a rule; where it isn't, the currency keeps its rows apart.
-create temporary table cost_allocations (
+create temporary table ${output}cost_allocations (
     window_start timestamp_ltz(3) not null,
     resource_id string not null,
     dimension string not null,
@@ -15,5 +15,5 @@ create temporary table cost_allocations (
     cost_status string,
     primary key (window_start, resource_id, dimension, otel_service_name, billing_currency) not enforced
 ) with (
-    ${cost_allocations}
+    ${options}
 )

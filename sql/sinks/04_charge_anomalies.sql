@@ -1,6 +1,6 @@
 -- Irregularities in the bill itself, found without traces.
 -- grain: one (window, resource, dimension, currency) a row; key: these four
-create temporary table charge_anomalies (
+create temporary table ${output}charge_anomalies (
     window_start timestamp_ltz(3) not null,
     resource_id string not null,
     dimension string not null,
@@ -11,5 +11,5 @@ create temporary table charge_anomalies (
     billing_currency string not null,
     primary key (window_start, resource_id, dimension, billing_currency) not enforced
 ) with (
-    ${charge_anomalies}
+    ${options}
 )

@@ -11,5 +11,4 @@ select
     c.offered_ms,
     c.offer,
     c.reject
-from charge_files,
-    lateral table(collect_charges(path)) as c (resource_id, charge_key, charge, sku, offered_ms, offer, reject)
+from ${charges} as c (resource_id, charge_key, charge, sku, offered_ms, offer, reject)

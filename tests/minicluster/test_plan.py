@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobs import config, tables
-from jobs.anomaly_cost import anomaly_cost
-from jobs.environment import free_port, run_sql, start_engine
-from jobs.source import charge_files
-from udfs.detect import Detect
-from udfs.rank import Rank
+from jobs import config
+from jobs.anomaly_cost import anomaly_cost, sources, stages
+from jobs.environment import free_port, start_engine
+from jobs.sinks import Directory
 
 
 def test_each_python_function_is_called_once(tmp_path: Path) -> None:
-    t_env = start_engine(config.load_engine_settings(), tmp_path / "scratch", free_port())
-    run_sql(t_env, "ddl", input=str(tmp_path))
-    t_env.create_temporary_view("charge_files", charge_files(t_env, [tmp_path / "bill.csv"]))
-    sinks = tables.sink_options(tmp_path)
-    inserts = anomaly_cost(t_env, sinks, "EffectiveCost", Detect(None), Rank("excess"), rejected_at_ms=0)
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "traces/a.jsonl").write_text("{}")
+    configuration = config.load(["--input", str(tmp_path), "--output", str(tmp_path), "--set", "detector=rule"])
+    t_env = start_engine(configuration.engine, tmp_path / "scratch", free_port())
+    charges = sources(t_env, configuration.input, configuration.cost_column)
+    inserts = anomaly_cost(t_env, charges, [Directory(tmp_path / "changes")], stages(configuration), rejected_at_ms=0)
     # What comes before a keyed function is planned apart from the sinks.
     plans = {
         inserts.explain(): (

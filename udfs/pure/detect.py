@@ -11,6 +11,7 @@ anomaly in quiet times, and never below 0; it is anomalous above THRESHOLD, at e
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,21 @@ class RuleDetector:
         if self._minutes % TIDY_MINUTES == 0:
             self._forget(minute_ms - FORGET_MS)
         return results
+
+    def again(
+        self,
+        minute_ms: int,
+        traces: Sequence[bytes],
+        usage: Mapping[tuple[str, str], Mapping[str, float]],
+    ) -> MinuteResult | None:
+        """Judge a minute by what is known now, without learning from it: one that is not over yet, or one that a
+        late span changed. None if it has no traces."""
+        if not traces:
+            return None
+        return self._copy().step(minute_ms, traces, usage)[0]
+
+    def _copy(self) -> RuleDetector:
+        return pickle.loads(pickle.dumps(self))
 
     def _forget(self, before_ms: int) -> None:
         self._baselines.forget(before_ms)

@@ -174,6 +174,26 @@ class MaskedDetector(RuleDetector):
         self._judged = [minute for minute in self._judged if minute > last]
         return results + [self._verdicts(self.pending.pop(minute), is_final=True)[0] for minute in due]
 
+    def again(
+        self,
+        minute_ms: int,
+        traces: Sequence[bytes],
+        usage: Mapping[tuple[str, str], Mapping[str, float]],
+    ) -> MinuteResult | None:
+        """As RuleDetector.again; a minute that is still to be told anew will be, with these traces."""
+        if not traces:
+            return None
+        copy = self._copy()
+        result = copy.step(minute_ms, traces, usage)[0]
+        if minute_ms in self._judged:
+            self.pending[minute_ms] = copy.pending[minute_ms]
+        return result
+
+    def _copy(self) -> MaskedDetector:
+        copy = super()._copy()
+        copy.predictor, copy._judged = self.predictor, []
+        return copy
+
     def due(self, minute_ms: int) -> list[int]:
         """The minutes that the step of ``minute_ms`` will tell anew: they have to be in ``pending``."""
         return [m for m in self._judged if m <= minute_ms - LAG_MINUTES * MINUTE_MS]

@@ -1,10 +1,12 @@
-"""collect, telemetry: one line of OTLP/JSON -> fragments by key, and rejects.
+"""collect, telemetry: one OTLP request, JSON or protobuf -> fragments by key, and rejects.
 
-A line is one ``Export{Trace,Metrics,Logs}ServiceRequest`` as JSON. It is read as emitters really
-write it, which is wider than the protobuf JSON mapping: ids in hex of either case or in base64,
-64-bit integers as strings or numbers, enums as integers or names, field names in camelCase or
-snake_case, ``instrumentationLibrary*`` of OTLP before 0.15, unknown fields. Nothing here raises on
-any bytes: what can't be used becomes a reject, the rest of the request is used.
+A record is one ``Export{Trace,Metrics,Logs}ServiceRequest``; its bytes tell the encoding. JSON is
+read as emitters really write it, which is wider than the protobuf JSON mapping: ids in hex of
+either case or in base64, 64-bit integers as strings or numbers, enums as integers or names, field
+names in camelCase or snake_case, ``instrumentationLibrary*`` of OTLP before 0.15, unknown fields.
+Protobuf (``otlp_proto``) is brought to the same structures: the same request gives the same
+fragments by both. Nothing here raises on any bytes: what can't be used becomes a reject, the rest
+of the request is used.
 
 Sources: opentelemetry-proto 1.x (trace, metrics, logs, common, resource), OTLP/JSON encoding,
 OpenTelemetry semantic conventions (resource, http, rpc, db, k8s, container, logs data model).
@@ -13,16 +15,18 @@ OpenTelemetry semantic conventions (resource, http, rpc, db, k8s, container, log
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
 
+from udfs.pure import otlp_proto
 from udfs.pure.reject import RejectedRecord, reject, shown
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
@@ -47,6 +51,12 @@ MAX_DELTA_MS = 24 * 60 * 60 * 1000
 
 # Attribute values nested deeper than this are cut off.
 MAX_VALUE_DEPTH = 16
+
+# A longer request is rejected unread: decoded, it would take some twenty times its size in memory.
+# The Collector's Kafka exporter sends at most 1 MB, its OTLP receiver takes at most 4 MiB.
+MAX_REQUEST_BYTES = 16 << 20
+# Bytes of a request's start that a reject shows in base64; PAYLOAD_MAX_CHARS holds their 4/3.
+_SHOWN_BYTES = 2048
 
 
 # ---- reading a request ----------------------------------------------------------------------
@@ -99,19 +109,36 @@ def _decode_leniently(line: bytes) -> object:
 
 
 class _Signal(NamedTuple):
-    """Where the records of one signal lie in a request."""
+    """Where the records of one signal lie in a request; protobuf: reader of otlp_proto."""
 
     stream: str
     resources: str
     scopes: tuple[str, str]
     records: str
+    protobuf: Callable[[bytes], otlp_proto.Entries]
 
 
-_TRACES = _Signal(SPANS, "resourceSpans", ("scopeSpans", "instrumentationLibrarySpans"), "spans")
-_MEASURES = _Signal(
-    METRICS, "resourceMetrics", ("scopeMetrics", "instrumentationLibraryMetrics"), "metrics"
+_TRACES = _Signal(
+    SPANS,
+    "resourceSpans",
+    ("scopeSpans", "instrumentationLibrarySpans"),
+    "spans",
+    lambda record: otlp_proto.read_spans(record, _SPAN_KEYS),
 )
-_EVENTS = _Signal(LOGS, "resourceLogs", ("scopeLogs", "instrumentationLibraryLogs"), "logRecords")
+_MEASURES = _Signal(
+    METRICS,
+    "resourceMetrics",
+    ("scopeMetrics", "instrumentationLibraryMetrics"),
+    "metrics",
+    lambda record: otlp_proto.read_metrics(record, USAGE_METRICS),
+)
+_EVENTS = _Signal(
+    LOGS,
+    "resourceLogs",
+    ("scopeLogs", "instrumentationLibraryLogs"),
+    "logRecords",
+    otlp_proto.read_logs,
+)
 
 
 def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Iterator[dict]:
@@ -131,21 +158,71 @@ def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Itera
 
 
 def _records(
-    line: bytes, signal: _Signal, rejects: list[str]
+    record: bytes, signal: _Signal, rejects: list[str]
 ) -> Iterator[tuple[_Resource, Iterator[dict]]]:
-    """(resource, its records) of a request, one pair for each resource and scope."""
-    line = line.removeprefix(b"\xef\xbb\xbf").strip()
-    if not line:
+    """(resource, its records) of a request, one pair for each resource and scope.
+
+    The first byte of a protobuf request is a newline to JSON, and its length may be "{" (123): what
+    could be both is JSON if it can be read as such. A protobuf request never can, as no string of
+    JSON holds the control characters that its tags are.
+    """
+    if len(record) > MAX_REQUEST_BYTES:
+        reason = f"a request of {len(record)} bytes is longer than {MAX_REQUEST_BYTES}: send smaller batches"
+        rejects.append(reject(signal.stream, reason, _excerpt(record)))
         return
-    try:
-        request = _decode(line)
-    except ValueError as error:
-        reason = f"not a line of JSON ({error}): write one request a line"
-        rejects.append(reject(signal.stream, reason, line))
+    text = record.removeprefix(b"\xef\xbb\xbf").strip()
+    if not text:
         return
+    may_be_protobuf = record.startswith(otlp_proto.FIRST_BYTE)
+    not_json = ""
+    if not may_be_protobuf or text.startswith(b"{"):
+        try:
+            request = _decode(text)
+        except ValueError as error:
+            not_json = str(error)
+        else:
+            yield from _json_records(request, text, signal, rejects)
+            return
+    if may_be_protobuf:
+        try:
+            entries = signal.protobuf(record)
+        except otlp_proto.NotProtobuf as error:
+            reason = f"{error}, nor in JSON ({not_json})" if not_json else str(error)
+            shown_record = _excerpt(record, None if not_json else False)
+            rejects.append(reject(signal.stream, reason, shown_record))
+            return
+        for resource, records in entries:
+            yield _resource(resource), records
+        return
+    reason = f"not a line of JSON ({not_json}): write one request a line"
+    if not text.startswith(b"{"):
+        reason += "; nor protobuf, which starts with byte 0x0a"
+    rejects.append(reject(signal.stream, reason, _excerpt(text)))
+
+
+def _excerpt(record: bytes, is_text: bool | None = None) -> bytes:
+    """What a reject shows of a record: text as it is, else base64 of its start; of what is too long
+    to be read the start alone. is_text: None = by the bytes."""
+    if is_text is None:
+        is_text = not _CONTROL_CHARACTERS.search(record[:_SHOWN_BYTES])
+    if is_text and len(record) <= MAX_REQUEST_BYTES:
+        return record
+    start = record[:_SHOWN_BYTES] if is_text else base64.b64encode(record[:_SHOWN_BYTES])
+    if len(record) <= _SHOWN_BYTES:
+        return start
+    digest = hashlib.blake2b(record, digest_size=8).hexdigest()
+    return start + f"... ({len(record)} bytes, blake2b {digest})".encode()
+
+
+_CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _json_records(
+    request: object, text: bytes, signal: _Signal, rejects: list[str]
+) -> Iterator[tuple[_Resource, Iterator[dict]]]:
     if type(request) is not dict or signal.resources not in request:
         reason = f"not an OTLP request of this stream: no object with {signal.resources}"
-        rejects.append(reject(signal.stream, reason, line))
+        rejects.append(reject(signal.stream, reason, text))
         return
     for entry in _objects(request, signal.resources, signal.stream, rejects):
         resource = _resource(entry.get("resource"))
@@ -246,14 +323,14 @@ def _plain(value: object, depth: int = 0) -> object:
         if kind == "stringValue" or kind == "boolValue" or kind == "bytesValue":
             return content if type(content) in (str, bool) else None
         if kind == "intValue" or kind == "doubleValue":
-            if type(content) is str:
-                try:
+            if type(content) is str or (type(content) is int and kind == "doubleValue"):
+                try:  # the Collector writes the double 1.0 as 1
                     return int(content) if kind == "intValue" else float(content)
-                except ValueError:
+                except (ValueError, OverflowError):
                     return content
             return content if type(content) in (int, float) else None
         if kind == "arrayValue" or kind == "kvlistValue":
-            values = content.get("values") if type(content) is dict else None
+            values = content.get("values", []) if type(content) is dict else None
             if type(values) is not list:
                 return None
             if kind == "arrayValue":

@@ -1,5 +1,5 @@
 -- grain: one trace a row
-insert into trace_verdicts
+create temporary view trace_verdicts_rows as
 select
     trace_id,
     to_timestamp_ltz(start_time_ms, 3) as start_time,

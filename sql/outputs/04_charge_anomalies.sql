@@ -1,5 +1,5 @@
 -- grain: one (window, resource, dimension) a row
-insert into charge_anomalies
+create temporary view charge_anomalies_rows as
 select
     to_timestamp_ltz(window_start_ms, 3) as window_start,
     resource_id,

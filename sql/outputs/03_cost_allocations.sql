@@ -1,5 +1,5 @@
 -- grain: one (window, resource, dimension, workload) a row
-insert into cost_allocations
+create temporary view cost_allocations_rows as
 select
     to_timestamp_ltz(window_start_ms, 3) as window_start,
     resource_id,

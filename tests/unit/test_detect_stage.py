@@ -1,0 +1,156 @@
+"""The detect stage on an input without end: when a minute is over, and what a late trace changes."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import orjson
+import pytest
+from pyflink.common import Row, RowKind
+
+from tests.unit.keyed_stage import Stage
+from tests.unit.test_detect import World, minute
+from udfs.detect import INCIDENTS, TRACES, USAGE, VERDICTS, Detect
+from udfs.pure.assemble import SEPARATOR
+from udfs.pure.pace import Pace
+from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
+
+MINUTES = 45
+PACE = Pace(emit_every_ms=1_000, lateness_ms=2 * MINUTE_MS, settle_ms=3_000, idle_ms=10_000)
+
+
+class DetectStage(Stage):
+    """Frames in, and all that the engine would do in a second."""
+
+    def __init__(self, pace: Pace | None) -> None:
+        super().__init__(Detect(None, pace=pace), "")
+        self.standing: dict[tuple[str, int], str] = {}
+
+    def register_event_time_timer(self, time_ms: int) -> None:
+        self.event_timers = getattr(self, "event_timers", set()) | {time_ms}
+
+    def frame(self, kind: str, time_ms: int, frame: str) -> None:
+        """The frame of a minute or a bucket, in place of the one before."""
+        for of, text in ((RowKind.UPDATE_BEFORE, self.standing.get((kind, time_ms))), (RowKind.UPDATE_AFTER, frame)):
+            if text is not None:
+                row = Row(kind, time_ms, text)
+                row.set_row_kind(of)
+                self._take(self._function.process_element(row, self))
+        self.standing[kind, time_ms] = frame
+
+    def seconds(self, count: int) -> None:
+        """Let the engine's time pass."""
+        for _ in range(count):
+            due = self.timers = {t for t in self.timers}
+            self.now_ms += 1_000
+            due, self.timers = {t for t in due if t <= self.now_ms}, {t for t in due if t > self.now_ms}
+            for time_ms in sorted(due):
+                self._take(self._function.on_timer(time_ms, self))
+
+    def end_of_input(self) -> None:
+        for time_ms in sorted(self.event_timers):
+            self._take(self._function.on_timer(time_ms, self))
+
+    def verdicts(self) -> dict[str, tuple]:
+        """trace_id -> what stands; each trace once."""
+        rows = [row for (kind, *_), payload in self.rows.items() if kind == VERDICTS for row in payload]
+        by_id = {row["trace_id"]: (row["is_anomalous"], row["culprit_service_name"], row["anomaly_score"]) for row in rows}
+        assert len(by_id) == len(rows)
+        return by_id
+
+    def incidents(self) -> dict[str, object]:
+        return {key: payload for (kind, _, key), payload in self.rows.items() if kind == INCIDENTS and payload[0]}
+
+
+def frames(number: int) -> tuple[int, list[bytes], dict]:
+    return minute(number, World(failing="tax") if number >= 35 else World())
+
+
+def lines(traces: list[bytes]) -> str:
+    return "\n".join(b64encode(trace).decode() for trace in traces)
+
+
+def usage_frames() -> dict[int, str]:
+    """Usage by bucket, as the meter makes it."""
+    buckets: dict[int, dict[tuple[str, str], dict[str, dict]]] = {}
+    for number in range(MINUTES):
+        start_ms, _, usage = frames(number)
+        for consumer, by_dimension in usage.items():
+            of = buckets.setdefault(bucket_start(start_ms), {}).setdefault(consumer, {})
+            of[str(start_ms)] = by_dimension
+    return {
+        bucket: "\n".join(orjson.dumps([*consumer, {"minutes": minutes}]).decode() for consumer, minutes in of.items())
+        for bucket, of in buckets.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def bounded() -> DetectStage:
+    stage = DetectStage(None)
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(MINUTES):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+    stage.end_of_input()
+    return stage
+
+
+def stream(order: list[int], late: dict[int, int] | None = None) -> DetectStage:
+    """Minutes come one a second in an order; of ``late`` ones a trace is missing until the minute that it names."""
+    stage, late = DetectStage(PACE), late or {}
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for place, number in enumerate(order):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces[1:] if number in late else traces))
+        stage.seconds(1)
+        for of, until in late.items():
+            if until == place:
+                start_ms, traces, _ = frames(of)
+                stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(20)
+    return stage
+
+
+def test_a_stream_gives_what_a_bounded_input_gives(bounded: DetectStage) -> None:
+    order = list(range(MINUTES))
+    for at in range(0, MINUTES - 1, 4):
+        order[at], order[at + 1] = order[at + 1], order[at]
+    streamed = stream(order)
+    assert streamed.verdicts() == bounded.verdicts()
+    assert streamed.incidents() == bounded.incidents()
+    assert any(of[0] for of in bounded.verdicts().values())
+
+
+def test_a_verdict_is_out_before_its_minute_is_over() -> None:
+    stage = DetectStage(PACE)
+    start_ms, traces, _ = frames(0)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    assert len(stage.verdicts()) == len(traces)
+
+
+def test_a_trace_that_comes_late_is_judged_and_changes_no_other_minute(bounded: DetectStage) -> None:
+    streamed = stream(list(range(MINUTES)), late={20: 30})
+    found, expected = streamed.verdicts(), bounded.verdicts()
+    assert found.keys() == expected.keys()
+    assert {v[:2] for v in found.values()} == {v[:2] for v in expected.values()}
+
+
+def test_what_is_over_leaves_no_frame_behind() -> None:
+    streamed = stream(list(range(MINUTES)), late={20: 30})
+    assert streamed.size()[TRACES] == 0
+    assert streamed.size()[USAGE] <= 3 * (MINUTES * MINUTE_MS // USAGE_BUCKET_MS + 1)
+
+
+def test_a_trace_that_moves_to_another_minute_is_in_one_only() -> None:
+    stage = stream(list(range(30)))
+    start_ms, traces, _ = frames(29)
+    row = Row(TRACES, start_ms, lines(traces))
+    row.set_row_kind(RowKind.DELETE)
+    stage._take(stage._function.process_element(row, stage))
+    stage.frame(TRACES, start_ms - MINUTE_MS, lines(frames(28)[1] + traces))
+    stage.seconds(20)
+    assert len(stage.verdicts()) == sum(len(frames(n)[1]) for n in range(30))
+    assert SEPARATOR not in "".join(stage.verdicts())
