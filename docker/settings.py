@@ -1,7 +1,4 @@
-"""Lay flink-conf.yaml, and this Python, over the settings that the engine's image brings.
-
-    python docker/settings.py /opt/flink/conf/config.yaml
-"""
+"""Lay flink-conf.yaml, and this Python, over the settings in the given file, which the engine's image brings."""
 
 from __future__ import annotations
 

@@ -60,6 +60,8 @@ JOB_SETTINGS |= {
     "kafka.group": "anomaly_cost",
     # On an input without end: how far event time runs ahead before a minute is over, and how often results go out.
     "lateness": "2 min",
+    # After so long without anything new, all that is there is over.
+    "idle.after": "3 min",
     "emit.every": "1 s",
     # How often the state is kept.
     "checkpoint.every": "10 s",
@@ -346,7 +348,8 @@ def load(argv: list[str]) -> Config:
         outputs=outputs,
         bounded=arguments.bounded or isinstance(source, Path),
         state=_directory(arguments.state, "state") if arguments.state else None,
-        pace=Pace(emit_every_ms=_duration(job, "emit.every"), lateness_ms=_duration(job, "lateness")),
+        pace=Pace(emit_every_ms=_duration(job, "emit.every"), lateness_ms=_duration(job, "lateness"),
+                  idle_ms=_duration(job, "idle.after")),  # fmt: skip
         checkpoint_ms=_duration(job, "checkpoint.every"),
         cost_column=job["cost.column"],
         money=_money(job),

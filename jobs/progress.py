@@ -35,6 +35,7 @@ class Progress:
         self._started = time.monotonic()
         self._shown_s = -10.0
         self._terminal = sys.stderr.isatty()
+        self._told_ms = 0
 
     def show(self, text: str) -> None:
         """Show ``text`` with the seconds gone."""
@@ -46,6 +47,19 @@ class Progress:
         elif elapsed_s - self._shown_s >= 10:
             print(line, file=sys.stderr, flush=True)
             self._shown_s = elapsed_s
+
+    def tell_failures(self, job_id: str) -> None:
+        """Say what the engine failed of and is trying again, once each."""
+        try:
+            with urllib.request.urlopen(f"{self._url}/{job_id}/exceptions", timeout=5) as reply:
+                entries = json.load(reply)["exceptionHistory"]["entries"]
+        except (OSError, ValueError, KeyError):
+            return
+        for entry in sorted(entries, key=lambda entry: entry["timestamp"]):
+            if entry["timestamp"] > self._told_ms:
+                self._told_ms = entry["timestamp"]
+                self.end()
+                print(f"anomaly_cost: failed, trying again: {reason(entry['stacktrace'])}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Leave the line as it stands."""
@@ -91,6 +105,7 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
     try:
         while not finished.done():
             progress.show(progress.read(job_id))
+            progress.tell_failures(job_id)
             if shutil.disk_usage(scratch).free < _BYTES_TO_FINISH:
                 client.cancel().result()
                 raise JobError(f"{scratch.parent}: the disk is full")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyflink.common import Duration, Row, RowKind, Types
+from pyflink.common import Row, RowKind, Time, Types
 from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, StateTtlConfig
@@ -33,7 +33,7 @@ class Latest:
         """keep_ms: an entry that nothing has changed for so long is let go, in the engine's time."""
         descriptor = MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
         if keep_ms is not None:
-            descriptor.enable_time_to_live(StateTtlConfig.new_builder(Duration.of_millis(keep_ms)).build())
+            descriptor.enable_time_to_live(StateTtlConfig.new_builder(Time.milliseconds(keep_ms)).build())
         self._versions = context.get_map_state(descriptor)
 
     def apply(self, kind: RowKind, key: str | int, payload: str | bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from udfs.changelog import Latest, tick, upsert
+from udfs.changelog import END_OF_INPUT, Latest, tick, upsert
 from udfs.pure.detect import MinuteResult, RuleDetector
 from udfs.pure.masked import EPISODES, MaskedDetector
 from udfs.pure.pace import Pace, Progress
@@ -20,6 +21,9 @@ from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_s
 
 TRACES, USAGE = "traces", "usage"
 VERDICTS, INCIDENTS = "verdicts", "incidents"
+
+# A minute in a frame of usage.
+_MINUTE = re.compile(r'"(\d{13})"')
 
 # How long usage is kept for traces that come late.
 USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
@@ -62,17 +66,21 @@ class Detect(KeyedProcessFunction):
         )
         # The bucket that was read last, as (its frame, minute -> usage): a copy of what is in state.
         self._bucket: tuple[str, dict[str, Usage]] = ("", {})
+        self._is_started = False
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
         frames = self._frames[kind]
         if self._pace:
             tick(context, self._pace.emit_every_ms)
-            if kind == TRACES:
-                progress = self._progress.value() or Progress()
-                progress.take(time_ms, context.timer_service().current_processing_time())
-                self._progress.update(progress)
+            progress = self._progress_at(context)
+            if kind == TRACES and time_ms <= progress.judged_ms:
+                progress.late.add(time_ms)
+            newest_ms = time_ms if kind == TRACES else max(map(int, _MINUTE.findall(frame)), default=-1)
+            progress.take(kind, newest_ms, context.timer_service().current_processing_time())
+            self._progress.update(progress)
         elif frames.get(time_ms) is None:
+            context.timer_service().register_event_time_timer(END_OF_INPUT)
             end_ms = time_ms + (MINUTE_MS if kind == TRACES else USAGE_BUCKET_MS)
             for timer_ms in range(time_ms + MINUTE_MS, end_ms + 1, MINUTE_MS):
                 context.timer_service().register_event_time_timer(timer_ms)
@@ -83,18 +91,20 @@ class Detect(KeyedProcessFunction):
         self, timestamp: int, context: KeyedProcessFunction.OnTimerContext
     ) -> Iterator[Row]:
         if self._pace is None:
-            minute_ms = timestamp - MINUTE_MS
             detector = self._detector.value() or self._new_detector()
+            if timestamp == END_OF_INPUT:
+                yield from self._last_words(detector)
+                return
+            minute_ms = timestamp - MINUTE_MS
             yield from self._step(detector, minute_ms)
             self._detector.update(detector)
             if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
                 self._frames[USAGE].remove(bucket_start(minute_ms))
             return
-        progress = self._progress.value()
-        if progress is None:
-            return
+        progress = self._progress_at(context)
         detector = self._detector.value() or self._new_detector()
-        over_ms = progress.over(context.timer_service().current_processing_time(), self._pace)
+        now_ms = context.timer_service().current_processing_time()
+        over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE))
         minutes = sorted(self._frames[TRACES].keys())
         buckets = sorted(self._frames[USAGE].keys())
         between = {
@@ -122,9 +132,21 @@ class Detect(KeyedProcessFunction):
         for bucket_ms in buckets:
             if bucket_ms + USAGE_KEPT_MS < progress.judged_ms:
                 self._frames[USAGE].remove(bucket_ms)
-        self._progress.update(progress)
-        if still_open:
+        if progress.is_idle(now_ms, self._pace):
+            if progress.ended_at < progress.changed_at:
+                yield from self._last_words(detector)
+            progress.ended_at = progress.changed_at
+        else:
             tick(context, self._pace.emit_every_ms)
+        self._progress.update(progress)
+
+    def _progress_at(self, context: KeyedProcessFunction.Context) -> Progress:
+        """The state's, its clock set anew where the engine was started again."""
+        progress = self._progress.value() or Progress()
+        if not self._is_started:
+            self._is_started = True
+            progress.restart(context.timer_service().current_processing_time())
+        return progress
 
     def _step(self, detector: RuleDetector, minute_ms: int) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
@@ -147,6 +169,11 @@ class Detect(KeyedProcessFunction):
         self._keep_pending(detector)
         # A late span may have moved a minute's only trace to another one.
         yield from _rows(result or MinuteResult(minute_ms))
+
+    def _last_words(self, detector: RuleDetector) -> Iterator[Row]:
+        """What is told anew when nothing comes any more."""
+        for result in detector.last_words(dict(self._pending.items())):
+            yield from _rows(result)
 
     def _keep_pending(self, detector: RuleDetector) -> None:
         if self._models:

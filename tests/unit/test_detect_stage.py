@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -13,6 +15,7 @@ from tests.unit.test_detect import World, minute
 from udfs.detect import INCIDENTS, TRACES, USAGE, VERDICTS, Detect
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.pace import Pace
+from udfs.pure.predict import DEFAULT_MODELS
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
 
 MINUTES = 45
@@ -22,8 +25,8 @@ PACE = Pace(emit_every_ms=1_000, lateness_ms=2 * MINUTE_MS, settle_ms=3_000, idl
 class DetectStage(Stage):
     """Frames in, and all that the engine would do in a second."""
 
-    def __init__(self, pace: Pace | None) -> None:
-        super().__init__(Detect(None, pace=pace), "")
+    def __init__(self, pace: Pace | None, models: Path | None = None) -> None:
+        super().__init__(Detect(models, pace=pace), "")
         self.standing: dict[tuple[str, int], str] = {}
 
     def register_event_time_timer(self, time_ms: int) -> None:
@@ -136,6 +139,59 @@ def test_a_trace_that_comes_late_is_judged_and_changes_no_other_minute(bounded: 
     found, expected = streamed.verdicts(), bounded.verdicts()
     assert found.keys() == expected.keys()
     assert {v[:2] for v in found.values()} == {v[:2] for v in expected.values()}
+
+
+def test_traces_wait_for_the_usage_of_their_time() -> None:
+    """A backlog of traces is read before that of the metrics; and metrics that never come hold nothing back."""
+    stage = DetectStage(PACE)
+    for number in range(MINUTES):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(8)
+    assert stage.size()[TRACES] == MINUTES
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    stage.seconds(30)
+    assert stage.size()[TRACES] == 0
+    alone = DetectStage(PACE)
+    alone.frame(TRACES, start_ms, lines(traces))
+    alone.seconds(30)
+    assert alone.size()[TRACES] == 0
+
+
+def test_a_restart_sets_the_clock_anew() -> None:
+    stage = DetectStage(replace(PACE, idle_ms=10**9))
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(20):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    stage.now_ms += 3_600_000
+    stage._function.open(stage)
+    start_ms, traces, _ = frames(20)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    assert stage.size()[TRACES] == 21
+    stage.seconds(5)
+    assert stage.size()[TRACES] == 2
+
+
+def test_the_model_tells_its_last_minutes_anew_once_nothing_comes() -> None:
+    """As it does at the end of a bounded input; and goes on from there as if it hadn't."""
+    stages = [DetectStage(None, DEFAULT_MODELS), DetectStage(PACE, DEFAULT_MODELS)]
+    for number in range(MINUTES):
+        start_ms, traces, _ = frames(number)
+        for stage in stages:
+            stage.frame(TRACES, start_ms, lines(traces))
+            stage.seconds(1)
+        if number == 20:
+            stages[1].seconds(15)
+    stages[0].end_of_input()
+    stages[1].seconds(30)
+    bounded, streamed = (stage.verdicts() for stage in stages)
+    assert streamed == bounded
+    assert stages[0].incidents() == stages[1].incidents()
 
 
 def test_what_is_over_leaves_no_frame_behind() -> None:

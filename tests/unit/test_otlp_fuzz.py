@@ -52,7 +52,8 @@ LINES = {
     "logs": request(
         "logs",
         [
-            log(traceId=f"{n + 1:032x}", severityNumber=n, body={"kvlistValue": {"values": attributes(a=n, b="\u00e9")}})
+            log(traceId=f"{n + 1:032x}", severityNumber=n,
+                body={"kvlistValue": {"values": attributes(a=n, b="\u00e9")}})
             for n in range(6)
         ] + [log(traceId="")],
         POD,
@@ -127,7 +128,7 @@ def contents(table: dict[str, bytes]) -> Counter:
 
 
 def assert_usable_spans_are_used(record: bytes, tables: list[dict], rejects: list[dict]) -> None:
-    """Every span that the library reads is in a fragment or a reject; what a person would call valid is in a fragment."""
+    """Every span that the library reads is in a fragment or a reject, every valid one in a fragment."""
     try:
         message = ExportTraceServiceRequest.FromString(record)
     except DecodeError:

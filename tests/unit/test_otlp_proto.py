@@ -214,6 +214,22 @@ def test_strings_that_are_not_utf8_are_read_as_those_of_json_are() -> None:
     assert packed[2] == "caf\ufffd!"
 
 
+def test_lists_of_strings_that_are_not_utf8_spoil_nothing() -> None:
+    message = ExportTraceServiceRequest.FromString(protobuf("traces", request("traces", [span()], POD)))
+    message.resource_spans[0].resource.entity_refs.add(type="pod", id_keys=["k8s.pod.uid", "XX"])
+    record = message.SerializeToString().replace(b"XX", b"\xff\xfe")
+    assert collect_spans(record) == collect_spans(request("traces", [span()], POD))
+
+
+def test_many_resources_and_scopes_are_read() -> None:
+    scopes = [{"spans": [span(spanId=f"{number + 1:016x}")]} for number in range(3)]
+    entries = [
+        {"resource": {"attributes": attributes(service__name=name)}, "scopeSpans": scopes} for name in ("a", "b")
+    ]
+    line = orjson.dumps({"resourceSpans": entries})
+    assert_same("traces", line, protobuf("traces", line))
+
+
 def test_the_rest_of_a_request_with_a_bad_record_is_used() -> None:
     line = request("traces", [span(spanId="ab"), span(), span(endTimeUnixNano=5)])
     fragments, _, rejects = collect_spans(protobuf("traces", line))

@@ -139,6 +139,13 @@ class RuleDetector:
             return None
         return self._copy().step(minute_ms, traces, usage)[0]
 
+    def last_words(self, pending: Mapping[int, Any]) -> list[MinuteResult]:
+        """What would be told anew of past minutes if nothing came any more; nothing changes by it.
+
+        pending: those minutes, as the detector left them to be kept.
+        """
+        return []
+
     def _copy(self) -> RuleDetector:
         return pickle.loads(pickle.dumps(self))
 

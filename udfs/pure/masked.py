@@ -189,6 +189,10 @@ class MaskedDetector(RuleDetector):
             self.pending[minute_ms] = copy.pending[minute_ms]
         return result
 
+    def last_words(self, pending: Mapping[int, Minute]) -> list[MinuteResult]:
+        copy = self._copy()
+        return [copy._verdicts(pending[minute], is_final=True)[0] for minute in self._judged]
+
     def _copy(self) -> MaskedDetector:
         copy = super()._copy()
         copy.predictor, copy._judged = self.predictor, []

@@ -318,7 +318,8 @@ def _what_breaks(record: bytes) -> str:
         if begin > size:
             return f"entry {number} at byte {at} ends within its length: truncated at byte {size}"
         if begin + length > size:
-            return f"entry {number} at byte {at} is {length} bytes long and {size - begin} are there: truncated or corrupt"
+            there = size - begin
+            return f"entry {number} at byte {at} is {length} bytes long and {there} are there: truncated or corrupt"
         at, number = begin + length, number + 1
     return f"all {number} entries are whole, but not what is in them: corrupt, or values nested deeper than {MAX_DEPTH}"
 

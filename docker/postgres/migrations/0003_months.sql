@@ -4,6 +4,7 @@ create function anomaly_cost.maintain(keep interval, ahead interval)
 returns setof text
 language plpgsql
 set timezone = 'UTC'
+set search_path = pg_catalog
 as $$
 -- For each table of public whose default partition lies in this schema: makes the months from now until
 -- now + ahead, and those that rows of the default partition belong to, and moves these rows there.

@@ -1,0 +1,365 @@
+"""PostgreSQL's tables: made once, read by BI, upserted into over months, and not kept for ever."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from jobs.errors import JobError, UsageError
+from jobs.migrate import MIGRATIONS, main, maintain, migrate, read_migrations
+from jobs.tables import SCHEMAS
+from tests.services import Database, postgres
+
+pytestmark = pytest.mark.services
+
+NAMES = [migration.name for migration in read_migrations()]
+PARTITIONED = ["cost_allocations", "trace_verdicts"]
+TYPES = {
+    "string": "text",
+    "int64": "bigint",
+    "double": "double precision",
+    "bool": "boolean",
+    "timestamp[ms, tz=UTC]": "timestamp(3) with time zone",
+    "decimal128(28, 12)": "numeric(28,12)",
+    "list<item: string>": "text[]",
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Database]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: Database) -> Iterator[str]:
+    """An empty database."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("create database empty")
+        yield server.url.rpartition("/")[0] + "/empty"
+        connection.execute("drop database empty with (force)")
+
+
+@pytest.fixture
+def connection(url: str) -> Iterator[psycopg.Connection]:
+    """To the migrated database; each statement is committed.
+
+    Its user has the name of the schema with the partitions, which would else come before public.
+    """
+    migrate(url)
+    with psycopg.connect(url, autocommit=True, options="-c search_path=public") as connection:
+        yield connection
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    """A copy of the migrations, to be changed."""
+    return shutil.copytree(MIGRATIONS, tmp_path / "migrations")
+
+
+def month(ago: int, day: int = 15) -> datetime:
+    """A time in the month that is ``ago`` months before this one."""
+    now = datetime.now(UTC)
+    years, months = divmod(now.year * 12 + now.month - 1 - ago, 12)
+    return datetime(years, months + 1, day, tzinfo=UTC)
+
+
+def partition(table: str, ago: int) -> str:
+    return f"anomaly_cost.{table}_{month(ago):%Y_%m}"
+
+
+def partitions(connection: psycopg.Connection, table: str) -> list[str]:
+    """Of ``table``, but for the default one."""
+    rows = connection.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = %s::regclass order by 1", [table]
+    )
+    return [name for (name,) in rows if not name.endswith("_default")]
+
+
+def upsert(connection: psycopg.Connection, table: str, key: list[str], row: dict[str, str]) -> None:
+    """As the engine's connector does it, with text of no type for every column."""
+    names = ", ".join(f'"{column}"' for column in row)
+    updates = ", ".join(f'"{column}" = excluded."{column}"' for column in row)
+    connection.execute(
+        f"insert into {table} ({names}) values ({', '.join(['%s'] * len(row))})"
+        f" on conflict ({', '.join(key)}) do update set {updates}",
+        list(row.values()),
+    )
+
+
+def verdict(trace_id: str, start_time: datetime, score: float = 1.0) -> dict[str, str]:
+    return {
+        "trace_id": trace_id,
+        "start_time": f"{start_time:%Y-%m-%dT%H:%M:%S.000Z}",
+        "anomaly_score": str(score),
+        "is_anomalous": "true",
+    }
+
+
+def write_verdicts(connection: psycopg.Connection, *verdicts: dict[str, str]) -> None:
+    for row in verdicts:
+        upsert(connection, "trace_verdicts", ["trace_id", "start_time"], row)
+
+
+def test_migrations_are_applied_once(url: str) -> None:
+    assert migrate(url) == NAMES
+    assert migrate(url) == []
+
+
+def test_two_at_once_wait_for_each_other(url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(migrate, [url] * 4)) == [[], [], [], NAMES]
+
+
+def test_the_command_says_what_it_did(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([url, "--keep", "13 months"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[: len(NAMES)] == [f"applied {name}" for name in NAMES]
+    assert f"created {partition('trace_verdicts', 0)}, 0 rows moved into it" in lines
+    assert main([url, "--keep", "13 months"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_changed_migration_is_refused_before_anything_is_applied(url: str, migrations: Path) -> None:
+    migrate(url, migrations)
+    with (migrations / f"{NAMES[0]}.sql").open("a", encoding="utf-8") as file:
+        file.write("-- a word more\n")
+    (migrations / "9999_later.sql").write_text("create table later ()", "utf-8")
+    with pytest.raises(JobError, match=f"{NAMES[0]}.sql was changed") as told:
+        migrate(url, migrations)
+    assert "\n" not in str(told.value)
+    with psycopg.connect(url) as connection:
+        assert connection.execute("select to_regclass('later')").fetchone() == (None,)
+
+
+def test_a_database_of_a_later_version_is_refused(url: str, migrations: Path) -> None:
+    (migrations / "9999_later.sql").write_text("create table later ()", "utf-8")
+    assert migrate(url, migrations) == [*NAMES, "9999_later"]
+    with pytest.raises(JobError, match="9999_later"):
+        migrate(url)
+
+
+def test_a_migration_that_fails_leaves_nothing(url: str, migrations: Path) -> None:
+    (migrations / "9999_wrong.sql").write_text("create table half (); select 1 / 0", "utf-8")
+    with pytest.raises(JobError, match="9999_wrong.sql: division by zero") as told:
+        migrate(url, migrations)
+    assert "\n" not in str(told.value)
+    with psycopg.connect(url) as connection:
+        assert connection.execute("select to_regclass('half')").fetchone() == (None,)
+    (migrations / "9999_wrong.sql").write_text("create table half ()", "utf-8")
+    assert migrate(url, migrations) == ["9999_wrong"]
+
+
+@pytest.mark.parametrize(
+    "wrong, status, words",
+    [
+        ("postgresql://someone:secret@127.0.0.1:1/x", 2, "PGPASSWORD"),
+        ("postgresql://127.0.0.1:1/x", 2, "postgresql://USER@HOST:PORT/DATABASE"),
+        ("kafka://127.0.0.1:1", 2, "postgresql://USER@HOST:PORT/DATABASE"),
+        ("postgresql://someone@127.0.0.1:1/x", 1, "Connection refused"),
+    ],
+)
+def test_what_is_wrong_with_the_url_is_told_in_one_line(
+    wrong: str, status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([wrong]) == status
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and words in told and "secret" not in told
+
+
+@pytest.mark.parametrize("interval", ["0 days", "-1 month", "soon"])
+def test_a_wrong_interval_drops_nothing(url: str, interval: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([url, "--keep", interval]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_columns_are_those_of_the_embedded_tables(connection: psycopg.Connection, table: str) -> None:
+    rows = connection.execute(
+        """
+        select attname, format_type(atttypid, atttypmod) from pg_attribute
+        where attrelid = %s::regclass and attnum > 0 order by attnum
+        """,
+        [table],
+    )
+    found = {name: kind for name, kind in rows if name != "record_id"}
+    # The explanation is text in the engine and JSON here.
+    embedded = {
+        field.name: "jsonb" if field.name == "explanation" else TYPES[str(field.type)] for field in SCHEMAS[table]
+    }
+    assert found == embedded
+
+
+def test_every_table_and_column_has_a_comment(url: str, connection: psycopg.Connection) -> None:
+    maintain(url)
+    bare = connection.execute(
+        """
+        select tables.oid::regclass::text, attname
+        from pg_class as tables
+        join pg_attribute on attrelid = tables.oid and attnum > 0 and not attisdropped
+        where relnamespace in ('public'::regnamespace, 'anomaly_cost'::regnamespace)
+            and relkind in ('r', 'p')
+            and not relispartition
+            and (col_description(tables.oid, attnum) is null or obj_description(tables.oid, 'pg_class') is null)
+        """
+    ).fetchall()
+    assert bare == []
+    assert connection.execute("select col_description('trace_verdicts'::regclass, 1)").fetchone()[0]
+
+
+def test_the_reader_reads_and_does_nothing_else(url: str, connection: psycopg.Connection) -> None:
+    maintain(url)
+    write_verdicts(connection, verdict("a", month(0)))
+    connection.execute("create role bi login in role anomaly_cost_reader")  # as long as the server
+    connection.execute("create table made_later as select 1 as number")
+    reader_url = url.replace("//anomaly_cost@", "//bi@")
+    with psycopg.connect(reader_url, autocommit=True) as reader:
+        for table in [*SCHEMAS, "budgets", "made_later"]:
+            reader.execute(f"select * from {table}")
+        assert reader.execute("select trace_id from trace_verdicts").fetchall() == [("a",)]
+        for statement in (
+            "insert into budgets values ('checkout', '2024-04-01', 1, 'USD')",
+            "update trace_verdicts set trace_id = 'b'",
+            "delete from rejected_records",
+            "truncate ranked_anomalies",
+            "drop table budgets",
+            "create table mine ()",
+            "select anomaly_cost.maintain('1 month', '1 month')",
+            f"select * from {partition('trace_verdicts', 0)}",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute(statement)
+
+
+def test_text_of_no_type_becomes_what_the_column_is(connection: psycopg.Connection) -> None:
+    row = {
+        "anomaly_id": "2024-04-01T00:00:00Z/checkout/USD",
+        "window_start": "2024-04-01T00:00:00.000Z",
+        "rank": "1",
+        "anomaly_score": "0.1",
+        "attributed_cost": "1.000000000001",
+        "affected_services": '{"plain","a \\"quoted\\", one","back\\\\slash"}',
+        "exemplar_trace_ids": "{}",
+        "explanation": '{"x_Cost": "1.10", "Elements": [1e2]}',
+    }
+    upsert(connection, "ranked_anomalies", ["anomaly_id"], row | {"rank": "2"})
+    upsert(connection, "ranked_anomalies", ["anomaly_id"], row)
+    found = connection.execute(f"select {', '.join(row)} from ranked_anomalies").fetchall()
+    assert found == [
+        (
+            "2024-04-01T00:00:00Z/checkout/USD",
+            datetime(2024, 4, 1, tzinfo=UTC),
+            1,
+            0.1,
+            Decimal("1.000000000001"),
+            ["plain", 'a "quoted", one', "back\\slash"],
+            [],
+            {"x_Cost": "1.10", "Elements": [100]},
+        )
+    ]
+
+
+def test_months_are_made_ahead_once(url: str, connection: psycopg.Connection) -> None:
+    made = maintain(url, ahead="3 months")
+    for table in PARTITIONED:
+        assert partitions(connection, table) == sorted(partition(table, -ahead) for ahead in range(4))
+    assert len(made) == 8
+    assert maintain(url, ahead="3 months") == []
+    assert len(maintain(url, ahead="4 months")) == 2
+
+
+def test_late_months_leave_the_default_partition(url: str, connection: psycopg.Connection) -> None:
+    late = [verdict("first instant", month(3, day=1)), verdict("late", month(3)), verdict("month before", month(4))]
+    strange = [verdict("1970", datetime(1970, 1, 1, tzinfo=UTC)), verdict("2262", datetime(2262, 1, 1, tzinfo=UTC))]
+    write_verdicts(connection, *late, *strange)
+    assert f"created {partition('trace_verdicts', 3)}, 2 rows moved into it" in maintain(url)
+    places = dict(connection.execute("select trace_id, tableoid::regclass::text from trace_verdicts").fetchall())
+    assert places == {
+        "first instant": partition("trace_verdicts", 3),
+        "late": partition("trace_verdicts", 3),
+        "month before": partition("trace_verdicts", 4),
+        "1970": "anomaly_cost.trace_verdicts_default",
+        "2262": "anomaly_cost.trace_verdicts_default",
+    }
+    assert partitions(connection, "cost_allocations") == sorted(partition("cost_allocations", -n) for n in range(3))
+
+
+def test_upserts_hold_before_and_after_a_row_has_moved(url: str, connection: psycopg.Connection) -> None:
+    times = [month(2), month(0)]
+    for score in (1.0, 2.0):
+        write_verdicts(connection, *(verdict("a", time, score) for time in times))
+    maintain(url)
+    for score in (3.0, 4.0):
+        write_verdicts(connection, *(verdict("a", time, score) for time in times))
+    rows = connection.execute(
+        "select start_time, anomaly_score, tableoid::regclass::text from trace_verdicts order by start_time"
+    )
+    assert rows.fetchall() == [
+        (times[0], 4.0, partition("trace_verdicts", 2)),
+        (times[1], 4.0, partition("trace_verdicts", 0)),
+    ]
+
+
+def test_only_what_is_older_than_keep_is_dropped(url: str, connection: psycopg.Connection) -> None:
+    write_verdicts(connection, *(verdict(str(ago), month(ago, day=1)) for ago in (0, 13, 14, 30)))
+    # In its partition is dropped as in the default one.
+    maintain(url)
+    write_verdicts(connection, verdict("default", month(40)))
+    for record, ago in (("kept", 13), ("old", 14)):
+        upsert(connection, "rejected_records", ["record_id"], {"record_id": record, "rejected_at": str(month(ago))})
+
+    lines = maintain(url, keep="13 months")
+
+    # A month goes when all of it is too old: the 13th before this one isn't yet.
+    assert lines == [
+        f"dropped {partition('trace_verdicts', 30)}",
+        f"dropped {partition('trace_verdicts', 14)}",
+        "deleted 1 rows of anomaly_cost.trace_verdicts_default",
+        "deleted 1 rows of rejected_records",
+    ]
+    assert connection.execute("select trace_id from trace_verdicts order by 1").fetchall() == [("0",), ("13",)]
+    assert connection.execute("select record_id from rejected_records").fetchall() == [("kept",)]
+    assert maintain(url, keep="13 months") == []
+
+
+def test_a_writer_is_not_disturbed(url: str, connection: psycopg.Connection) -> None:
+    """Months are made and dropped while another session upserts into all of them, many in a transaction."""
+    written = [verdict(str(number), month(number % 12)) for number in range(600)]
+
+    def write() -> None:
+        with psycopg.connect(url) as writer:
+            for start in range(0, len(written), 50):
+                write_verdicts(writer, *written[start : start + 50])
+                writer.commit()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not writing.done():
+            maintain(url)
+            maintain(url, keep="24 months")
+        writing.result()
+    maintain(url)
+    assert connection.execute("select count(*), count(distinct trace_id) from trace_verdicts").fetchone() == (600, 600)
+    assert connection.execute("select count(*) from anomaly_cost.trace_verdicts_default").fetchone() == (0,)
+    assert len(partitions(connection, "trace_verdicts")) == 14
+
+
+def test_a_budget_is_of_a_whole_month(connection: psycopg.Connection) -> None:
+    connection.execute("insert into budgets values ('checkout', '2024-04-01', 100, 'USD')")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute("insert into budgets values ('checkout', '2024-04-15', 100, 'USD')")
+
+
+@pytest.mark.parametrize("password", ["PGPASSWORD", "the URL"])
+def test_a_password_comes_from_the_environment(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    with pytest.raises(JobError if password == "PGPASSWORD" else UsageError) as told:
+        migrate(f"postgresql://someone{':secret' if password == 'the URL' else ''}@127.0.0.1:1/x")
+    assert "secret" not in str(told.value)
