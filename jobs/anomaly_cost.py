@@ -80,13 +80,22 @@ def _keyed_stage(
     key_type: TypeInformation,
     function: KeyedProcessFunction,
     table: str,
+    pulse: str | None = None,
 ) -> None:
     """Send the changes of ``view``, by ``key``, through ``function``; its newest rows are ``table``.
 
     The changes carry no watermark but the one that ends a bounded input: mini-batches mark their
     progress in the engine's clock, by watermarks of processing time, which a timer of event time
     would take for the end of the world.
+
+    pulse: columns of a row that says nothing, over the table ``pulses``. A worker's timers are handed on with its
+    next rows: where there are none (after a restart, say) what was due would stay undone.
     """
+    if pulse:
+        t_env.execute_sql(
+            f"create temporary view {view}_with_pulse as select * from {view} union all select {pulse} from pulses"
+        )
+        view = f"{view}_with_pulse"
     stream = (
         t_env.to_changelog_stream(t_env.from_path(view))
         .assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
@@ -138,9 +147,18 @@ def anomaly_cost(
     run_sql(t_env, "views", "33_*")
     materialise(t_env, "usage_owned")
 
+    if stages.has_pulse:
+        run_sql(t_env, "ddl/pulse")
     run_sql(t_env, "views", "4*")
     _keyed_stage(
-        t_env, "detect", "detector_frames", lambda row: "", Types.STRING(), stages.detect, "detected"
+        t_env,
+        "detect",
+        "detector_frames",
+        lambda row: "",
+        Types.STRING(),
+        stages.detect,
+        "detected",
+        "'pulse', n, ''" if stages.has_pulse else None,
     )
     run_sql(t_env, "views", "5*")
     _keyed_stage(
@@ -151,10 +169,18 @@ def anomaly_cost(
         Types.STRING(),
         stages.attribute,
         "attributed",
+        "'pulse ' || cast(n as string), 'pulse', '', ''" if stages.has_pulse else None,
     )
     run_sql(t_env, "views", "6*")
     _keyed_stage(
-        t_env, "rank", "window_evidence", lambda row: row[1], Types.LONG(), stages.rank, "ranked"
+        t_env,
+        "rank",
+        "window_evidence",
+        lambda row: row[1],
+        Types.LONG(),
+        stages.rank,
+        "ranked",
+        "'pulse', n, '', cast('' as bytes)" if stages.has_pulse else None,
     )
 
     run_sql(t_env, "outputs", rejected_at_ms=str(rejected_at_ms))
@@ -174,6 +200,7 @@ class Stages:
     attribute: Attribute
     rank: Rank
     collect_charges: UserDefinedTableFunctionWrapper
+    has_pulse: bool
 
 
 def stages(configuration: Config) -> Stages:
@@ -188,6 +215,7 @@ def stages(configuration: Config) -> Stages:
         Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
         collects(configuration.cost_column, money.exchange),
+        has_pulse=pace is not None,
     )
 
 
@@ -275,19 +303,27 @@ def submit(configuration: Config) -> None:
 
     Raises:
         UsageError: it asks for what a cluster can't do.
+        JobError: a server doesn't answer, or the cluster didn't take the job.
     """
     if configuration.directory or isinstance(configuration.input, Path):
         raise UsageError("on a cluster, --input is kafka:// and each --output postgresql:// or kafka://")
     if configuration.state:
         raise UsageError("--state: on a cluster checkpoints are its own (execution.checkpointing.dir)")
-    t_env = cluster_engine(configuration.engine | state.checkpointing(configuration))
+    # The client runs this file, so that jobs/kafka.py would be taken for the package of that name.
+    folder = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
+    kafka.check(configuration.input)
     sinks_ = outputs(configuration, Path())
-    charges = sources(t_env, configuration.input, configuration.cost_column)
-    inserts = anomaly_cost(
-        t_env, charges, sinks_, stages(configuration), rejected_at_ms=int(time.time() * 1000)
-    )
-    t_env.get_config().set("pipeline.name", "anomaly_cost")
-    inserts.execute()
+    try:
+        t_env = cluster_engine(configuration.engine | state.checkpointing(configuration))
+        charges = sources(t_env, configuration.input, configuration.cost_column)
+        inserts = anomaly_cost(
+            t_env, charges, sinks_, stages(configuration), rejected_at_ms=int(time.time() * 1000)
+        )
+        t_env.get_config().set("pipeline.name", "anomaly_cost")
+        inserts.execute()
+    except (Py4JJavaError, JavaException) as error:
+        raise JobError(f"{progress.reason(str(error))} (the client's log has the engine's account)") from None
 
 
 def needs_connectors(configuration: Config) -> bool:

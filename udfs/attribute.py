@@ -13,9 +13,10 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 from pyflink.table.udf import udf
 
-from udfs.changelog import END_OF_INPUT, Latest, tick, upsert
+from udfs import metrics
+from udfs.changelog import END_OF_INPUT, PULSE, Latest, tick, upsert
 from udfs.pure import attribute, irregular, price, rates
-from udfs.pure.windows import HOUR_MS
+from udfs.pure.windows import HOUR_MS, UNALLOCATED
 
 USAGE, CHARGE, RATES = "usage", "charge", "rates"
 ALLOCATIONS, CHARGE_ANOMALIES = "allocations", "charge_anomalies"
@@ -89,17 +90,29 @@ class Attribute(KeyedProcessFunction):
         self._counted = map_state("counted", Types.STRING())
         # Closed window -> its bill, as _irregularities reads it.
         self._past = map_state("past", Types.LONG())
+        self._charges_in = metrics.counter(context, "charges_in")
+        self._late_charges = metrics.counter(context, "late_charges")
+        self._bills_outstanding = metrics.Gauge(context, "bills_outstanding")
+        self._unallocated_micros = metrics.Gauge(context, "unallocated_micros")
+        # Resource -> what it adds to the two gauges; of those that this worker has seen.
+        self._outstanding: dict[str, tuple[int, int]] = {}
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         _, kind, event_key, payload = row
+        if kind == PULSE:
+            return
         context.timer_service().register_event_time_timer(END_OF_INPUT)
         if self._emit_every_ms is not None:
             tick(context, self._emit_every_ms)
+        if kind == CHARGE and row.get_row_kind() in (RowKind.INSERT, RowKind.UPDATE_AFTER):
+            self._charges_in.inc()
+            self._late_charges.inc(0)
         if self._wait_ms is not None and kind == CHARGE:
             charge = orjson.loads(payload)
             late = attribute.late_charge(charge, self._closed_ms(), self._wait_ms)
             if late is not None:
                 if not self._counted.contains(charge["key"]):
+                    self._late_charges.inc()
                     yield upsert(LATE_CHARGES, charge["start_ms"], event_key, late.encode())
                 return
             self._counted.put(charge["key"], charge["end_ms"])
@@ -133,6 +146,7 @@ class Attribute(KeyedProcessFunction):
             self._known(),
         )
         yield from self._changes(ALLOCATIONS, resource_id, found)
+        self._show(resource_id, found)
         if self._is_rebilled.value():
             self._is_rebilled.clear()
             bill = attribute.bill_of(price.standing(charges))
@@ -159,6 +173,27 @@ class Attribute(KeyedProcessFunction):
                     sent.put(window_ms, digest)
                 else:
                     sent.remove(window_ms)
+
+    def _show(self, resource_id: str, found: dict[int, list[dict]]) -> None:
+        """Set the gauges anew, where this resource adds something else to them than before."""
+        closed_ms = self._closed_ms()
+        still_open = [rows for window_ms, rows in found.items() if window_ms >= closed_ms]
+        adds = (
+            sum(any(row["cost_status"] == attribute.PROVISIONAL for row in rows) for rows in still_open),
+            sum(
+                int(row["allocated_cost"] * 1_000_000)
+                for rows in still_open
+                for row in rows
+                if row["otel_service_name"] == UNALLOCATED
+            ),
+        )
+        bills, micros = self._outstanding.get(resource_id, (0, 0))
+        if any(adds):
+            self._outstanding[resource_id] = adds
+        else:
+            self._outstanding.pop(resource_id, None)
+        self._bills_outstanding.value += adds[0] - bills
+        self._unallocated_micros.value += adds[1] - micros
 
     def _closed_ms(self) -> int:
         progress = self._progress.value()

@@ -19,6 +19,10 @@ ROW_TYPE = Types.ROW_NAMED(
 END_OF_INPUT = 1 << 61
 
 
+# Rows of this kind say nothing: where nothing else comes they make the engine hand on what timers bring about.
+PULSE = "pulse"
+
+
 class Latest:
     """Keyed state: the payload that stands for each event_key, in whatever order its changes come.
 

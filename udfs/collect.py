@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Iterator
 
 import orjson
 import pandas as pd
-from pyflink.table.udf import TableFunction, UserDefinedTableFunctionWrapper, udf, udtf
+from pyflink.table.udf import (
+    FunctionContext,
+    ScalarFunction,
+    TableFunction,
+    UserDefinedTableFunctionWrapper,
+    udf,
+    udtf,
+)
 
+from udfs import metrics
 from udfs.pure import focus, otlp, rates
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.rates import Exchange
@@ -17,34 +26,87 @@ _COLLECTED = (
 )
 
 
-def _collected(lines: pd.Series, collect: Callable[[bytes], tuple]) -> pd.DataFrame:
-    """One row a request; an empty line is nothing."""
-    fragments, pods, rejects = zip(*(collect(line) for line in lines), strict=True)
-    return pd.DataFrame({"fragments": fragments, "pods": pods, "rejects": rejects})
+class _Collect(ScalarFunction):
+    """A request a row; an empty line is nothing."""
+
+    # What a request becomes, beside its rejects.
+    parts: tuple[str, ...] = ("fragments", "pods")
+    # The metric that counts the records that can be used.
+    counted: str | None = None
+
+    def open(self, context: FunctionContext) -> None:
+        self._rejected = metrics.counter(context, "rejected")
+        self._records = metrics.counter(context, self.counted) if self.counted else None
+
+    def is_deterministic(self) -> bool:
+        """Keeps the planner from copying the call once for each mention of its result."""
+        return False
+
+    @abstractmethod
+    def collect(self, line: bytes) -> tuple:
+        """The parts of a request, and its rejects."""
+
+    def records(self, fragments: dict[str, bytes]) -> int:
+        """How many records the fragments of a request hold."""
+        return 0
+
+    def eval(self, lines: pd.Series) -> pd.DataFrame:
+        """BYTES -> a row of the parts and the rejects."""
+        collected = dict(zip((*self.parts, "rejects"), zip(*map(self.collect, lines)), strict=True))
+        self._rejected.inc(sum(map(len, collected["rejects"])))
+        if self._records:
+            self._records.inc(sum(map(self.records, collected["fragments"])))
+        return pd.DataFrame(collected)
 
 
-# deterministic=False keeps the planner from copying the call once for each mention of its result.
-@udf(result_type=_COLLECTED, func_type="pandas", deterministic=False)
-def collect_spans(lines: pd.Series) -> pd.DataFrame:
-    """BYTES (ExportTraceServiceRequest) -> fragments by trace_id, pods, rejects."""
-    return _collected(lines, otlp.collect_spans)
+class _CollectSpans(_Collect):
+    """ExportTraceServiceRequest -> fragments by trace_id, pods, rejects."""
+
+    counted = "spans_in"
+
+    def collect(self, line: bytes) -> tuple:
+        return otlp.collect_spans(line)
+
+    def records(self, fragments: dict[str, bytes]) -> int:
+        return sum(
+            len(spans) for packed in fragments.values() for *_, spans in orjson.loads(packed)[1]
+        )
 
 
-@udf(result_type=_COLLECTED, func_type="pandas", deterministic=False)
-def collect_metrics(lines: pd.Series) -> pd.DataFrame:
-    """BYTES (ExportMetricsServiceRequest) -> fragments by bucket and consumer, pods, rejects."""
-    return _collected(lines, otlp.collect_metrics)
+class _CollectMetrics(_Collect):
+    """ExportMetricsServiceRequest -> fragments by bucket and consumer, pods, rejects."""
+
+    counted = "usage_points_in"
+
+    def collect(self, line: bytes) -> tuple:
+        return otlp.collect_metrics(line)
+
+    def records(self, fragments: dict[str, bytes]) -> int:
+        # A point stands in its bucket and in neighbours.
+        return len({
+            (key.partition(otlp.SEPARATOR)[2], dimension, series, time_ns)
+            for key, packed in fragments.items()
+            for dimension, _, series, _, _, time_ns, _ in orjson.loads(packed)
+        })  # fmt: skip
 
 
-@udf(
+class _CollectLogs(_Collect):
+    """ExportLogsServiceRequest -> fragments by trace_id, rejects."""
+
+    parts = ("fragments",)
+
+    def collect(self, line: bytes) -> tuple:
+        return otlp.collect_logs(line)
+
+
+collect_spans = udf(_CollectSpans(), result_type=_COLLECTED, func_type="pandas", deterministic=False)
+collect_metrics = udf(_CollectMetrics(), result_type=_COLLECTED, func_type="pandas", deterministic=False)
+collect_logs = udf(
+    _CollectLogs(),
     result_type="ROW<fragments MAP<STRING, BYTES>, rejects ARRAY<STRING>>",
     func_type="pandas",
     deterministic=False,
 )
-def collect_logs(lines: pd.Series) -> pd.DataFrame:
-    """BYTES (ExportLogsServiceRequest) -> fragments by trace_id, rejects."""
-    fragments, rejects = zip(*(otlp.collect_logs(line) for line in lines), strict=True)
-    return pd.DataFrame({"fragments": fragments, "rejects": rejects})
 
 
 class _CollectCharges(TableFunction):
@@ -54,17 +116,27 @@ class _CollectCharges(TableFunction):
         self._cost_column = cost_column
         self._exchange = exchange
 
+    def open(self, context: FunctionContext) -> None:
+        self._rejected = metrics.counter(context, "rejected")
+
     def eval(self, path: str) -> Iterator[tuple]:
         for kind, value in focus.collect_charges(path, self._cost_column, self._exchange):
-            yield reject_row(value) if kind == "reject" else charge_row(value)
+            yield self._row(kind, value)
+
+    def _row(self, kind: str, value: object) -> tuple:
+        if kind == "reject":
+            self._rejected.inc()
+            return reject_row(value)
+        return charge_row(value)
 
 
 class _CollectChargeRecord(_CollectCharges):
     """A FOCUS row as a JSON object, and when it was delivered (ISO text) -> the same, one row."""
 
     def eval(self, line: bytes, delivered: str) -> Iterator[tuple]:
-        kind, value = collect_charge_record(line or b"", delivered, self._cost_column, self._exchange)
-        yield reject_row(value) if kind == "reject" else charge_row(value)
+        yield self._row(
+            *collect_charge_record(line or b"", delivered, self._cost_column, self._exchange)
+        )
 
 
 def charge_row(charge: dict) -> tuple:

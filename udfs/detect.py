@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
-from pyflink.common import Row, Types
+from pyflink.common import Row, RowKind, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from udfs.changelog import END_OF_INPUT, Latest, tick, upsert
+from udfs import metrics
+from udfs.changelog import END_OF_INPUT, PULSE, Latest, tick, upsert
 from udfs.pure.detect import MinuteResult, RuleDetector
 from udfs.pure.masked import EPISODES, MaskedDetector
 from udfs.pure.pace import Pace, Progress
-from udfs.pure.predict import Models
+from udfs.pure.predict import DEFAULT_MODELS, Models
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
 
 TRACES, USAGE = "traces", "usage"
@@ -48,10 +50,13 @@ class Detect(KeyedProcessFunction):
     ) -> None:
         """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES.
         pace: None = the input ends."""
+        # The worker's own copy, which need not lie where the client's does.
+        self._has_default_models = models == DEFAULT_MODELS
         self._models_path, self._threshold, self._pace = models, threshold, pace
 
     def open(self, context: RuntimeContext) -> None:
-        self._models = Models(self._models_path) if self._models_path else None
+        path = DEFAULT_MODELS if self._has_default_models else self._models_path
+        self._models = Models(path) if path else None
         self._frames = {
             kind: Latest(context, kind, Types.LONG()) for kind in (TRACES, USAGE)
         }
@@ -67,15 +72,25 @@ class Detect(KeyedProcessFunction):
         # The bucket that was read last, as (its frame, minute -> usage): a copy of what is in state.
         self._bucket: tuple[str, dict[str, Usage]] = ("", {})
         self._is_started = False
+        self._late_traces = metrics.counter(context, "late_traces")
+        self._minutes_open = metrics.Gauge(context, "minutes_open")
+        self._model_ms = metrics.Gauge(context, "model_ms")
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
+        if kind == PULSE:
+            if self._pace and not self._is_started and self._progress.value():
+                tick(context, self._pace.emit_every_ms)
+            return
         frames = self._frames[kind]
         if self._pace:
             tick(context, self._pace.emit_every_ms)
             progress = self._progress_at(context)
-            if kind == TRACES and time_ms <= progress.judged_ms:
+            is_late = kind == TRACES and time_ms <= progress.judged_ms
+            if is_late:
                 progress.late.add(time_ms)
+            is_new = row.get_row_kind() in (RowKind.INSERT, RowKind.UPDATE_AFTER)
+            self._late_traces.inc(int(is_late and is_new))
             newest_ms = time_ms if kind == TRACES else max(map(int, _MINUTE.findall(frame)), default=-1)
             progress.take(kind, newest_ms, context.timer_service().current_processing_time())
             self._progress.update(progress)
@@ -123,6 +138,7 @@ class Detect(KeyedProcessFunction):
             self._frames[TRACES].remove(minute_ms)
         progress.late.clear()
         still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
+        self._minutes_open.value = len(still_open)
         if progress.shown_at < progress.changed_at:
             for minute_ms in still_open:
                 yield from self._again(detector, minute_ms)
@@ -155,7 +171,9 @@ class Detect(KeyedProcessFunction):
             for due in detector.due(minute_ms):
                 detector.pending[due] = self._pending.get(due)
                 self._pending.remove(due)
+        began = time.perf_counter()
         results = detector.step(minute_ms, self._traces(minute_ms), self._usage(minute_ms))
+        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
         self._keep_pending(detector)
         self._frames[TRACES].remove(minute_ms)
         for result in results:
@@ -165,7 +183,9 @@ class Detect(KeyedProcessFunction):
         """Judge a minute that is not over, or was, by what is known now."""
         if self._models:
             detector.predictor = self._models.at(minute_ms)
+        began = time.perf_counter()
         result = detector.again(minute_ms, self._traces(minute_ms), self._usage(minute_ms))
+        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
         self._keep_pending(detector)
         # A late span may have moved a minute's only trace to another one.
         yield from _rows(result or MinuteResult(minute_ms))

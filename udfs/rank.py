@@ -10,7 +10,7 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
-from udfs.changelog import END_OF_INPUT, Latest, tick, upsert
+from udfs.changelog import END_OF_INPUT, PULSE, Latest, tick, upsert
 from udfs.detect import INCIDENTS
 from udfs.pure.rank import rank_window
 
@@ -39,6 +39,8 @@ class Rank(KeyedProcessFunction):
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, _, event_key, payload = row
+        if kind == PULSE:
+            return
         self._evidence[kind].apply(row.get_row_kind(), event_key, payload)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
         if self._emit_every_ms is not None:

@@ -197,12 +197,15 @@ def test_killed_at_random_the_stream_ends_up_with_the_same_tables(
     arguments = command("--input", f"kafka://{broker.bootstrap}", "--output", database.url,
                         "--state", str(tmp_path / "state"), "--set", "checkpoint.every=2 s",
                         "--set", "idle.after=15 s")  # fmt: skip
+    checkpoints = tmp_path / "state/checkpoints"
     for _ in range(KILLS):
+        before = set(checkpoints.glob("*/chk-*/_metadata"))
         process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        try:
-            process.wait(draw.uniform(15, 45))
-        except subprocess.TimeoutExpired:
-            pass
+        until = time.monotonic() + PATIENCE_S
+        while not set(checkpoints.glob("*/chk-*/_metadata")) - before and time.monotonic() < until:
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            time.sleep(0.2)
+        time.sleep(draw.uniform(0, 12))
         assert process.poll() is None, process.stderr.read()[-2000:]
         end(process, signal.SIGKILL)
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -221,7 +224,9 @@ def test_a_database_and_a_broker_that_restart_lose_nothing(
                         "--set", "idle.after=15 s")  # fmt: skip
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
-        time.sleep(25)
+        until = time.monotonic() + PATIENCE_S
+        while not any(stored(database).values()) and time.monotonic() < until:
+            time.sleep(0.5)
         database.stop()
         broker.stop()
         time.sleep(5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import orjson
 from pyflink.common import Row, RowKind
@@ -33,6 +33,31 @@ class _Value:
         self._held = None
 
 
+class _Metrics:
+    """What a function counts: ``counters`` by name, and what each gauge tells."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, int] = defaultdict(int)
+        self.gauges: dict[str, Callable[[], int]] = {}
+
+    def add_group(self, name: str) -> _Metrics:
+        return self
+
+    def counter(self, name: str) -> _Counter:
+        return _Counter(self.counters, name)
+
+    def gauge(self, name: str, value: Callable[[], int]) -> None:
+        self.gauges[name] = value
+
+
+class _Counter:
+    def __init__(self, counters: dict[str, int], name: str) -> None:
+        self._counters, self._name = counters, name
+
+    def inc(self, n: int = 1) -> None:
+        self._counters[self._name] += n
+
+
 class Stage:
     """One key of a keyed function. ``sent``: (kind, time_ms, event_key, payload) in order, ``rows``: what
     stands of them, by the first three."""
@@ -44,6 +69,7 @@ class Stage:
         self.timers: set[int] = set()
         self.sent: list[tuple[str, int, str, list]] = []
         self.rows: dict[tuple[str, int, str], list] = {}
+        self.metrics = _Metrics()
         function.open(self)
 
     # ---- what the engine gives the function -----------------------------------------------------
@@ -53,6 +79,9 @@ class Stage:
 
     def get_state(self, descriptor) -> _Value:
         return self._states.setdefault(("value", descriptor.name), _Value())
+
+    def get_metrics_group(self) -> _Metrics:
+        return self.metrics
 
     def timer_service(self) -> Stage:
         return self

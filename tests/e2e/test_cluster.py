@@ -1,0 +1,179 @@
+"""The job on a session cluster, from Kafka to PostgreSQL: what is killed, stopped and rescaled ends up with the
+tables of a directory read once; and what it counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.tables import SCHEMAS
+from tests.cluster import Cluster, session_cluster
+from tests.e2e.test_kafka_postgres import (  # noqa: F401 (fixtures)
+    PATIENCE_S,
+    ROOT,
+    UNUSABLE,
+    broker,
+    database,
+    differing,
+    empty,
+    expected,
+    stored,
+    world,
+)
+from tests.services import Broker, Database
+from tests.unit.test_docker import JOB_METRICS
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with session_cluster(tmp_path_factory.mktemp("cluster") / "cluster") as running:
+        yield running
+
+
+@pytest.fixture
+def arguments(broker: Broker, database: Database) -> tuple[str, ...]:  # noqa: F811
+    """Of the job; its tables are empty."""
+    empty(database)
+    return (
+        "--input", broker.url, "--output", database.url,
+        "--set", "idle.after=15 s", "--set", "checkpoint.every=2 s",
+    )  # fmt: skip
+
+
+def wait_for_tables(cluster: Cluster, job_id: str, database: Database, expected: dict) -> None:  # noqa: F811
+    """Until they are as expected."""
+    until = time.monotonic() + PATIENCE_S
+    while off := differing(stored(database), expected):
+        assert time.monotonic() < until, f"rows (missing, too many) after {PATIENCE_S} s: {off}"
+        assert cluster.job_state(job_id) not in ("FAILED", "FINISHED", "CANCELED"), cluster.exceptions(job_id)
+        time.sleep(1)
+
+
+def wait_for_the_middle(cluster: Cluster, job_id: str, database: Database, expected: dict) -> None:  # noqa: F811
+    """Until some verdicts are there, and a checkpoint."""
+    cluster.wait_for(
+        "verdicts and a checkpoint",
+        lambda: cluster.completed_checkpoints(job_id) and stored(database)["trace_verdicts"],
+        PATIENCE_S,
+    )
+    assert differing(stored(database), expected), "too late: all is there"
+
+
+def wait_for_checkpoint(cluster: Cluster, job_id: str) -> None:
+    """Until every task runs, and one more checkpoint is complete."""
+    cluster.wait_for("a running job", lambda: cluster.runs(job_id), PATIENCE_S)
+    before = cluster.completed_checkpoints(job_id)
+    cluster.wait_for("a checkpoint", lambda: cluster.completed_checkpoints(job_id) > before, PATIENCE_S)
+
+
+def totals(text: str) -> dict[str, float]:
+    """Metric -> sum over its series, of what Prometheus reads."""
+    found: dict[str, float] = defaultdict(float)
+    for name, value in re.findall(r"^(\w+)\{[^}]*\} (\S+)$", text, re.MULTILINE):
+        found[name] += float(value)
+    return found
+
+
+def spans_of(world: Path) -> int:  # noqa: F811
+    """Spans in a world's files."""
+    count = 0
+    for path in (world / "traces").glob("*.jsonl*"):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for line in lines:
+                count += sum(
+                    len(scope["spans"])
+                    for resource in json.loads(line)["resourceSpans"]
+                    for scope in resource["scopeSpans"]
+                )
+    return count
+
+
+def standing(shown: str) -> set[str]:
+    """The one column of what is left of a changelog that the SQL client shows."""
+    rows: set[str] = set()
+    for change, value in re.findall(r"^\| (\+I|-U|\+U|-D) \| +(\S+) +\|$", shown, re.MULTILINE):
+        (rows.add if change[0] == "+" else rows.discard)(value)
+    return rows
+
+
+def test_the_sql_clients_tables_are_those_of_the_sinks() -> None:
+    client = (ROOT / "sql" / "client" / "tables.sql").read_text("utf-8")
+    for path in (ROOT / "sql" / "sinks").glob("*.sql"):
+        sink = path.read_text("utf-8").replace("create temporary table ${output}", "create table ")
+        assert sink.partition(" with (")[0] in client, path.name
+
+
+def test_what_it_counts_is_what_prometheus_reads(
+    cluster: Cluster, arguments: tuple, broker: Broker, database: Database, expected: dict, world: Path  # noqa: F811
+) -> None:
+    """... and the topics of the tables are what the SQL client reads."""
+    for name in SCHEMAS:
+        broker.create_topic(name)
+    job_id = cluster.run(*arguments, "--output", broker.url)
+    try:
+        wait_for_tables(cluster, job_id, database, expected)
+        spans_in = "flink_taskmanager_job_task_operator_anomaly_cost_spans_in"
+        spans = spans_of(world)
+        # The reporter tells a Python function's numbers when its batch is done.
+        cluster.wait_for(
+            f"{spans} spans counted, not {totals(cluster.metrics())[spans_in]}",
+            lambda: totals(cluster.metrics())[spans_in] == spans,
+            30,
+        )
+        found = totals(cluster.metrics())
+        print({name.rpartition("anomaly_cost_")[2]: found.get(name) for name in sorted(JOB_METRICS)})
+        assert JOB_METRICS <= found.keys()
+        short = {name.rpartition("anomaly_cost_")[2]: found[name] for name in JOB_METRICS}
+        assert short["rejected"] == len(UNUSABLE)
+        assert short["charges_in"] > 0 and short["usage_points_in"] > 0
+        assert short["late_charges"] == 0
+        shown = cluster.sql(
+            ROOT / "sql" / "client" / "tables.sql",
+            f"alter table ranked_anomalies set ('properties.bootstrap.servers' = '{broker.bootstrap}');\n"
+            "select anomaly_id from ranked_anomalies;",
+        )
+        assert standing(shown) == {row[0] for row in expected["ranked_anomalies"]}
+    finally:
+        cluster.cancel(job_id)
+
+
+def test_a_killed_taskmanager_and_another_parallelism_change_nothing(
+    cluster: Cluster, arguments: tuple, database: Database, expected: dict  # noqa: F811
+) -> None:
+    """A TaskManager is killed in the middle; then stop with a savepoint at 1, and go on at 2."""
+    job_id = cluster.run(*arguments)
+    try:
+        wait_for_the_middle(cluster, job_id, database, expected)
+        cluster.kill_taskmanager(job_id)
+        cluster.start_taskmanager()
+        wait_for_checkpoint(cluster, job_id)
+        savepoint = cluster.stop_with_savepoint(job_id)
+        job_id = cluster.run_from(savepoint, 2, *arguments)
+        wait_for_tables(cluster, job_id, database, expected)
+    finally:
+        cluster.cancel(job_id)
+
+
+def test_after_a_killed_jobmanager_the_job_goes_on_from_its_newest_checkpoint(
+    cluster: Cluster, arguments: tuple, database: Database, expected: dict  # noqa: F811
+) -> None:
+    """Without high availability (ZooKeeper, Kubernetes) nobody but the operator knows of the job."""
+    job_id = cluster.run(*arguments)
+    try:
+        wait_for_the_middle(cluster, job_id, database, expected)
+        cluster.kill_jobmanager()
+        cluster.start_jobmanager()
+        assert cluster.job_state(job_id) == "UNKNOWN"
+        job_id = cluster.run_from(cluster.newest_checkpoint(job_id), 1, *arguments)
+        wait_for_tables(cluster, job_id, database, expected)
+    finally:
+        cluster.cancel(job_id)
