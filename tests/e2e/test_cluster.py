@@ -3,9 +3,9 @@ tables of a directory read once; and what it counts, as Prometheus reads it."""
 
 from __future__ import annotations
 
-import os
 import gzip
 import json
+import os
 import re
 import time
 from collections import defaultdict
