@@ -105,21 +105,6 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
-# The order in which the rows of each table stand: the same tables are the same files.
-_SORT = {
-    "ranked_anomalies": ("window_start", "rank", "billing_currency", "otel_service_name"),
-    "trace_verdicts": ("start_time", "trace_id"),
-    "cost_allocations": (
-        "window_start",
-        "resource_id",
-        "dimension",
-        "otel_service_name",
-        "billing_currency",
-    ),
-    "charge_anomalies": ("window_start", "resource_id", "dimension", "billing_currency"),
-    "rejected_records": ("stream", "reason", "payload"),
-}
-
 # The key of each table, as in sql/sinks.
 KEYS = {
     "ranked_anomalies": ("anomaly_id",),
@@ -133,6 +118,12 @@ KEYS = {
     ),
     "charge_anomalies": ("window_start", "resource_id", "dimension", "billing_currency"),
     "rejected_records": ("stream", "reason", "payload"),
+}
+
+# The order in which the rows of each table stand: the same tables are the same files. Where not said, by key.
+_SORT = KEYS | {
+    "ranked_anomalies": ("window_start", "rank", "billing_currency", "otel_service_name"),
+    "trace_verdicts": ("start_time", "trace_id"),
 }
 
 _ROWS_A_BATCH = 20_000

@@ -261,7 +261,7 @@ def averted(ranked: pd.DataFrame, merit: pd.Series, faults: pd.DataFrame, costs:
     it. Adjacent windows of a service are one incident, repaired once, unless it has got another fault since.
     """
     rows = pd.DataFrame({
-        "start": _ms(ranked["window_start"]),
+        "start": epoch_ms(ranked["window_start"]),
         "service": ranked["otel_service_name"].to_numpy(object),
         "merit": merit.to_numpy(float),
     })  # fmt: skip
@@ -308,10 +308,10 @@ class _Worth:
     """What repairing a service averts, from the counterfactual bill."""
 
     def __init__(self, faults: pd.DataFrame, costs: pd.DataFrame) -> None:
-        self._time = dict(zip(faults["fault_id"], zip(_ms(faults["start_time"]), _ms(faults["end_time"]))))
+        self._time = dict(zip(faults["fault_id"], zip(epoch_ms(faults["start_time"]), epoch_ms(faults["end_time"]))))
         self._of = faults.groupby("otel_service_name")["fault_id"].agg(list).to_dict()
         self._costs: dict[str, list[tuple[int, float]]] = {}
-        for fault, start, cost in zip(costs["fault_id"], _ms(costs["window_start"]), _floats(costs["excess_cost"])):
+        for fault, start, cost in zip(costs["fault_id"], epoch_ms(costs["window_start"]), _floats(costs["excess_cost"])):
             self._costs.setdefault(fault, []).append((int(start), float(cost)))
 
     def of_repair(self, service: str, window_start: int, ended: set[str]) -> float:
@@ -341,7 +341,8 @@ class _Worth:
         return total
 
 
-def _ms(times: pd.Series) -> np.ndarray:
+def epoch_ms(times: pd.Series) -> np.ndarray:
+    """Times as whole milliseconds since the epoch.  # (len(times),)"""
     return times.to_numpy("datetime64[ms]").astype(np.int64)
 
 

@@ -23,6 +23,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -38,9 +39,7 @@ from udfs.pure.attribute import resource_rows
 from udfs.pure.focus import collect_charges
 from udfs.pure.irregular import charge_anomalies
 from udfs.pure.masked import MaskedDetector
-from udfs.pure.meter import meter
-from udfs.pure.offline import assemble_all, collect_traces, lines
-from udfs.pure.otlp import collect_metrics
+from udfs.pure.offline import assemble_all, by_minute, collect_traces, meter_consumers
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel
 from udfs.pure.rank import rank_window
 from udfs.pure.windows import window_start
@@ -73,23 +72,11 @@ class World:
     def __init__(self, directory: Path) -> None:
         fragments, owners = collect_traces(directory)
         self.minutes = assemble_all(fragments)
-        self.usage: dict = defaultdict(dict)
-        self.of_resource: dict = defaultdict(list)  # (service, metered) by resource
-        consumers: dict[str, list[bytes]] = defaultdict(list)
-        for line in lines(directory / "metrics"):
-            for consumer, fragment in collect_metrics(line)[0].items():
-                consumers[consumer].append(fragment)
-        for consumer, parts in sorted(consumers.items()):
-            bucket, uid, name, service, resource_id = consumer.split("\x1f")
-            if not service:
-                claims = (owners.get(uid) or owners.get(name) or set()) - {""}
-                service = claims.pop() if len(claims) == 1 else ""
-            metered = meter(int(bucket), parts)
-            self.of_resource[resource_id].append((service, metered["windows"]))
-            for minute, by_dimension in metered["minutes"].items():
-                into = self.usage[minute].setdefault((service, uid or name), {})
-                for dimension, used in by_dimension.items():
-                    into[dimension] = into.get(dimension, 0.0) + used
+        consumers = list(meter_consumers(directory, owners))
+        self.usage = by_minute(consumers)
+        self.of_resource: dict[str, list] = defaultdict(list)  # (service, usage by window)
+        for consumer in consumers:
+            self.of_resource[consumer.resource_id].append((consumer.service, consumer.usage["windows"]))
         self.charges: dict[str, list[dict]] = defaultdict(list)
         for path in sorted((directory / "billing").glob("*.csv")):
             for kind, charge in collect_charges(path):
@@ -100,6 +87,7 @@ class World:
             pd.read_parquet(truth / f"{name}.parquet") for name in ("traces", "faults", "costs")
         )
 
+    @cached_property
     def allocations(self) -> dict[int, list[dict]]:
         """Rows of cost_allocations by window."""
         by_window: dict[int, list[dict]] = defaultdict(list)
@@ -112,10 +100,9 @@ class World:
     def irregular(self) -> pd.DataFrame:
         """The bill's irregularities on the services that bear them: (window_start, otel_service_name, merit)."""
         rows = []
-        allocations = self.allocations()
         costs: dict = defaultdict(lambda: defaultdict(int))
         shares: dict = defaultdict(list)
-        for window_ms, found in allocations.items():
+        for window_ms, found in self.allocations.items():
             for row in found:
                 key = row["resource_id"], row["dimension"], row["billing_currency"]
                 costs[key][window_ms] = int(row["resource_cost"].scaleb(12))
@@ -139,12 +126,11 @@ class World:
         by_window: dict[int, list] = defaultdict(list)
         for minute, result in results.items():
             by_window[window_start(minute)].append((result.incidents, result.service_traces))
-        allocations = self.allocations()
         rows = []
         for window_ms, of_window in sorted(by_window.items()):
             incidents, service_traces = zip(*of_window)
             # As they come out of the engine.
-            found = orjson.loads(orjson.dumps(allocations.get(window_ms, []), default=str))
+            found = orjson.loads(orjson.dumps(self.allocations.get(window_ms, []), default=str))
             rows += rank_window(window_ms, incidents, service_traces, found)
         table = pd.DataFrame(rows)
         table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)

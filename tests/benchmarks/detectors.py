@@ -250,7 +250,7 @@ def storm(verdicts: pd.DataFrame, truth: pd.DataFrame, faults: pd.DataFrame) -> 
     found = m.flagged(verdicts, truth["trace_id"])
     start = truth["start_ms"].to_numpy(float)
     true = truth["is_anomalous"].to_numpy(bool)
-    begin, end = (_ms(faults[name])[0] for name in ("start_time", "end_time"))
+    begin, end = (m.epoch_ms(faults[name])[0] for name in ("start_time", "end_time"))
     edges = np.linspace(begin, end, 4)
     thirds = zip(("first", "middle", "last"), edges, edges[1:])
     measures = {f"recall, {name} third": _mean(found[true & _within(start, a, b)]) for name, a, b in thirds}
@@ -338,14 +338,11 @@ def binomial_tail(hits: int, trials: int, share: float) -> float:
 def _named(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     """How many services the anomalous traces of each fault's time name.  # (faults,)"""
     anomalous = verdicts[verdicts["is_anomalous"].astype(bool)]
-    start = _ms(anomalous["start_time"])
-    times = zip(_ms(faults["start_time"]), _ms(faults["end_time"]))
+    start = m.epoch_ms(anomalous["start_time"])
+    times = zip(m.epoch_ms(faults["start_time"]), m.epoch_ms(faults["end_time"]))
     culprit = anomalous["culprit_service_name"]
     return np.array([culprit[_within(start, a, b)].nunique() for a, b in times])
 
-
-def _ms(times: pd.Series) -> np.ndarray:
-    return times.to_numpy("datetime64[ms]").astype(np.int64)
 
 
 def _within(times: np.ndarray, begin: float, end: float) -> np.ndarray:

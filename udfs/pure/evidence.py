@@ -181,9 +181,9 @@ class Baselines:
         is_loop = (frame.repeats[groups] > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
         repeat_weight = np.where(is_loop, np.log(TROUBLE_RATE / rate), -np.inf)
         # A loop shows in one kind of call, be the service that makes it ever so busy with others.
-        settled = self._repeats[repeat_row, 1] >= CALLS_MIN
+        settled = self.are_repeats_known(repeat_row)
         self._loops.step(operation[groups[settled]], repeat_weight[settled, None])
-        repeat_weight += self._loops.log_odds()[operation[groups], 0] + THRESHOLD
+        repeat_weight += self.loop_context(operation[groups])
         in_loop = np.zeros(frame.count, bool)
         in_loop[frame.has_parent] = is_loop[group_of]
         is_timed = business & ~frame.is_parent_of(in_loop)
@@ -275,12 +275,12 @@ class Baselines:
         return variance + tolerance**2
 
     def loop_context(self, operation: np.ndarray) -> np.ndarray:
-        """What the context of loops has added to the evidence of repeated calls."""
+        """What the context of loops adds to the evidence of repeated calls.  # (len(operation),)"""
         return self._loops.log_odds()[operation, 0] + THRESHOLD
 
-    def are_repeats_known(self, reading: Reading) -> np.ndarray:
-        """Whether it is known how often each group's call is repeated.  # (groups,)"""
-        return self._repeats[reading.repeat_row, 1] >= CALLS_MIN
+    def are_repeats_known(self, repeat_row: np.ndarray) -> np.ndarray:
+        """Whether it is known how often each call is repeated.  # (len(repeat_row),)"""
+        return self._repeats[repeat_row, 1] >= CALLS_MIN
 
     def _tempered(self, profile: np.ndarray, weight: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Evidence of time, where the operation is slow now and then by nature at most so much."""

@@ -320,7 +320,7 @@ class MaskedDetector(RuleDetector):
             self._pod_episodes, minute_ms, by_pod, together, pods, len(self._pods), is_warming
         )
         # A loop shows in one operation, be the service ever so busy with others.
-        calls = reading.groups[self._baselines.are_repeats_known(reading)]
+        calls = reading.groups[self._baselines.are_repeats_known(reading.repeat_row)]
         calls = calls[~is_warming[frame.trace[calls]]]
         loops = channel == REPEAT
         looping = np.full(frame.count, -np.inf)

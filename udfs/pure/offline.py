@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gzip
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -61,20 +62,40 @@ def assemble_all(fragments: Mapping[str, list[bytes]]) -> Minutes:
     return minutes
 
 
-def meter_all(directory: Path, owners: Mapping[str, set[str]]) -> UsageByMinute:
-    """Usage by minute and consumer, whose service is its own word, else that of its spans."""
+class Consumer(NamedTuple):
+    """What one consumer used in one bucket; usage: as meter gives it, by window and by minute."""
+
+    service: str
+    pod: str
+    resource_id: str
+    usage: dict[str, dict[int, dict[str, float]]]
+
+
+def meter_consumers(directory: Path, owners: Mapping[str, set[str]]) -> Iterator[Consumer]:
+    """Each consumer and bucket; its service is its own word, else that of its spans."""
     consumers: dict[str, list[bytes]] = defaultdict(list)
     for line in lines(directory / "metrics"):
         for consumer, fragment in collect_metrics(line)[0].items():
             consumers[consumer].append(fragment)
-    usage: UsageByMinute = defaultdict(dict)
     for consumer, parts in sorted(consumers.items()):
-        bucket, uid, name, otel_service_name, _ = consumer.split("\x1f")
-        if not otel_service_name:
+        bucket, uid, name, service, resource_id = consumer.split("\x1f")
+        if not service:
             claims = (owners.get(uid) or owners.get(name) or set()) - {""}
-            otel_service_name = claims.pop() if len(claims) == 1 else ""
-        for minute, by_dimension in meter(int(bucket), parts)["minutes"].items():
-            into = usage[minute].setdefault((otel_service_name, uid or name), {})
+            service = claims.pop() if len(claims) == 1 else ""
+        yield Consumer(service, uid or name, resource_id, meter(int(bucket), parts))
+
+
+def meter_all(directory: Path, owners: Mapping[str, set[str]]) -> UsageByMinute:
+    """Usage by minute and consumer."""
+    return by_minute(meter_consumers(directory, owners))
+
+
+def by_minute(consumers: Iterable[Consumer]) -> UsageByMinute:
+    """Usage by minute, of all buckets and resources together."""
+    usage: UsageByMinute = defaultdict(dict)
+    for consumer in consumers:
+        for minute, by_dimension in consumer.usage["minutes"].items():
+            into = usage[minute].setdefault((consumer.service, consumer.pod), {})
             for dimension, used in by_dimension.items():
                 into[dimension] = into.get(dimension, 0.0) + used
     return usage
