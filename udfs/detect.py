@@ -105,19 +105,26 @@ class Detect(KeyedProcessFunction):
     def on_timer(
         self, timestamp: int, context: KeyedProcessFunction.OnTimerContext
     ) -> Iterator[Row]:
-        if self._pace is None:
-            detector = self._detector.value() or self._new_detector()
-            if timestamp == END_OF_INPUT:
-                yield from self._last_words(detector)
-                return
-            minute_ms = timestamp - MINUTE_MS
-            yield from self._step(detector, minute_ms)
-            self._detector.update(detector)
-            if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
-                self._frames[USAGE].remove(bucket_start(minute_ms))
+        if self._pace:
+            yield from self._at_tick(context)
+        else:
+            yield from self._at_end_of_input(timestamp)
+
+    def _at_end_of_input(self, timestamp: int) -> Iterator[Row]:
+        """All that was read has been read: a minute's turn, or after the last one the last words."""
+        detector = self._stored_detector()
+        if timestamp == END_OF_INPUT:
+            yield from self._last_words(detector)
             return
+        minute_ms = timestamp - MINUTE_MS
+        yield from self._step(detector, minute_ms)
+        self._detector.update(detector)
+        if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
+            self._frames[USAGE].remove(bucket_start(minute_ms))
+
+    def _at_tick(self, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        """Judge what is over by now, then again what changed after it was over, and what is still open."""
         progress = self._progress_at(context)
-        detector = self._detector.value() or self._new_detector()
         now_ms = context.timer_service().current_processing_time()
         over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE))
         minutes = sorted(self._frames[TRACES].keys())
@@ -126,31 +133,34 @@ class Detect(KeyedProcessFunction):
             minute_ms
             for bucket_ms in buckets
             for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
-            if progress.judged_ms < minute_ms <= over_ms
         }
-        over = sorted(between.union(m for m in minutes if progress.judged_ms < m <= over_ms))
-        for minute_ms in over:
-            yield from self._step(detector, minute_ms)
-        if over:
-            self._detector.update(detector)
-        for minute_ms in sorted(progress.late):
-            yield from self._again(detector, minute_ms)
-            self._frames[TRACES].remove(minute_ms)
-        progress.late.clear()
+        over = sorted(m for m in between.union(minutes) if progress.judged_ms < m <= over_ms)
         still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
         self._minutes_open.value = len(still_open)
-        if progress.shown_at < progress.changed_at:
-            for minute_ms in still_open:
+        changed = still_open if progress.shown_at < progress.changed_at else []
+        is_idle = progress.is_idle(now_ms, self._pace)
+        says_last_words = is_idle and progress.ended_at < progress.changed_at
+        if over or progress.late or changed or says_last_words:
+            detector = self._stored_detector()
+            for minute_ms in over:
+                yield from self._step(detector, minute_ms)
+            if over:
+                self._detector.update(detector)
+            for minute_ms in sorted(progress.late):
                 yield from self._again(detector, minute_ms)
+                self._frames[TRACES].remove(minute_ms)
+            for minute_ms in changed:
+                yield from self._again(detector, minute_ms)
+            if says_last_words:
+                yield from self._last_words(detector)
+        progress.late.clear()
         progress.shown_at = progress.changed_at
         progress.judged_ms = max(progress.judged_ms, over_ms)
         # A late trace may still want the usage of its time.
         for bucket_ms in buckets:
             if bucket_ms + USAGE_KEPT_MS < progress.judged_ms:
                 self._frames[USAGE].remove(bucket_ms)
-        if progress.is_idle(now_ms, self._pace):
-            if progress.ended_at < progress.changed_at:
-                yield from self._last_words(detector)
+        if is_idle:
             progress.ended_at = progress.changed_at
         else:
             tick(context, self._pace.emit_every_ms)
@@ -204,8 +214,12 @@ class Detect(KeyedProcessFunction):
     def _traces(self, minute_ms: int) -> list[bytes]:
         return list(map(b64decode, (self._frames[TRACES].get(minute_ms) or "").split()))
 
-    def _new_detector(self) -> RuleDetector:
-        return MaskedDetector(policy=self._threshold) if self._models else RuleDetector()
+    def _stored_detector(self) -> RuleDetector:
+        """The state's, or a new one."""
+        stored = self._detector.value()
+        if stored is None:
+            stored = MaskedDetector(policy=self._threshold) if self._models else RuleDetector()
+        return stored
 
     def _usage(self, minute_ms: int) -> Usage:
         """Usage of ``minute_ms`` by (workload, pod) and dimension."""

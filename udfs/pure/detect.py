@@ -137,7 +137,13 @@ class RuleDetector:
         late span changed. None if it has no traces."""
         if not traces:
             return None
-        return self._copy().step(minute_ms, traces, usage)[0]
+        copy = self._copy()
+        result = copy.step(minute_ms, traces, usage)[0]
+        self._take_over(minute_ms, copy)
+        return result
+
+    def _take_over(self, minute_ms: int, copy: RuleDetector) -> None:
+        """Take from a copy that judged a minute again what of it is still to be told anew."""
 
     def last_words(self, pending: Mapping[int, Any]) -> list[MinuteResult]:
         """What would be told anew of past minutes if nothing came any more; nothing changes by it.
@@ -219,6 +225,8 @@ class RuleDetector:
         excess_usage: {service: {dimension: usage of the work that such traces don't do, or do else}}.
         unexplained_usage: {dimension: [use of the culprit beyond what all its work explains, its variance]}.
         """
+        if not incidents:
+            return
         names, costs = self._baselines.services.names, self._usage.work_costs()
         culprits = np.array([v["culprit_service_name"] if v["is_anomalous"] else "" for v in verdicts], object)
         for incident in incidents:

@@ -174,20 +174,9 @@ class MaskedDetector(RuleDetector):
         self._judged = [minute for minute in self._judged if minute > last]
         return results + [self._verdicts(self.pending.pop(minute), is_final=True)[0] for minute in due]
 
-    def again(
-        self,
-        minute_ms: int,
-        traces: Sequence[bytes],
-        usage: Mapping[tuple[str, str], Mapping[str, float]],
-    ) -> MinuteResult | None:
-        """As RuleDetector.again; a minute that is still to be told anew will be, with these traces."""
-        if not traces:
-            return None
-        copy = self._copy()
-        result = copy.step(minute_ms, traces, usage)[0]
+    def _take_over(self, minute_ms: int, copy: MaskedDetector) -> None:
         if minute_ms in self._judged:
             self.pending[minute_ms] = copy.pending[minute_ms]
-        return result
 
     def last_words(self, pending: Mapping[int, Minute]) -> list[MinuteResult]:
         copy = self._copy()
