@@ -239,6 +239,17 @@ def sources(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_colum
     return "charge_files, lateral table(collect_charges(path))"
 
 
+def prepare(t_env: StreamTableEnvironment, configuration: Config, sinks_: Sequence[Output]) -> StatementSet:
+    """The job that ``configuration`` asks for, ready to be executed.
+
+    Raises:
+        UsageError: the input holds nothing to read.
+        JobError: a file can't be read.
+    """
+    charges = sources(t_env, configuration.input, configuration.cost_column)
+    return anomaly_cost(t_env, charges, sinks_, stages(configuration), rejected_at_ms=int(time.time() * 1000))
+
+
 def outputs(configuration: Config, changes: Path) -> list[Output]:
     """The sinks of a run; those that are not there are told before the engine starts.
 
@@ -284,11 +295,7 @@ def run(configuration: Config) -> dict[str, int]:
             sinks_ = outputs(configuration, changes)
             jars = connectors.jars() if needs_connectors(configuration) else []
             t_env = start_engine(engine, scratch, rest_port, jars)
-            charges = sources(t_env, configuration.input, configuration.cost_column)
-            inserts = anomaly_cost(
-                t_env, charges, sinks_, stages(configuration), rejected_at_ms=int(time.time() * 1000)
-            )
-            progress.wait(inserts.execute(), rest_port, scratch)
+            progress.wait(prepare(t_env, configuration, sinks_).execute(), rest_port, scratch)
         except (Py4JJavaError, JavaException) as error:
             log = (target or scratch.parent) / "anomaly_cost.log"
             log.write_text(str(error), encoding="utf-8")
@@ -316,10 +323,7 @@ def submit(configuration: Config) -> None:
     sinks_ = outputs(configuration, Path())
     try:
         t_env = cluster_engine(configuration.engine | state.checkpointing(configuration))
-        charges = sources(t_env, configuration.input, configuration.cost_column)
-        inserts = anomaly_cost(
-            t_env, charges, sinks_, stages(configuration), rejected_at_ms=int(time.time() * 1000)
-        )
+        inserts = prepare(t_env, configuration, sinks_)
         t_env.get_config().set("pipeline.name", "anomaly_cost")
         inserts.execute()
     except (Py4JJavaError, JavaException) as error:

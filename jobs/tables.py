@@ -18,7 +18,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-
 _TIME = pa.timestamp("ms", tz="UTC")
 _MONEY = pa.decimal128(28, 12)
 _NAMES = pa.list_(pa.string())

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from jobs import config
-from jobs.anomaly_cost import anomaly_cost, sources, stages
+from jobs.anomaly_cost import prepare
 from jobs.environment import free_port, start_engine
 from jobs.sinks import Directory
 
@@ -16,8 +16,7 @@ def test_each_python_function_is_called_once(tmp_path: Path) -> None:
     (tmp_path / "traces/a.jsonl").write_text("{}")
     configuration = config.load(["--input", str(tmp_path), "--output", str(tmp_path), "--set", "detector=rule"])
     t_env = start_engine(configuration.engine, tmp_path / "scratch", free_port())
-    charges = sources(t_env, configuration.input, configuration.cost_column)
-    inserts = anomaly_cost(t_env, charges, [Directory(tmp_path / "changes")], stages(configuration), rejected_at_ms=0)
+    inserts = prepare(t_env, configuration, [Directory(tmp_path / "changes")])
     # What comes before a keyed function is planned apart from the sinks.
     plans = {
         inserts.explain(): (

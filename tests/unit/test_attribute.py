@@ -8,7 +8,6 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from pyflink.common import RowKind
 
 from tests.unit.keyed_stage import Stage, by_kind

@@ -525,9 +525,14 @@ def collect_charges(
         try:
             yield "charge", _charge(row, cells, cost_column, ordinal, delivery, exchange, digests)
         except RejectedRecord as error:
-            filled = {key: value for key, value in cells.items() if _filled(value) is not None}
-            filled.pop(RAGGED, None)
-            yield "reject", reject(STREAM, error.reason, filled, error.event_time_ms)
+            yield "reject", reject_row(cells, error)
+
+
+def reject_row(cells: Mapping[str, object], error: RejectedRecord) -> str:
+    """The reject of a row, which shows the cells that hold something."""
+    filled = {key: value for key, value in cells.items() if _filled(value) is not None}
+    filled.pop(RAGGED, None)
+    return reject(STREAM, error.reason, filled, error.event_time_ms)
 
 
 def read_charges(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from udfs.pure.focus import COST_COLUMNS, RAGGED, STREAM, collect_charge
+from udfs.pure.focus import COST_COLUMNS, RAGGED, STREAM, collect_charge, reject_row
 from udfs.pure.rates import Exchange
 from udfs.pure.reject import RejectedRecord, reject
 
@@ -47,13 +47,7 @@ def collect_charge_record(
     try:
         return "charge", collect_charge(row, cost_column, delivery=delivery, exchange=exchange)
     except RejectedRecord as error:
-        filled = {key: value for key, value in row.items() if not _is_null(value)}
-        return "reject", reject(STREAM, error.reason, filled, error.event_time_ms)
-
-
-def _is_null(value: object) -> bool:
-    """As FOCUS in text has it: an empty cell, or NULL in any case."""
-    return value is None or (isinstance(value, str) and value.strip().upper() in ("", "NULL"))
+        return "reject", reject_row(row, error)
 
 
 def _decode(line: bytes) -> dict[str, object]:
