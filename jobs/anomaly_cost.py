@@ -144,7 +144,7 @@ def anomaly_cost(
     run_sql(t_env, "views", "2*")  # assemble
     run_sql(t_env, "views", "3[12]_*")  # meter
     materialise(t_env, "pod_owners")
-    run_sql(t_env, "views", "33_*")
+    run_sql(t_env, "views", "33_*", system_namespaces=stages.system_namespaces)
     materialise(t_env, "usage_owned")
 
     if stages.has_pulse:
@@ -200,6 +200,7 @@ class Stages:
     attribute: Attribute
     rank: Rank
     collect_charges: UserDefinedTableFunctionWrapper
+    system_namespaces: str
     has_pulse: bool
 
 
@@ -215,6 +216,7 @@ def stages(configuration: Config) -> Stages:
         Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
         collects(configuration.cost_column, money.exchange),
+        ", ".join(f"'{name}'" for name in money.system_namespaces),
         has_pulse=pace is not None,
     )
 

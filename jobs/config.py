@@ -39,6 +39,8 @@ JOB_SETTINGS = {
     "prices": "",
     # Who bears what a machine costs beyond its use, where its size is known.
     "idle.policy": PROPORTIONAL,
+    # Namespaces whose pods are the cluster's own, where no service.name says whose they are.
+    "system.namespaces": "kube-system,kube-public,kube-node-lease",
     # CSV file of exchange rates (from, to, rate, valid_from) into currency.target.
     "currency.rates": "",
     "currency.target": "",
@@ -90,12 +92,14 @@ class Money:
         wait_ms: how long a window waits for its bill, in event time; only where the input has no end.
         price_book: the user's prices.
         idle_policy: one of attribute.IDLE_POLICIES.
+        system_namespaces: whose usage is the cluster's own.
         exchange: converts charges; None = currencies stay as they are billed.
     """
 
     wait_ms: int = 72 * 3_600_000
     price_book: tuple[BookPrice, ...] = ()
     idle_policy: str = PROPORTIONAL
+    system_namespaces: tuple[str, ...] = ()
     exchange: Exchange | None = None
 
 
@@ -262,6 +266,10 @@ def _duration(job: dict[str, str], key: str) -> int:
     return int(found[1]) * _DURATION_MS[found[2]]
 
 
+# RFC 1123 label, as Kubernetes names namespaces.
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
 def _money(job: dict[str, str]) -> Money:
     """The settings of money, their files read.
 
@@ -271,11 +279,15 @@ def _money(job: dict[str, str]) -> Money:
     target = job["currency.target"].upper()
     if bool(target) != bool(job["currency.rates"]):
         raise UsageError("--set currency.rates and currency.target: give both or none")
+    namespaces = tuple(job["system.namespaces"].split(","))
+    if not all(map(_NAMESPACE.fullmatch, namespaces)):
+        raise UsageError(f"--set system.namespaces={job['system.namespaces']}: must be names as kube-system,monitoring")
     try:
         return Money(
             wait_ms=_duration(job, "billing.wait"),
             price_book=load_price_book(Path(job["prices"])) if job["prices"] else (),
             idle_policy=job["idle.policy"],
+            system_namespaces=namespaces,
             exchange=load_exchange(Path(job["currency.rates"]), target) if target else None,
         )
     except ValueError as error:

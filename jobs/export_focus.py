@@ -56,7 +56,7 @@ from udfs.pure.price import (
     to_units,
 )
 from udfs.pure.rank import USAGE_UNITS
-from udfs.pure.windows import IDLE, NO_RESOURCE, UNALLOCATED, WINDOW_MS
+from udfs.pure.windows import IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED, WINDOW_MS
 
 Row = dict[str, object]
 # (window_start_ms, resource_id, dimension, billing_currency)
@@ -359,7 +359,7 @@ def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:
     if resource_id == NO_RESOURCE:
         what = "charge without a resource"
     is_split = allocation["usage"] is not None
-    is_workload = service not in (IDLE, UNALLOCATED)
+    is_workload = service not in (IDLE, SYSTEM, UNALLOCATED)
     details: Row | None = None
     if is_split or is_workload:
         element: Row = {"AllocatedRatio": allocation["share"]}
@@ -371,6 +371,8 @@ def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:
         description = f"{what}, allocated to {service} by usage"
     elif service == IDLE:
         description = f"{what}, used by nobody"
+    elif service == SYSTEM:
+        description = f"{what}, used by the cluster's own pods"
     else:
         description = f"{what}, tied to no workload"
     return {

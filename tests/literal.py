@@ -36,12 +36,15 @@ CHARGE_COLUMNS = (
 
 
 def resource(
-    otel_service_name: str | None = None, pod: str | None = None, node: str | None = None
+    otel_service_name: str | None = None,
+    pod: str | None = None,
+    node: str | None = None,
+    namespace: str = "shop",
 ) -> dict[str, Any]:
     """An OTLP resource with the attributes that are given."""
     attributes = {
         "service.name": otel_service_name,
-        "k8s.namespace.name": "shop" if pod else None,
+        "k8s.namespace.name": namespace if pod else None,
         "k8s.pod.name": pod,
         "k8s.node.name": node,
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from jobs.report import format as fmt
-from udfs.pure.windows import HOUR_MS, IDLE, UNALLOCATED, WINDOW_MS
+from udfs.pure.windows import HOUR_MS, IDLE, SYSTEM, UNALLOCATED, WINDOW_MS
 
 # More colours than this cannot be told apart; the services beyond share one grey.
 MOST_COLOURS = 8
@@ -20,7 +20,7 @@ DAY_MS = 24 * HOUR_MS
 STEPS_MS = (WINDOW_MS, HOUR_MS, 2 * HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, 12 * HOUR_MS, DAY_MS)
 
 OTHERS = "other workloads"
-SPECIAL = {IDLE: "idle", UNALLOCATED: "unallocated", OTHERS: "others"}
+SPECIAL = {SYSTEM: "system", IDLE: "idle", UNALLOCATED: "unallocated", OTHERS: "others"}
 
 # The drawing's own units; the page scales them.
 WIDTH, LEFT, RIGHT = 1120, 64, 8
@@ -72,7 +72,7 @@ def series_of(rows: Sequence[Mapping]) -> list[Series]:
         series.append(Series(f"{len(rest)} {OTHERS}", SPECIAL[OTHERS], total, summed))
     return series + [
         Series(SPECIAL[n], SPECIAL[n], totals[n], costs[n])
-        for n in (IDLE, UNALLOCATED)
+        for n in (SYSTEM, IDLE, UNALLOCATED)
         if n in costs
     ]
 

@@ -1,7 +1,7 @@
 -- Where will each service stand at the end of the month, against its budget?
 -- Grain: one row per service and currency, for the month of the latest window.
 -- Tables: cost_allocations; budgets (otel_service_name, month date, amount, billing_currency), the user's.
--- Cost includes provisional rows, and __idle__ and __unallocated__ as services of these names. Days are
+-- Cost includes provisional rows, and __idle__, __system__ and __unallocated__ as services of these names. Days are
 -- completed that lie whole between the first window and the latest. The rest of the month costs what the
 -- completed days (at most 28) cost in the mean; from 14 of them on, those of the same weekday. Without any,
 -- the month goes on as it began. projected_over_budget is negative where money is left.

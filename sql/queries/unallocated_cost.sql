@@ -1,6 +1,6 @@
 -- Which cost goes to no service, and why?
 -- Grain: one row per day, resource, dimension, currency and reason.
--- Tables: cost_allocations. Idle is what nobody used in the window, unmetered what no usage telemetry speaks
+-- Tables: cost_allocations. Idle is what nobody used in the window, system what the cluster's own pods used, unmetered what no usage telemetry speaks
 -- of, unknown workload the usage that no service.name could be tied to. share_of_day is of all
 -- that the day costs in the currency.
 -- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15, not on Flink SQL (day is reserved there).
@@ -17,13 +17,14 @@ reasons as (
         billing_currency,
         case
             when otel_service_name = '__idle__' then 'idle'
+            when otel_service_name = '__system__' then 'system'
             when resource_id = '__no_resource__' then 'no resource'
             when usage is null then 'unmetered'
             else 'unknown workload'
         end as reason,
         allocated_cost
     from cost_allocations
-    where otel_service_name in ('__idle__', '__unallocated__')
+    where otel_service_name in ('__idle__', '__system__', '__unallocated__')
 )
 select
     reasons.day,

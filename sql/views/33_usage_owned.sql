@@ -1,6 +1,7 @@
 -- meter: usage with its owner: as the metric says, else as the pod's other telemetry says (uid before name).
 -- grain: one (bucket, consumer) a row; key: consumer
--- resource_id and otel_service_name are '' where nobody knows them
+-- resource_id and otel_service_name are '' where nobody knows them; a pod of the cluster's own namespaces that
+-- nobody claims is the system's
 create temporary view usage_owned as
 select
     consumer,
@@ -17,7 +18,11 @@ from (
         coalesce(nullif(u.pod_uid, ''), u.pod_name) as pod,
         coalesce(u.resource_id, by_uid.owner.resource_id, by_name.owner.resource_id, '') as resource_id,
         coalesce(
-            u.otel_service_name, by_uid.owner.otel_service_name, by_name.owner.otel_service_name, ''
+            u.otel_service_name,
+            by_uid.owner.otel_service_name,
+            by_name.owner.otel_service_name,
+            case when split_index(u.pod_name, '/', 0) in (${system_namespaces}) then '__system__' end,
+            ''
         ) as otel_service_name
     from consumer_usage as u
     left join pod_owners as by_uid on u.pod_uid = by_uid.pod

@@ -72,13 +72,16 @@ def test_an_hour_is_split_by_window_and_usage(job, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_tied_is_named_and_conserved(job, tmp_path: Path) -> None:
-    """No telemetry, no resource id, nobody's usage, an unused window: all of the bill is accounted for."""
+    """No telemetry, no resource id, nobody's usage, the cluster's own, an unused window: all is accounted for."""
     end_ms = NOON_MS + HOUR_MS // 2
     write_lines(
         tmp_path / "in/metrics/a.jsonl",
         [
             cpu_gauge(resource("cart", "cart-1", "node-1"), _steady(1.0, NOON_MS, end_ms)),
             cpu_gauge(resource(None, "stray-1", "node-1"), _steady(1.0, NOON_MS, end_ms)),
+            cpu_gauge(resource(None, "proxy-1", "node-1", "kube-system"), _steady(1.5, NOON_MS, end_ms)),
+            # What says whose it is, is its own, wherever it runs.
+            cpu_gauge(resource("dns", "dns-1", "node-1", "kube-system"), _steady(0.5, NOON_MS, end_ms)),
         ],
     )
     bill = [
@@ -91,8 +94,10 @@ def test_what_cannot_be_tied_is_named_and_conserved(job, tmp_path: Path) -> None
     rows = _rows(job(tmp_path / "in")["cost_allocations"])
 
     assert {key: row["allocated_cost"] for key, row in rows.items()} == {
-        ("12:00", "node-1", "cpu", "cart"): Decimal("0.5"),
-        ("12:00", "node-1", "cpu", "__unallocated__"): Decimal("0.5"),
+        ("12:00", "node-1", "cpu", "cart"): Decimal("0.25"),
+        ("12:00", "node-1", "cpu", "__unallocated__"): Decimal("0.25"),
+        ("12:00", "node-1", "cpu", "__system__"): Decimal("0.375"),
+        ("12:00", "node-1", "cpu", "dns"): Decimal("0.125"),
         ("12:30", "node-1", "cpu", "__idle__"): Decimal(2),
         ("12:00", "disk-1", "other", "__unallocated__"): Decimal("0.4"),
         ("12:00", "__no_resource__", "other", "__unallocated__"): Decimal("-0.25"),

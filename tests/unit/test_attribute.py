@@ -15,7 +15,7 @@ from udfs.attribute import REMEMBERED_MS, Attribute
 from udfs.pure.attribute import Known, allocate_window, resource_rows, sum_usage
 from udfs.pure.price import cost_by_window, to_units
 from udfs.pure.rates import BookPrice, Prices
-from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, UNALLOCATED, WINDOW_MS
+from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED, WINDOW_MS
 
 HOUR = 400_000 * HOUR_MS
 LATER = HOUR + 3 * HOUR_MS
@@ -323,6 +323,12 @@ def test_who_bears_what_nobody_used(policy, expected):
     assert sum(row["share"] for row in rows) == pytest.approx(1.0)
     assert {row["total_usage"] for row in rows} == {7200.0}
     assert {row["unit_rate"] for row in rows} == {"0.00005555555555555555555555555556"}
+
+
+def test_the_clusters_own_pods_bear_what_they_use_and_no_equal_part_of_the_idle():
+    used = [("cart", {HOUR: {"cpu": 5400.0}}), (SYSTEM, {HOUR: {"cpu": 1800.0}})]
+    rows = resource_rows("node-1", used, [delivered("0.8", **MACHINE)], idle_policy="even")[HOUR]
+    assert costs(rows) == {SYSTEM: "0.050000000000", "cart": "0.350000000000"}
 
 
 def test_without_a_capacity_no_idle_part_is_known():

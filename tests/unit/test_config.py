@@ -35,6 +35,7 @@ def test_cost_column_is_a_setting(tmp_path: Path) -> None:
         (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default"], "KEY=VALUE"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "colour=red"], "no such setting"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "cost.column=Price"], "EffectiveCost"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "system.namespaces=kube system"], "must be names"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=two"], "whole number"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=0"], "whole number"),
         (["--input", "kafka://h:9092", "--output", "{dir}"], "kafka://"),

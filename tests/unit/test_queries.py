@@ -337,7 +337,8 @@ def test_unallocated_cost_tells_why(tmp_path):
         tmp_path,
         "unallocated_cost",
         cost_allocations=[
-            cost(at(1), "cart", "5"),
+            cost(at(1), "cart", "4.5"),
+            cost(at(1), "__system__", "0.5"),
             cost(at(1), "__idle__", "2", usage=0.0, total_usage=0.0),
             cost(at(1, 1), "__idle__", "1", usage=0.0, total_usage=0.0),
             cost(at(1), "__unallocated__", "0.5", resource_id="__no_resource__", **nothing),
@@ -352,6 +353,7 @@ def test_unallocated_cost_tells_why(tmp_path):
         (date(2024, 4, 1), "node-1", "cpu", "idle", 2, 3, 0.3),
         (date(2024, 4, 1), "node-1", "io", "unmetered", 1, Decimal("1.25"), 0.125),
         (date(2024, 4, 1), "__no_resource__", "cpu", "no resource", 1, Decimal("0.5"), 0.05),
+        (date(2024, 4, 1), "node-1", "cpu", "system", 1, Decimal("0.5"), 0.05),
         (date(2024, 4, 1), "node-1", "cpu", "unknown workload", 1, Decimal("0.25"), 0.025),
     ]
 

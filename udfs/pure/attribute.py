@@ -34,7 +34,7 @@ from udfs.pure.price import (
 )
 from udfs.pure.rates import RESOURCE, Prices, capacity
 from udfs.pure.reject import reject
-from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, UNALLOCATED, WINDOW_MS, window_start
+from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED, WINDOW_MS, window_start
 
 Usage = Mapping[str, Mapping[str, float]]
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
@@ -299,8 +299,8 @@ def _shares(
 
     services: {service or "": u}; None where the cost can't be tied to anybody's usage.
 
-    Workloads that nobody knows bear their own usage, never the idle part in equal shares: they are
-    none of the services, and may be many or one.
+    Workloads that nobody knows, and the cluster's own, bear their usage, never the idle part in equal
+    shares: they are none of the services, and may be many or one.
     """
     if services is None:
         return [(UNALLOCATED, None, None, 1.0, cost)]
@@ -312,7 +312,7 @@ def _shares(
     idle = Fraction(0) if idle_policy == PROPORTIONAL else idle_share or Fraction(0)
     shares = {name: Fraction(amount) / whole * (1 - idle) for name, amount in used.items()}
     if idle:
-        users = [name for name, amount in used.items() if amount and name != UNALLOCATED]
+        users = [name for name, amount in used.items() if amount and name not in (SYSTEM, UNALLOCATED)]
         if idle_policy == EVEN and users:
             for name in users:
                 shares[name] += idle / len(users)

@@ -21,6 +21,7 @@ MAX_GAP_MS = 30 * MINUTE_MS
 # Names that no workload and no resource can have: who a cost goes to when nobody caused it.
 UNALLOCATED = "__unallocated__"
 IDLE = "__idle__"
+SYSTEM = "__system__"  # what the cluster itself uses: pods of its own namespaces that no workload claims
 NO_RESOURCE = "__no_resource__"
 
 # The semantic conventions' own default for a missing service.name.
