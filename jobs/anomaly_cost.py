@@ -62,6 +62,9 @@ FUNCTIONS = {
     "pod_owner": meter.pod_owner,
     "rate_card": rate_card,
     "ranked_rows": columns.ranked_rows,
+    "ranked_json": columns.ranked_json,
+    "allocations_json": columns.allocations_json,
+    "charge_anomalies_json": columns.charge_anomalies_json,
     "verdict_rows": columns.verdict_rows,
     "allocation_rows": columns.allocation_rows,
     "charge_anomaly_rows": columns.charge_anomaly_rows,
@@ -80,7 +83,7 @@ def _keyed_stage(
     key_type: TypeInformation,
     function: KeyedProcessFunction,
     table: str,
-    pulse: str | None = None,
+    awake: Sequence[str] = (),
 ) -> None:
     """Send the changes of ``view``, by ``key``, through ``function``; its newest rows are ``table``.
 
@@ -88,14 +91,12 @@ def _keyed_stage(
     progress in the engine's clock, by watermarks of processing time, which a timer of event time
     would take for the end of the world.
 
-    pulse: columns of a row that says nothing, over the table ``pulses``. A worker's timers are handed on with its
-    next rows: where there are none (after a restart, say) what was due would stay undone.
+    awake: queries of rows that say nothing, which an input without end needs: see ``sql/ddl/pulse``.
     """
-    if pulse:
-        t_env.execute_sql(
-            f"create temporary view {view}_with_pulse as select * from {view} union all select {pulse} from pulses"
-        )
-        view = f"{view}_with_pulse"
+    if awake:
+        union = " union all ".join((f"select * from {view}", *awake))
+        t_env.execute_sql(f"create temporary view {view}_awake as {union}")
+        view = f"{view}_awake"
     stream = (
         t_env.to_changelog_stream(t_env.from_path(view))
         .assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
@@ -147,7 +148,7 @@ def anomaly_cost(
     run_sql(t_env, "views", "33_*", system_namespaces=stages.system_namespaces)
     materialise(t_env, "usage_owned")
 
-    if stages.has_pulse:
+    if stages.is_endless:
         run_sql(t_env, "ddl/pulse")
     run_sql(t_env, "views", "4*")
     _keyed_stage(
@@ -158,7 +159,7 @@ def anomaly_cost(
         Types.STRING(),
         stages.detect,
         "detected",
-        "'pulse', n, ''" if stages.has_pulse else None,
+        ["select 'pulse', n, '' from pulses"] if stages.is_endless else (),
     )
     run_sql(t_env, "views", "5*")
     _keyed_stage(
@@ -169,7 +170,13 @@ def anomaly_cost(
         Types.STRING(),
         stages.attribute,
         "attributed",
-        "'pulse ' || cast(n as string), 'pulse', '', ''" if stages.has_pulse else None,
+        [
+            "select 'pulse ' || cast(n as string), 'pulse', '', '' from pulses",
+            "select resource_id, 'call', '', '' from (select distinct resource_id from resource_events)"
+            " cross join roll_call",
+        ]
+        if stages.is_endless
+        else (),
     )
     run_sql(t_env, "views", "6*")
     _keyed_stage(
@@ -180,7 +187,13 @@ def anomaly_cost(
         Types.LONG(),
         stages.rank,
         "ranked",
-        "'pulse', n, '', cast('' as bytes)" if stages.has_pulse else None,
+        [
+            "select 'pulse', n, '', cast('' as bytes) from pulses",
+            "select 'call', window_ms, '', cast('' as bytes) from (select distinct window_ms from window_evidence)"
+            " cross join roll_call",
+        ]
+        if stages.is_endless
+        else (),
     )
 
     run_sql(t_env, "outputs", rejected_at_ms=str(rejected_at_ms))
@@ -201,7 +214,7 @@ class Stages:
     rank: Rank
     collect_charges: UserDefinedTableFunctionWrapper
     system_namespaces: str
-    has_pulse: bool
+    is_endless: bool
 
 
 def stages(configuration: Config) -> Stages:
@@ -217,7 +230,7 @@ def stages(configuration: Config) -> Stages:
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
         collects(configuration.cost_column, money.exchange),
         ", ".join(f"'{name}'" for name in money.system_namespaces),
-        has_pulse=pace is not None,
+        is_endless=pace is not None,
     )
 
 

@@ -16,7 +16,9 @@ import pyarrow as pa
 from pyflink.table import StreamTableEnvironment
 
 from jobs.environment import run_sql, sql_options
-from jobs.tables import KEYS, SCHEMAS
+from jobs.tables import SCHEMAS
+from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
+from udfs.rank import RANKED
 
 # Changes wait at most so long, and at most so many, before they are written to the database.
 _FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "1 s", 1_000, 40
@@ -73,44 +75,62 @@ class Kafka:
 
 @dataclass(frozen=True)
 class Postgres:
-    """The tables of docker/postgres/migrations; url: postgresql://USER@HOST[:PORT]/DATABASE, password beside it."""
+    """The tables of docker/postgres/migrations; url: postgresql://USER@HOST[:PORT]/DATABASE, password beside it.
+
+    Rankings and costs are sent a window at a time, as one JSON row to ``anomaly_cost.restated``, where a trigger puts
+    them in the place of what stood there: the rows of a window are restated together. Verdicts and rejects, which
+    never vanish, are upserted one by one.
+    """
 
     url: str
 
     def create(self, t_env: StreamTableEnvironment, output: str) -> None:
         """As Directory.create."""
+        restated = {"kind": "string", "time_ms": "bigint", "event_key": "string", "rows": "string"}
+        self._create(t_env, f"{output}restated", "anomaly_cost.restated", restated, ("kind", "time_ms", "event_key"))
+        for name, key in _UPSERTED.items():
+            columns = {column: kind for column, (kind, _) in _postgres_columns(name).items()}
+            self._create(t_env, f"{output}{name}", name, columns, key)
+
+    def _create(
+        self, t_env: StreamTableEnvironment, sink: str, table: str, columns: Mapping[str, str], key: tuple[str, ...]
+    ) -> None:
         parts = urlsplit(self.url)
         address = f"{parts.hostname}:{parts.port or 5432}{parts.path}"
-        for name in SCHEMAS:
-            columns = ", ".join(f"`{column}` {kind}" for column, (kind, _) in _postgres_columns(name).items())
-            key = ", ".join(f"`{column}`" for column in POSTGRES_KEYS.get(name, KEYS[name]))
-            options = {
-                "connector": "jdbc",
-                # The server reads text as the column's type: times, arrays and JSON have none in the connector.
-                "url": f"jdbc:postgresql://{address}?stringtype=unspecified&reWriteBatchedInserts=true",
-                "table-name": name,
-                "username": parts.username or "",
-                "password": os.environ.get("PGPASSWORD", ""),
-                "sink.buffer-flush.interval": _FLUSH_INTERVAL,
-                "sink.buffer-flush.max-rows": str(_FLUSH_ROWS),
-                "sink.max-retries": str(_RETRIES),
-            }
-            t_env.execute_sql(
-                f"create temporary table {output}{name} ({columns}, primary key ({key}) not enforced)"
-                f" with ({sql_options(options)})"
-            )
+        options = {
+            "connector": "jdbc",
+            # The server reads text as the column's type: times and JSON have none in the connector.
+            "url": f"jdbc:postgresql://{address}?stringtype=unspecified&reWriteBatchedInserts=true",
+            "table-name": table,
+            "username": parts.username or "",
+            "password": os.environ.get("PGPASSWORD", ""),
+            "sink.buffer-flush.interval": _FLUSH_INTERVAL,
+            "sink.buffer-flush.max-rows": str(_FLUSH_ROWS),
+            "sink.max-retries": str(_RETRIES),
+        }
+        listed = ", ".join(f"`{column}` {kind}" for column, kind in columns.items())
+        quoted = ", ".join(f"`{column}`" for column in key)
+        t_env.execute_sql(
+            f"create temporary table {sink} ({listed}, primary key ({quoted}) not enforced)"
+            f" with ({sql_options(options)})"
+        )
 
     def inserts(self, output: str) -> Iterator[str]:
         """As Directory.inserts."""
-        for name in SCHEMAS:
+        for view, kind in (("ranked", RANKED), ("attributed", ALLOCATIONS), ("attributed", CHARGE_ANOMALIES)):
+            yield (
+                f"insert into {output}restated select kind, time_ms, event_key, {kind}_json(payload) from {view}"
+                f" where kind = '{kind}'"
+            )
+        for name in _UPSERTED:
             values = ", ".join(value for _, value in _postgres_columns(name).values())
             yield f"insert into {output}{name} select {values} from {name}_rows"
 
 
 Output = Directory | Kafka | Postgres
 
-# What PostgreSQL's keys need beside those of the tables: a partition's column; and a reject is too long for an index.
-POSTGRES_KEYS = {"trace_verdicts": ("trace_id", "start_time"), "rejected_records": ("record_id",)}
+# Key of what is upserted: a partition's column is part of it; and a reject is too long for an index.
+_UPSERTED = {"trace_verdicts": ("trace_id", "start_time"), "rejected_records": ("record_id",)}
 
 
 def _postgres_columns(name: str) -> dict[str, tuple[str, str]]:
@@ -121,10 +141,6 @@ def _postgres_columns(name: str) -> dict[str, tuple[str, str]]:
         if pa.types.is_timestamp(field.type):
             text = f"date_format({column}, 'yyyy-MM-dd''T''HH:mm:ss.SSS') || 'Z'"
             columns[field.name] = "string", text
-        elif pa.types.is_list(field.type):
-            # An array of text is written as its JSON is, but for the braces.
-            text = f"json_string({column})"
-            columns[field.name] = "string", f"'{{' || substring({text}, 2, char_length({text}) - 2) || '}}'"
         else:
             columns[field.name] = _TYPES[str(field.type)], column
     if name == "rejected_records":

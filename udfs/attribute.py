@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from hashlib import blake2b
 
 import orjson
 import pandas as pd
@@ -14,7 +13,7 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 from pyflink.table.udf import udf
 
 from udfs import metrics
-from udfs.changelog import END_OF_INPUT, PULSE, Latest, tick, upsert
+from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, tick, upsert
 from udfs.pure import attribute, irregular, price, rates
 from udfs.pure.windows import HOUR_MS, UNALLOCATED
 
@@ -73,6 +72,7 @@ class Attribute(KeyedProcessFunction):
                 MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
             )
 
+        self._sending = Sent()
         self._sent = {
             kind: map_state(f"sent_{kind}", Types.LONG()) for kind in (ALLOCATIONS, CHARGE_ANOMALIES)
         }
@@ -100,6 +100,11 @@ class Attribute(KeyedProcessFunction):
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         _, kind, event_key, payload = row
         if kind == PULSE:
+            return
+        if kind == CALL:
+            if self._emit_every_ms is not None and self._sending.is_first_call(context.get_current_key()):
+                self._is_rebilled.update(True)
+                tick(context, self._emit_every_ms)
             return
         context.timer_service().register_event_time_timer(END_OF_INPUT)
         if self._emit_every_ms is not None:
@@ -166,7 +171,7 @@ class Attribute(KeyedProcessFunction):
                 continue
             rows = found.get(window_ms, [])
             payload = orjson.dumps(rows, default=str)
-            digest = blake2b(payload, digest_size=8).digest() if rows else None
+            digest = self._sending.digest(payload) if rows else None
             if digest != before.get(window_ms):
                 yield upsert(kind, window_ms, resource_id, payload)
                 if digest:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from hashlib import blake2b
 
 from pyflink.common import Row, RowKind, Time, Types
 from pyflink.common.typeinfo import TypeInformation
@@ -21,6 +23,10 @@ END_OF_INPUT = 1 << 61
 
 # Rows of this kind say nothing: where nothing else comes they make the engine hand on what timers bring about.
 PULSE = "pulse"
+
+# A row of this kind calls its key, now and then. The engine's checkpoints lack the timers that a worker has set since
+# it handed on rows last; so after a start each key tells all that it has anew when it is called first.
+CALL = "call"
 
 
 class Latest:
@@ -78,6 +84,29 @@ class Latest:
 
 def _standing(versions: dict) -> str | bytes | None:
     return max((version for version, count in versions.items() if count > 0), default=None)
+
+
+class Sent:
+    """What was sent last, told by a digest that holds for this start of the engine alone.
+
+    What was sent after the last checkpoint is forgotten by a start that goes on from it, and stands in the tables. So
+    nothing that an earlier start sent counts as sent.
+    """
+
+    def __init__(self) -> None:
+        self._start = os.urandom(8)
+        self._called: set[object] = set()
+
+    def digest(self, payload: bytes) -> bytes:
+        """To be kept beside what is sent, and compared with."""
+        return blake2b(payload, digest_size=8, key=self._start).digest()
+
+    def is_first_call(self, key: object) -> bool:
+        """Whether ``key`` is called for the first time since the start."""
+        if key in self._called:
+            return False
+        self._called.add(key)
+        return True
 
 
 def tick(context: KeyedProcessFunction.Context, every_ms: int) -> None:

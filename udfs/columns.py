@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import orjson
-from pyflink.table.udf import UserDefinedTableFunctionWrapper, udtf
+import pandas as pd
+from pyflink.table.udf import UserDefinedScalarFunctionWrapper, UserDefinedTableFunctionWrapper, udf, udtf
 
 # Column -> type as it leaves Python; the order is that of the table.
 VERDICT_COLUMNS = {
@@ -71,8 +72,8 @@ RANKED_COLUMNS = {
 }
 
 
-def _rows(columns: dict[str, str]) -> UserDefinedTableFunctionWrapper:
-    """A table function: payload (JSON list of objects) -> a row of ``columns`` for each of them."""
+def _of_table(columns: dict[str, str]) -> Callable[[bytes], Iterator[tuple]]:
+    """payload (JSON list of objects) -> values of ``columns`` of each of them."""
     names, doubles = tuple(columns), {n for n, kind in columns.items() if kind == "DOUBLE"}
 
     def convert(name: str) -> Callable[[dict], object]:
@@ -86,10 +87,32 @@ def _rows(columns: dict[str, str]) -> UserDefinedTableFunctionWrapper:
         for row in orjson.loads(payload):
             yield tuple(converter(row) for converter in converters)
 
-    return udtf(rows, result_types=list(columns.values()))
+    return rows
+
+
+def _rows(columns: dict[str, str]) -> UserDefinedTableFunctionWrapper:
+    """A table function: payload -> a row of ``columns`` for each of its objects."""
+    return udtf(_of_table(columns), result_types=list(columns.values()))
+
+
+def _json(columns: dict[str, str]) -> UserDefinedScalarFunctionWrapper:
+    """A function: payload -> the rows of the table as JSON, ``columns`` alone, for what is restated as a whole."""
+    rows = _of_table(columns)
+
+    def table_json(payloads: pd.Series) -> pd.Series:
+        return pd.Series([
+            orjson.dumps([dict(zip(columns, row, strict=True)) for row in rows(payload)]).decode()
+            for payload in payloads
+        ])  # fmt: skip
+
+    return udf(table_json, result_type="STRING", func_type="pandas", deterministic=False)
 
 
 verdict_rows = _rows(VERDICT_COLUMNS)
 allocation_rows = _rows(ALLOCATION_COLUMNS)
 charge_anomaly_rows = _rows(CHARGE_ANOMALY_COLUMNS)
 ranked_rows = _rows(RANKED_COLUMNS)
+
+allocations_json = _json(ALLOCATION_COLUMNS)
+charge_anomalies_json = _json(CHARGE_ANOMALY_COLUMNS)
+ranked_json = _json(RANKED_COLUMNS)

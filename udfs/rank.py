@@ -10,7 +10,7 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
-from udfs.changelog import END_OF_INPUT, PULSE, Latest, tick, upsert
+from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, tick, upsert
 from udfs.detect import INCIDENTS
 from udfs.pure.rank import rank_window
 
@@ -20,7 +20,7 @@ RANKED = "ranked"
 class Rank(KeyedProcessFunction):
     """Rows (kind, window, event_key, payload) of one window -> its ranked anomalies, ranks and all.
 
-    State: the window's incidents by minute and its allocations by resource.
+    State: the window's incidents by minute and its allocations by resource; a digest of what was sent last.
     """
 
     def __init__(self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None) -> None:
@@ -35,11 +35,16 @@ class Rank(KeyedProcessFunction):
             kind: Latest(context, kind, Types.STRING(), self._keep_ms)
             for kind in (INCIDENTS, ALLOCATIONS)
         }
+        self._sending = Sent()
         self._sent = context.get_state(ValueStateDescriptor("sent", Types.PICKLED_BYTE_ARRAY()))
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, _, event_key, payload = row
         if kind == PULSE:
+            return
+        if kind == CALL:
+            if self._emit_every_ms is not None and self._sending.is_first_call(context.get_current_key()):
+                tick(context, self._emit_every_ms)
             return
         self._evidence[kind].apply(row.get_row_kind(), event_key, payload)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
@@ -58,8 +63,8 @@ class Rank(KeyedProcessFunction):
         ]
         rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
         payload = orjson.dumps(rows, default=str)
-        # A window that lost all its rows says so once.
-        sent = self._sent.value()
-        if payload != sent and (rows or sent):
-            self._sent.update(payload)
+        digest, sent = self._sending.digest(payload), self._sent.value()
+        # A window that lost all its rows says so.
+        if digest != sent and (rows or sent):
+            self._sent.update(digest)
             yield upsert(RANKED, window_ms, "", payload)

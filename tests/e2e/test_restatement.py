@@ -1,0 +1,119 @@
+"""A bill that lands hours late, on a running stream: a price at once, restated under the same keys, ranks and all."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.e2e.test_simulated_world import simulate
+from tests.services import Broker, Database, kafka_broker, postgres
+from tests.streamed import (
+    Tables,
+    charges,
+    create_topics,
+    end,
+    ended,
+    parquet,
+    producer,
+    run,
+    send_charges,
+    send_telemetry,
+    start,
+    wait_for,
+)
+
+pytestmark = pytest.mark.services
+
+# What of the bill is there when the telemetry comes: the first two of six hours.
+KNOWN_BEFORE = "2025-03-03T02:00:00Z"
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    with kafka_broker() as running:
+        create_topics(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    with postgres() as running:
+        yield running
+
+
+def _tables(world: Path, bill: list[dict[str, str]], later: list[dict[str, str]], target: Path) -> Tables:
+    """What the job makes of the world's telemetry and these rows, once and for all; later ones in a later file."""
+    for path in (world / "billing").glob("*.csv"):
+        path.unlink()
+    for name, rows in (("1-bill.csv", bill), ("2-later.csv", later)):
+        with (world / "billing" / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(bill[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    run("--input", str(world), "--output", str(target)).check_returncode()
+    return parquet(target)
+
+
+def _costlier(row: dict[str, str], factor: int) -> dict[str, str]:
+    """The same charge at ``factor`` times its cost, as a later snapshot of the open month has it."""
+    costs = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
+    return row | {name: str(Decimal(row[name]) * factor) for name in costs if row[name]}
+
+
+def _status(database: Database, table: str) -> Counter[str]:
+    with psycopg.connect(database.dsn) as connection:
+        return Counter(status for (status,) in connection.execute(f"select cost_status from {table}"))
+
+
+def _ranks(database: Database) -> dict[str, int]:
+    with psycopg.connect(database.dsn) as connection:
+        return dict(connection.execute("select anomaly_id, rank from ranked_anomalies").fetchall())
+
+
+def test_a_price_at_once_then_the_bills_then_the_corrections(
+    broker: Broker, database: Database, tmp_path: Path
+) -> None:
+    world = simulate(tmp_path / "world", 24, "metered")
+    bill = charges(world)
+    early = [row for row in bill if row["ChargePeriodStart"] < KNOWN_BEFORE]
+    late = [row for row in bill if row not in early]
+    at_three = [row for row in bill if row["ChargePeriodStart"] == "2025-03-03T03:00:00Z" and row["ResourceId"]]
+    # One machine turns out dear: who runs on it costs more than who doesn't.
+    machine = max(row["ResourceId"] for row in at_three)
+    snapshot = [_costlier(row, 20) for row in at_three if row["ResourceId"] == machine]
+    correction = _costlier(late[-1], -1) | {"ChargeClass": "Correction"}
+    before = _tables(world, early, [], tmp_path / "before")
+    billed = _tables(world, bill, [], tmp_path / "billed")
+    corrected = _tables(world, bill, [*snapshot, correction], tmp_path / "corrected")
+
+    to = producer(broker)
+    send_charges(to, early)
+    send_telemetry(to, world)
+    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s")
+    try:
+        wait_for(database, before, ended(process))
+        statuses, first = _status(database, "ranked_anomalies"), _ranks(database)
+        assert statuses["provisional"] > 5 and statuses["billed"] > 0
+
+        send_charges(to, late)
+        wait_for(database, billed, ended(process))
+        assert set(_status(database, "ranked_anomalies")) == {"billed"}
+        assert set(_status(database, "cost_allocations")) == {"billed"}
+        second = _ranks(database)
+        assert second.keys() == first.keys()
+
+        send_charges(to, [*snapshot, correction])
+        wait_for(database, corrected, ended(process))
+        assert _status(database, "ranked_anomalies")["corrected"] > 0
+        third = _ranks(database)
+        assert third.keys() == first.keys()
+        assert third != second, "no rank changed"
+    finally:
+        to.close()
+        end(process)

@@ -1,0 +1,171 @@
+"""What the tests of the job on Kafka and PostgreSQL share: a world sent, the job started and ended, tables compared."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
+from kafka import KafkaProducer
+
+from jobs.kafka import TOPICS
+from jobs.tables import SCHEMAS
+from tests.services import Broker, Database
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTITIONS = 3
+# No test waits longer than this for what has to come.
+PATIENCE_S = 240
+
+# What differs from run to run by intent.
+_PASSING = {"rejected_records": ("rejected_at",)}
+
+# A record of each stream that nobody can use.
+UNUSABLE = {"otlp_spans": b"{ not json", "otlp_metrics": b"\n\xff\xff\xff", "focus_charges": b"[]"}
+
+Tables = dict[str, list[tuple]]
+
+
+def producer(broker: Broker) -> KafkaProducer:
+    """One that batches."""
+    return KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=20, max_request_size=8 << 20)
+
+
+def create_topics(broker: Broker) -> None:
+    """Those that the job reads."""
+    for topic in TOPICS:
+        broker.create_topic(topic, PARTITIONS)
+
+
+def send_telemetry(to: KafkaProducer, world: Path) -> None:
+    """Send a world's requests as a Collector would."""
+    for folder, topic in (("traces", "otlp_spans"), ("metrics", "otlp_metrics"), ("logs", "otlp_logs")):
+        for path in sorted((world / folder).glob("*.jsonl*")):
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+                for line in lines:
+                    to.send(topic, line.strip())
+    to.flush()
+
+
+def charges(world: Path) -> list[dict[str, str]]:
+    """Rows of a world's bill."""
+    found = []
+    for path in sorted((world / "billing").glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as rows:
+            found += csv.DictReader(rows)
+    return found
+
+
+def send_charges(to: KafkaProducer, rows: Iterable[dict[str, str]]) -> None:
+    """Send rows of a bill as a billing export would."""
+    for row in rows:
+        to.send("focus_charges", json.dumps({k: v for k, v in row.items() if v}).encode())
+    to.flush()
+
+
+def command(*arguments: str) -> list[str]:
+    """The job's."""
+    return [sys.executable, "-m", "jobs.anomaly_cost", *arguments]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    """The job, to its end."""
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    """The job, on its way; see ``end``."""
+    return subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen, number: signal.Signals = signal.SIGINT) -> None:
+    """End the job and whatever it started."""
+    process.send_signal(number)
+    process.wait(30)
+    process.stderr.close()
+
+
+def parquet(folder: Path) -> Tables:
+    """The tables of a directory."""
+    return {name: _comparable(name, pq.read_table(folder / f"{name}.parquet").to_pylist()) for name in SCHEMAS}
+
+
+def stored(database: Database) -> Tables:
+    """The tables in PostgreSQL; those that are not there yet are empty."""
+    found = {}
+    with psycopg.connect(database.dsn, row_factory=psycopg.rows.dict_row) as connection:
+        for name in SCHEMAS:
+            is_there = connection.execute("select to_regclass(%s) as it", (name,)).fetchone()["it"]
+            rows = connection.execute(f"select * from {name}").fetchall() if is_there else []
+            found[name] = _comparable(name, rows)
+    return found
+
+
+def empty(database: Database) -> None:
+    """Take all rows out of the tables."""
+    with psycopg.connect(database.dsn) as connection:
+        for name in SCHEMAS:
+            if connection.execute("select to_regclass(%s)", (name,)).fetchone()[0]:
+                connection.execute(f"truncate {name}")
+
+
+def _comparable(name: str, rows: list[dict]) -> list[tuple]:
+    """Rows of a table as sorted tuples of text, whichever way they were read."""
+    columns = [field for field in SCHEMAS[name] if field.name not in _PASSING.get(name, ())]
+
+    def text(value: object, field: pa.Field) -> str:
+        if value is None:
+            return ""
+        if pa.types.is_timestamp(field.type):
+            return str(int(value.timestamp() * 1000))
+        if field.name == "explanation":
+            told = json.loads(value) if isinstance(value, str) else value
+            return json.dumps(told, sort_keys=True)
+        return repr(value) if isinstance(value, (float, list)) else str(value)
+
+    return sorted(tuple(text(row[field.name], field) for field in columns) for row in rows)
+
+
+def differing(found: Tables, expected: Tables) -> dict[str, tuple[int, int]]:
+    """Table -> (rows that are missing, rows too many)."""
+    return {
+        name: (len(set(expected[name]) - set(found[name])), len(set(found[name]) - set(expected[name])))
+        for name in SCHEMAS
+        if found[name] != expected[name]
+    }
+
+
+def wait_for(
+    database: Database, expected: Tables, fails: Callable[[], str | None], patience_s: float = PATIENCE_S
+) -> None:
+    """Until the tables are as expected. fails: tells why there is no use in waiting on."""
+    until = time.monotonic() + patience_s
+    while off := differing(found := stored(database), expected):
+        why = fails()
+        assert why is None, why
+        assert time.monotonic() < until, (
+            f"after {patience_s} s, (missing, too many): {off}; of the first such table:"
+            f" {_shown(found, expected, next(iter(off)))}"
+        )
+        time.sleep(1)
+
+
+def _shown(found: Tables, expected: Tables, name: str) -> str:
+    """The rows that make the difference, shortened."""
+    missing, extra = set(expected[name]) - set(found[name]), set(found[name]) - set(expected[name])
+    return "\n".join(f"{sign} {[cell[:40] for cell in row]}" for sign, rows in (("-", missing), ("+", extra))
+                     for row in sorted(rows)[:8])  # fmt: skip
+
+
+def ended(process: subprocess.Popen) -> Callable[[], str | None]:
+    """What a job that ended says, for ``wait_for``."""
+    return lambda: None if process.poll() is None else process.stderr.read()[-2000:]
