@@ -22,6 +22,7 @@ from pathlib import Path
 
 import orjson
 
+from udfs.pure import names
 from udfs.pure.price import CORRECTION, MONEY_BOUND, plain, utc
 from udfs.pure.rates import DATA, MACHINE, Exchange, unit_kind
 from udfs.pure.reject import RejectedRecord, reject, shown
@@ -88,7 +89,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 def _filled(value: object) -> object:
     """``value`` without blanks around it; None for an empty cell and for NULL in any case."""
     if isinstance(value, str):
-        value = value.strip()
+        value = value.replace("\x00", "").strip()
         return None if not value or value.upper() == "NULL" else value
     return value
 
@@ -431,7 +432,7 @@ def _charge(
         "key": _hex(content, b"%d" % ordinal),
         "identity": _hex(about, b"-" if cost.startswith("-") else b"+"),
         "version": "" if charge_class == CORRECTION else _version(row.exported_ms(), delivery),
-        "resource_id": row.text("ResourceId") or NO_RESOURCE,
+        "resource_id": names.name(row.text("ResourceId") or NO_RESOURCE),
         "parts": parts,
         "per": "unit" if metered else "hour",
         "start_ms": start_ms,

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import orjson
 
-from udfs.pure import otlp_proto
+from udfs.pure import names, otlp_proto
 from udfs.pure.reject import RejectedRecord, reject, shown
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
@@ -411,7 +411,7 @@ def _cached_resource(pairs: bytes) -> _Resource:
 def _read_resource(pairs: object) -> _Resource:
     """interface.md §1: the attributes that tie work to money, in their order of trust."""
     found = {
-        key: _text(value).replace(SEPARATOR, " ").strip()
+        key: names.name(_text(value).replace(SEPARATOR, " ").strip())
         for key, value in _attributes(pairs, _RESOURCE_KEYS).items()
     }
 
@@ -497,7 +497,7 @@ def operation_name(span_name: str) -> str:
     >>> operation_name("GET /orders/4711/items?page=2")
     'GET /orders/{}/items'
     """
-    return _OPERATION_IDS.sub("{}", _QUERY_STRING.sub("", span_name))[:OPERATION_MAX_CHARS]
+    return _OPERATION_IDS.sub("{}", _QUERY_STRING.sub("", span_name.replace("\x00", "")))[:OPERATION_MAX_CHARS]
 
 
 def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
@@ -570,11 +570,11 @@ def _span(span: dict) -> list:
             if kind != _SERVER and kind != _CONSUMER:
                 for key in _PEER_KEYS:
                     if found.get(key):
-                        peer = _text(found[key])
+                        peer = names.name(_text(found[key]))
                         break
-    name = get("name")
-    name = operation_name(name if type(name) is str else _text(name))
-    return [span_id, parent_span_id, name, kind or 0, 1 if error else 0, start_ns, end_ns, peer]
+    operation = get("name")
+    operation = operation_name(operation if type(operation) is str else _text(operation))
+    return [span_id, parent_span_id, operation, kind or 0, 1 if error else 0, start_ns, end_ns, peer]
 
 
 def _implausible_times(start: object, end: object) -> RejectedRecord:

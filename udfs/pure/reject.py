@@ -50,6 +50,8 @@ def reject(stream: str, reason: str, record: object, event_time_ms: int | None =
             payload = orjson.dumps(record, default=str, option=_CANONICAL).decode()
         except TypeError:  # what JSON can't carry: nested too deep, integers beyond 64 bits
             payload = reprlib.repr(record)
+    # No database takes a NUL.
+    payload, reason = payload.replace("\x00", "\ufffd"), reason.replace("\x00", "\ufffd")
     if len(payload) > PAYLOAD_MAX_CHARS:
         digest = hashlib.blake2b(payload.encode(), digest_size=8).hexdigest()
         tail = f"... ({len(payload)} characters, blake2b {digest})"
