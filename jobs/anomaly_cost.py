@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from py4j.protocol import Py4JJavaError
 from pyflink.common import Row, Types, WatermarkStrategy
@@ -41,7 +43,7 @@ from jobs.environment import (
     sql_path,
     start_engine,
 )
-from jobs.errors import JobError, UsageError
+from jobs.errors import EngineLost, JobError, UsageError
 from jobs.kafka import TOPICS, KafkaInput
 from jobs.report.terminal import ranked_table
 from jobs.sinks import Output
@@ -279,11 +281,44 @@ def outputs(configuration: Config, changes: Path) -> list[Output]:
             # What only this output needs.
             from jobs.migrate import migrate
 
-            migrate(output)
+            _reach(lambda url=output: migrate(url))
             found.append(sinks.Postgres(output))
         else:
             found.append(sinks.Kafka(output.removeprefix("kafka://"), configuration.kafka_properties))
     return found
+
+
+# In the environment of a run that goes on after its engine was lost.
+_GOES_ON = "ANOMALY_COST_GOES_ON"
+_ASK_AGAIN_S = 5.0
+
+
+def _reach(ask: Callable[[], object]) -> None:
+    """``ask`` a server, once; of a run that goes on, until it answers: it did before.
+
+    Raises:
+        JobError: it doesn't answer.
+    """
+    while True:
+        try:
+            ask()
+            return
+        except JobError as error:
+            if _GOES_ON not in os.environ:
+                raise
+            print(f"anomaly_cost: {error}; asking again", file=sys.stderr, flush=True)
+            time.sleep(_ASK_AGAIN_S)
+
+
+def _go_on(argv: list[str], error: EngineLost) -> NoReturn:
+    """Become the same command once more, with an engine of its own; the lost one ends with this process.
+
+    The JDBC connector makes it so: where the database is away, its sink fails, and fails once more when it is closed,
+    which the engine takes for the end of its worker. A cluster's worker is started again by what runs the cluster.
+    """
+    print(f"anomaly_cost: {error}: going on", file=sys.stderr, flush=True)
+    os.environ[_GOES_ON] = "1"
+    os.execv(sys.executable, [sys.executable, "-m", "jobs.anomaly_cost", *argv])
 
 
 def run(configuration: Config) -> dict[str, int]:
@@ -294,12 +329,13 @@ def run(configuration: Config) -> dict[str, int]:
     Raises:
         UsageError: the input holds nothing to read.
         JobError: a file can't be read, a server doesn't answer, or the engine failed.
+        EngineLost: the engine's worker ended.
     """
     target = configuration.directory
     if target:
         target.mkdir(parents=True, exist_ok=True)
     if isinstance(configuration.input, KafkaInput):
-        kafka.check(configuration.input)
+        _reach(lambda: kafka.check(configuration.input))
     with state.folder(configuration.state, target) as scratch:
         rest_port = free_port()
         engine = configuration.engine | state.settings(configuration, scratch)
@@ -361,6 +397,11 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"anomaly_cost: {error}", file=sys.stderr)
         return 2
+    except EngineLost as error:
+        if configuration.state:
+            _go_on(argv, error)
+        print(f"anomaly_cost: {error}", file=sys.stderr)
+        return 1
     except (JobError, OSError) as error:
         print(f"anomaly_cost: {error}", file=sys.stderr)
         return 1

@@ -9,3 +9,7 @@ class UsageError(Exception):
 
 class JobError(Exception):
     """The command was called rightly and failed (exit 1)."""
+
+
+class EngineLost(JobError):
+    """The embedded engine has no worker left; a new one goes on from the last checkpoint, if there is one."""

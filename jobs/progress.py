@@ -12,10 +12,13 @@ from pathlib import Path
 
 from pyflink.table import TableResult
 
-from jobs.errors import JobError
+from jobs.errors import EngineLost, JobError
 
 _POLL_S = 1.0
 _BYTES_TO_FINISH = 64 * 1024 * 1024
+
+# After so many looks without a worker the engine doesn't come back by itself.
+_LOOKS_WITHOUT_WORKER = 5
 
 # What the engine counts, by how the names of its operators begin.
 _COUNTED = {
@@ -31,11 +34,13 @@ class Progress:
     """A line on stderr: renewed once a second on a terminal, written every ten seconds elsewhere."""
 
     def __init__(self, rest_port: int) -> None:
-        self._url = f"http://127.0.0.1:{rest_port}/jobs"
+        self._engine = f"http://127.0.0.1:{rest_port}"
+        self._url = f"{self._engine}/jobs"
         self._started = time.monotonic()
         self._shown_s = -10.0
         self._terminal = sys.stderr.isatty()
         self._told_ms = 0
+        self._looks_without_worker = -1  # none was seen yet
 
     def show(self, text: str) -> None:
         """Show ``text`` with the seconds gone."""
@@ -60,6 +65,19 @@ class Progress:
                 self._told_ms = entry["timestamp"]
                 self.end()
                 print(f"anomaly_cost: failed, trying again: {reason(entry['stacktrace'])}", file=sys.stderr, flush=True)
+
+    def has_lost_its_worker(self) -> bool:
+        """Whether there was a worker and is none any more: an exception while a task was cleaned up ended it."""
+        try:
+            with urllib.request.urlopen(f"{self._engine}/taskmanagers", timeout=5) as reply:
+                workers = json.load(reply)["taskmanagers"]
+        except (OSError, ValueError, KeyError):
+            return False
+        if workers:
+            self._looks_without_worker = 0
+        elif self._looks_without_worker >= 0:
+            self._looks_without_worker += 1
+        return self._looks_without_worker >= _LOOKS_WITHOUT_WORKER
 
     def end(self) -> None:
         """Leave the line as it stands."""
@@ -96,6 +114,7 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
 
     Raises:
         JobError: the disk that holds ``scratch`` is full.
+        EngineLost: the engine's worker ended.
         Py4JJavaError: the job failed.
     """
     progress = Progress(rest_port)
@@ -109,6 +128,8 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
             if shutil.disk_usage(scratch).free < _BYTES_TO_FINISH:
                 client.cancel().result()
                 raise JobError(f"{scratch.parent}: the disk is full")
+            if progress.has_lost_its_worker():
+                raise EngineLost("the engine's worker ended; --state lets the job go on from its last checkpoint")
             time.sleep(_POLL_S)
         finished.result()
     finally:
