@@ -3,7 +3,8 @@
 -- far as the day has come, so that a day half over is compared with half a day.
 -- Tables: cost_allocations, provisional rows included; provisional_cost says how much of the day that is.
 -- change is NULL where the service cost nothing the day before.
--- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15, not on Flink SQL (day is reserved there).
+-- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15; on Flink SQL it is the view of this name in
+-- sql/client/init.sql.
 with bounds as (
     select max(window_start) as last_window, cast(max(window_start) as date) as day
     from cost_allocations

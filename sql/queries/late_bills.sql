@@ -2,7 +2,7 @@
 -- Grain: one row per window, resource, currency and status (provisional or corrected), the oldest first.
 -- Tables: cost_allocations. age_hours is from the window's end to that of the latest window, in event time:
 -- how long a bill that comes now would have taken.
--- Run on DuckDB 2.0 and PostgreSQL 15, not on Flink SQL (timestampdiff gives the age there).
+-- Run on DuckDB 2.0 and PostgreSQL 15; on Flink SQL it is the view of this name in sql/client/init.sql.
 with latest as (
     select max(window_start) as last_window
     from cost_allocations

@@ -2,7 +2,8 @@
 -- Grain: one row per culprit, kind and currency, at most ten a currency, of the day of the latest window.
 -- Tables: ranked_anomalies. excess_cost is NULL where none of its windows has one. trace_id is the most
 -- anomalous trace of the culprit's worst window.
--- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15, not on Flink SQL (day is reserved there).
+-- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15; on Flink SQL it is the view of this name in
+-- sql/client/init.sql.
 with of_day as (
     select
         ranked_anomalies.*,

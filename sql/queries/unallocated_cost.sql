@@ -3,7 +3,8 @@
 -- Tables: cost_allocations. Idle is what nobody used in the window, system what the cluster's own pods used, unmetered what no usage telemetry speaks
 -- of, unknown workload the usage that no service.name could be tied to. share_of_day is of all
 -- that the day costs in the currency.
--- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15, not on Flink SQL (day is reserved there).
+-- Time zone of the session: UTC. Run on DuckDB 2.0 and PostgreSQL 15; on Flink SQL it is the view of this name in
+-- sql/client/init.sql.
 with days as (
     select cast(window_start as date) as day, billing_currency, sum(allocated_cost) as cost
     from cost_allocations

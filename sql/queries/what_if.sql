@@ -5,7 +5,7 @@
 -- default), 'excess_score' (alpha * ln(1 + excess)) or 'score' (S). A dimension or kind that isn't named
 -- stays as it is. With all factors 1 and the job's own order the two ranks are equal.
 -- Tables: ranked_anomalies, of which the columns and the explanation alone are read.
--- Run on DuckDB 2.0 and PostgreSQL 15, not on Flink SQL (json_query reads the explanation there).
+-- Run on DuckDB 2.0 and PostgreSQL 15; on Flink SQL it is the view of this name in sql/client/init.sql.
 with prices (dimension, factor) as (
     values ('cpu', 1.0), ('memory', 1.0), ('io', 1.0), ('network', 2.0)
 ),

@@ -5,38 +5,20 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
-import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from jobs.tables import SCHEMAS
 from tests.cluster import Cluster, session_cluster
-from tests.e2e.test_kafka_postgres import (  # noqa: F401 (fixtures)
-    PATIENCE_S,
-    ROOT,
-    UNUSABLE,
-    broker,
-    database,
-    differing,
-    empty,
-    expected,
-    stored,
-    world,
-)
+from tests.e2e.test_kafka_postgres import bounded, broker, database, expected, world  # noqa: F401 (fixtures)
 from tests.services import Broker, Database
+from tests.streamed import PATIENCE_S, ROOT, UNUSABLE, Tables, differing, empty, stored, wait_for
 from tests.unit.test_docker import JOB_METRICS
 
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.skipif(
-        not os.environ.get("ANOMALY_COST_CLUSTER"), reason="not proven as a whole yet: set ANOMALY_COST_CLUSTER"
-    ),
-]
+pytestmark = pytest.mark.services
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +28,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def arguments(broker: Broker, database: Database) -> tuple[str, ...]:  # noqa: F811
-    """Of the job; its tables are empty."""
+def arguments(broker: Broker, database: Database, bounded: Tables) -> tuple[str, ...]:  # noqa: F811
+    """Of the job; its tables are there, and empty."""
     empty(database)
     return (
         "--input", broker.url, "--output", database.url,
@@ -55,16 +37,16 @@ def arguments(broker: Broker, database: Database) -> tuple[str, ...]:  # noqa: F
     )  # fmt: skip
 
 
-def wait_for_tables(cluster: Cluster, job_id: str, database: Database, expected: dict) -> None:  # noqa: F811
-    """Until they are as expected."""
-    until = time.monotonic() + PATIENCE_S
-    while off := differing(stored(database), expected):
-        assert time.monotonic() < until, f"rows (missing, too many) after {PATIENCE_S} s: {off}"
-        assert cluster.job_state(job_id) not in ("FAILED", "FINISHED", "CANCELED"), cluster.exceptions(job_id)
-        time.sleep(1)
+def ended(cluster: Cluster, job_id: str) -> Callable[[], str | None]:
+    """What a job that ended failed of, for ``wait_for``."""
+
+    def fails() -> str | None:
+        return cluster.exceptions(job_id) if cluster.job_state(job_id) in ("FAILED", "FINISHED", "CANCELED") else None
+
+    return fails
 
 
-def wait_for_the_middle(cluster: Cluster, job_id: str, database: Database, expected: dict) -> None:  # noqa: F811
+def wait_for_the_middle(cluster: Cluster, job_id: str, database: Database, expected: Tables) -> None:  # noqa: F811
     """Until some verdicts are there, and a checkpoint."""
     cluster.wait_for(
         "verdicts and a checkpoint",
@@ -111,22 +93,13 @@ def standing(shown: str) -> set[str]:
     return rows
 
 
-def test_the_sql_clients_tables_are_those_of_the_sinks() -> None:
-    client = (ROOT / "sql" / "client" / "tables.sql").read_text("utf-8")
-    for path in (ROOT / "sql" / "sinks").glob("*.sql"):
-        sink = path.read_text("utf-8").replace("create temporary table ${output}", "create table ")
-        assert sink.partition(" with (")[0] in client, path.name
-
-
 def test_what_it_counts_is_what_prometheus_reads(
-    cluster: Cluster, arguments: tuple, broker: Broker, database: Database, expected: dict, world: Path  # noqa: F811
+    cluster: Cluster, arguments: tuple, broker: Broker, database: Database, expected: Tables, world: Path  # noqa: F811
 ) -> None:
     """... and the topics of the tables are what the SQL client reads."""
-    for name in SCHEMAS:
-        broker.create_topic(name)
     job_id = cluster.run(*arguments, "--output", broker.url)
     try:
-        wait_for_tables(cluster, job_id, database, expected)
+        wait_for(database, expected, ended(cluster, job_id))
         spans_in = "flink_taskmanager_job_task_operator_anomaly_cost_spans_in"
         spans = spans_of(world)
         # The reporter tells a Python function's numbers when its batch is done.
@@ -142,18 +115,18 @@ def test_what_it_counts_is_what_prometheus_reads(
         assert short["rejected"] == len(UNUSABLE)
         assert short["charges_in"] > 0 and short["usage_points_in"] > 0
         assert short["late_charges"] == 0
-        shown = cluster.sql(
-            ROOT / "sql" / "client" / "tables.sql",
-            f"alter table ranked_anomalies set ('properties.bootstrap.servers' = '{broker.bootstrap}');\n"
-            "select anomaly_id from ranked_anomalies;",
-        )
+        here = f"alter table ranked_anomalies set ('properties.bootstrap.servers' = '{broker.bootstrap}');\n"
+        client = ROOT / "sql" / "client" / "init.sql"
+        shown = cluster.sql(client, f"{here}select anomaly_id from ranked_anomalies;")
         assert standing(shown) == {row[0] for row in expected["ranked_anomalies"]}
+        shown = cluster.sql(client, f"{here}select otel_service_name from top_anomalies_of_the_day;")
+        assert standing(shown) == {row[3] for row in expected["ranked_anomalies"]}
     finally:
         cluster.cancel(job_id)
 
 
 def test_a_killed_taskmanager_and_another_parallelism_change_nothing(
-    cluster: Cluster, arguments: tuple, database: Database, expected: dict  # noqa: F811
+    cluster: Cluster, arguments: tuple, database: Database, expected: Tables  # noqa: F811
 ) -> None:
     """A TaskManager is killed in the middle; then stop with a savepoint at 1, and go on at 2."""
     job_id = cluster.run(*arguments)
@@ -164,13 +137,13 @@ def test_a_killed_taskmanager_and_another_parallelism_change_nothing(
         wait_for_checkpoint(cluster, job_id)
         savepoint = cluster.stop_with_savepoint(job_id)
         job_id = cluster.run_from(savepoint, 2, *arguments)
-        wait_for_tables(cluster, job_id, database, expected)
+        wait_for(database, expected, ended(cluster, job_id))
     finally:
         cluster.cancel(job_id)
 
 
 def test_after_a_killed_jobmanager_the_job_goes_on_from_its_newest_checkpoint(
-    cluster: Cluster, arguments: tuple, database: Database, expected: dict  # noqa: F811
+    cluster: Cluster, arguments: tuple, database: Database, expected: Tables  # noqa: F811
 ) -> None:
     """Without high availability (ZooKeeper, Kubernetes) nobody but the operator knows of the job."""
     job_id = cluster.run(*arguments)
@@ -180,6 +153,6 @@ def test_after_a_killed_jobmanager_the_job_goes_on_from_its_newest_checkpoint(
         cluster.start_jobmanager()
         assert cluster.job_state(job_id) == "UNKNOWN"
         job_id = cluster.run_from(cluster.newest_checkpoint(job_id), 1, *arguments)
-        wait_for_tables(cluster, job_id, database, expected)
+        wait_for(database, expected, ended(cluster, job_id))
     finally:
         cluster.cancel(job_id)

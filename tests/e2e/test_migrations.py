@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -264,6 +265,58 @@ def test_text_of_no_type_becomes_what_the_column_is(connection: psycopg.Connecti
             {"x_Cost": "1.10", "Elements": [100]},
         )
     ]
+
+
+def restate(connection: psycopg.Connection, kind: str, window: datetime, event_key: str, rows: list[dict]) -> None:
+    """As the job sends a window: an upsert."""
+    window_ms = int(window.timestamp() * 1000)
+    named = [{"window_start": window_ms, "window_end": window_ms + 1_800_000, "updated_at": window_ms, **row} for row in rows]
+    connection.execute(
+        "insert into anomaly_cost.restated (kind, time_ms, event_key, rows) values (%s, %s, %s, %s)"
+        " on conflict (kind, time_ms, event_key) do update set rows = excluded.rows",
+        [kind, window_ms, event_key, json.dumps(named)],
+    )
+
+
+def test_a_window_is_restated_as_a_whole(connection: psycopg.Connection) -> None:
+    """What isn't sent again is gone; other windows and resources stay; digits, arrays and NULL arrive as sent."""
+    first, second = month(0, 3), month(0, 4)
+    row = {"otel_service_name": "cart", "billing_currency": "USD", "dimension": "cpu", "cost_status": "billed"}
+    ranked = {
+        "anomaly_id": "a", "rank": 1, "cost_weighted_score": 0.1, "excess_cost": None, "attributed_cost": "0.123456789012",
+        "affected_services": ['q"uo\\te, {x}', "é"], "explanation": '{"x": 1.50}', **row,
+    }  # fmt: skip
+    restate(connection, "ranked", first, "", [ranked, ranked | {"anomaly_id": "b"}])
+    restate(connection, "ranked", second, "", [ranked | {"anomaly_id": "c"}])
+    restate(connection, "ranked", first, "", [ranked | {"rank": 2}])
+    found = connection.execute(
+        "select anomaly_id, rank, window_start, cost_weighted_score, attributed_cost, excess_cost, affected_services,"
+        " explanation ->> 'x' from ranked_anomalies order by anomaly_id"
+    ).fetchall()
+    same = (0.1, Decimal("0.123456789012"), None, ['q"uo\\te, {x}', "é"], "1.50")
+    assert found == [("a", 2, first, *same), ("c", 1, second, *same)]
+
+    for kind, table, cost in (("allocations", "cost_allocations", "allocated_cost"), ("charge_anomalies",) * 2 + ("billed_cost",)):
+        for resource in ("node-1", "node-2"):
+            restate(connection, kind, first, resource, [{"resource_id": resource, cost: "1", **row}])
+        restate(connection, kind, first, "node-1", [])
+        assert connection.execute(f"select resource_id from {table}").fetchall() == [("node-2",)]
+    assert connection.execute("select count(*) from anomaly_cost.restated").fetchone() == (0,)
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        restate(connection, "budgets", first, "", [])
+
+
+def test_a_trace_has_one_row_when_its_start_moves(connection: psycopg.Connection) -> None:
+    start = month(1, 1)
+    for moved in (start, start - timedelta(seconds=30), start - timedelta(seconds=30)):
+        connection.execute(
+            "insert into trace_verdicts (trace_id, start_time) values ('t', %s), ('other', %s)"
+            " on conflict (trace_id, start_time) do nothing",
+            [moved, start],
+        )
+    assert connection.execute("select trace_id, start_time from trace_verdicts order by 1").fetchall() == [
+        ("other", start), ("t", start - timedelta(seconds=30)),
+    ]  # fmt: skip
 
 
 def test_months_are_made_ahead_once(url: str, connection: psycopg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -14,6 +15,7 @@ import pytest
 from tests.e2e.test_simulated_world import simulate
 from tests.services import Broker, Database, kafka_broker, postgres
 from tests.streamed import (
+    ROOT,
     Tables,
     charges,
     create_topics,
@@ -76,6 +78,21 @@ def _ranks(database: Database) -> dict[str, int]:
         return dict(connection.execute("select anomaly_id, rank from ranked_anomalies").fetchall())
 
 
+def _recomputed(database: Database) -> int:
+    """Asks as the README does; returns the rows, which all have to follow from their explanations."""
+    (query,) = re.findall(r"```sql\n(.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(query.splitlines()) <= 10
+    with psycopg.connect(database.dsn, row_factory=psycopg.rows.dict_row) as connection:
+        rows = connection.execute(query).fetchall()
+    for row in rows:
+        assert (row["c_s"] or 0) == row["attributed_cost"], row
+        assert float(row["by_share"] or 0) == pytest.approx(float(row["attributed_cost"]), rel=1e-9, abs=1e-9), row
+        assert (row["excess"] or 0) == row["excess_cost"], row
+        assert row["alpha"] == pytest.approx(row["anomaly_score"], rel=1e-9), row
+        assert (row["s"] or 0) == pytest.approx(row["cost_weighted_score"], rel=1e-9, abs=1e-12), row
+    return len(rows)
+
+
 def test_a_price_at_once_then_the_bills_then_the_corrections(
     broker: Broker, database: Database, tmp_path: Path
 ) -> None:
@@ -114,6 +131,7 @@ def test_a_price_at_once_then_the_bills_then_the_corrections(
         third = _ranks(database)
         assert third.keys() == first.keys()
         assert third != second, "no rank changed"
+        assert _recomputed(database) == len(third)
     finally:
         to.close()
         end(process)

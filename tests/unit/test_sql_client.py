@@ -10,7 +10,7 @@ from jobs.environment import SQL
 from jobs.tables import SCHEMAS
 
 _TABLE = re.compile(r"create (?:temporary )?table (?:\$\{output\})?(\w+) \((.+?)\n\) with", re.DOTALL)
-CLIENT = dict(_TABLE.findall((SQL / "client/tables.sql").read_text("utf-8")))
+CLIENT = dict(_TABLE.findall((SQL / "client/init.sql").read_text("utf-8")))
 SINKS = dict(_TABLE.findall("\n".join(path.read_text("utf-8") for path in sorted((SQL / "sinks").glob("*.sql")))))
 
 

@@ -1,0 +1,74 @@
+"""Mutated, truncated and spliced messages through the whole job: it goes on, and each that can't be used is told.
+
+ANOMALY_COST_MUTATED=200000 pytest tests/e2e/test_unusable.py is the long version.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from tests.services import Broker, Database, kafka_broker, postgres
+from tests.streamed import create_topics, parquet, producer, run, stored
+from tests.unit.test_collect_focus import ROW
+from tests.unit.test_otlp_fuzz import LINES, SEED, STREAMS, mutated
+from tests.unit.test_otlp_proto import REQUESTS, protobuf
+from udfs.pure.focus_record import collect_charge_record
+
+pytestmark = pytest.mark.services
+
+MESSAGES = int(os.environ.get("ANOMALY_COST_MUTATED", 4_000))
+
+# Told of usage that can be read, further down the way.
+UNOWNED = "usage of a pod whose billed resource is unknown"
+
+
+def messages() -> dict[str, list[bytes]]:
+    """Topic -> messages, a quarter of them each."""
+    rng = random.Random(SEED)
+    found = {}
+    for signal, line in LINES.items():
+        originals = [line, protobuf(signal, line)]
+        found[STREAMS[signal]] = [mutated(rng, rng.choice(originals), originals) for _ in range(MESSAGES // 4)]
+    row = orjson.dumps(ROW)
+    found["focus_charges"] = [mutated(rng, row, [row]) for _ in range(MESSAGES // 4)]
+    return found
+
+
+def rejects(sent: dict[str, list[bytes]]) -> set[tuple[str, str, str]]:
+    """(stream, reason, payload) of all that can't be used, each once."""
+    told: set[str] = set()
+    for signal, topic in STREAMS.items():
+        for message in filter(None, sent[topic]):
+            told.update(REQUESTS[signal][1](message)[-1])
+    for message in sent["focus_charges"]:
+        kind, value = collect_charge_record(message, "2024-01-01T00:00:00.000")
+        if kind == "reject":
+            told.add(value)
+    return {(row["stream"], row["reason"], row["payload"]) for row in map(orjson.loads, told)}
+
+
+def test_no_message_stops_the_job_and_each_unusable_one_is_told(tmp_path: Path) -> None:
+    sent = messages()
+    broker: Broker
+    database: Database
+    with kafka_broker() as broker, postgres() as database:
+        create_topics(broker)
+        to = producer(broker)
+        for topic, records in sent.items():
+            for record in records:
+                to.send(topic, record)
+        to.flush()
+        to.close()
+        done = run("--input", broker.url, "--bounded", "--output", str(tmp_path / "tables"), "--output", database.url)
+        assert done.returncode == 0, done.stderr[-2000:]
+        rows = pq.read_table(tmp_path / "tables/rejected_records.parquet").to_pylist()
+        assert stored(database) == parquet(tmp_path / "tables")
+    found = [(row["stream"], row["reason"], row["payload"]) for row in rows if not row["reason"].startswith(UNOWNED)]
+    assert len(found) == len(set(found)) > MESSAGES // 8
+    assert set(found) == rejects(sent)
