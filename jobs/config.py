@@ -69,6 +69,10 @@ JOB_SETTINGS |= {
     "checkpoint.every": "10 s",
 }
 
+# Where the input has no end, each Python stage hands on what it has so soon, for a verdict goes through six of them. (At
+# 1000 ms a backlog is worked off twice as fast, and a verdict takes twice as long.)
+AT_ONCE = {"table.exec.mini-batch.allow-latency": "1 s", "python.fn-execution.bundle.time": "200"}
+
 ENGINE_PREFIXES = (
     "execution.",
     "jobmanager.",
@@ -119,7 +123,7 @@ class Config:
         models: directory of the masked-span models; None = the rule judges.
         threshold: one of masked.POLICIES.
         rank_by: one of rank.ORDERS.
-        engine: settings of the engine, flink-conf.yaml overlaid by ``--set``.
+        engine: settings of the engine, flink-conf.yaml overlaid by AT_ONCE where the input has no end, and by ``--set``.
         kafka_properties: of the Kafka client, secrets among them.
     """
 
@@ -355,10 +359,11 @@ def load(argv: list[str]) -> Config:
         source = _directory(arguments.input, "input")
         if not source.is_dir():
             raise UsageError(f"--input {source}: no such directory")
+    is_bounded = arguments.bounded or isinstance(source, Path)
     return Config(
         input=source,
         outputs=outputs,
-        bounded=arguments.bounded or isinstance(source, Path),
+        bounded=is_bounded,
         state=_directory(arguments.state, "state") if arguments.state else None,
         pace=Pace(emit_every_ms=_duration(job, "emit.every"), lateness_ms=_duration(job, "lateness"),
                   idle_ms=_duration(job, "idle.after")),  # fmt: skip
@@ -368,6 +373,6 @@ def load(argv: list[str]) -> Config:
         models=_models(job),
         threshold=job["detector.threshold"],
         rank_by=job["rank.by"],
-        engine=load_engine_settings() | engine,
+        engine=load_engine_settings() | ({} if is_bounded else AT_ONCE) | engine,
         kafka_properties=_kafka_properties(job),
     )

@@ -21,7 +21,7 @@ from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
 from udfs.rank import RANKED
 
 # Changes wait at most so long, and at most so many, before they are written to the database.
-_FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "1 s", 1_000, 40
+_FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "300 ms", 1_000, 40
 
 
 @dataclass(frozen=True)

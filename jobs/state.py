@@ -41,7 +41,6 @@ def checkpointing(configuration: Config) -> dict[str, str]:
         "execution.checkpointing.tolerable-failed-checkpoints": "100",
         "execution.checkpointing.incremental": "true",
         "restart-strategy.type": "exponential-delay",
-        **({} if configuration.bounded else {"table.exec.mini-batch.allow-latency": "1 s"}),
     }
 
 

@@ -15,6 +15,7 @@ Broker, database, replay and job share the machine. Seeded; nothing asserts seco
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -35,43 +38,54 @@ from tests.streamed import create_topics, end, producer, start
 _MINUTES_A_DAY = 24 * 60
 _SPANS_A_TRACE = 11.0
 _POLL_S = 0.1
+# So long after the kill the live stream is watched.
+_COMES_BACK_S = 100.0
 
 
 class Watch(threading.Thread):
-    """Reads the tables again and again: when each trace had its verdict, and when it was ranked."""
+    """Reads the tables again and again: when each live trace had the verdict of so many spans, and when it was ranked."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(daemon=True)
         self._database = database
-        self.judged: dict[str, float] = {}  # trace -> when its verdict was there
+        self.since = "infinity"  # start of the traces that are looked at
+        self.verdicts = 0
+        self.judged: dict[tuple[str, int], float] = {}  # (trace, its spans by then) -> when its verdict was there
         self.ranked: dict[str, float] = {}  # anomalous trace -> when a row counted it
-        self.span_counts = 0
         self._is_over = threading.Event()
 
     def run(self) -> None:
-        counts: Counter[tuple] = Counter()
+        seen: set[str] = set()
         waiting: dict[str, tuple[tuple, int]] = {}
         with psycopg.connect(self._database.dsn, autocommit=True) as connection:
             connection.execute("set timezone = 'UTC'")
             while connection.execute("select to_regclass('anomaly_cost.restated')").fetchone() == (None,):
                 time.sleep(_POLL_S)
             while not self._is_over.wait(_POLL_S):
+                if self.since == "infinity":
+                    (self.verdicts,) = connection.execute("select count(*) from trace_verdicts").fetchone()
+                    continue
                 verdicts = connection.execute(
-                    "select trace_id, culprit_service_name, date_bin('30 minutes', start_time, 'epoch')"
-                    " from trace_verdicts where start_time > now() - interval '3 hours'"
+                    "select trace_id, span_count, culprit_service_name, date_bin('30 minutes', start_time, 'epoch')"
+                    " from trace_verdicts where start_time > %s::timestamptz",
+                    [self.since],
                 ).fetchall()
                 now = time.time()
-                for trace_id, culprit, window in verdicts:
-                    if trace_id in self.judged:
-                        continue
-                    self.judged[trace_id] = now
-                    if culprit:
-                        counts[window, culprit] += 1
+                counts = Counter((window, culprit) for _, _, culprit, window in verdicts if culprit)
+                for trace_id, spans, culprit, window in verdicts:
+                    self.judged.setdefault((trace_id, spans), now)
+                    if culprit and trace_id not in seen:
+                        seen.add(trace_id)
                         waiting[trace_id] = (window, culprit), counts[window, culprit]
+                # Earlier traces of a window are in its row and not among the verdicts that are read.
                 stands = {
                     (window, culprit): traces
                     for window, culprit, traces in connection.execute(
-                        "select window_start, otel_service_name, anomalous_traces from ranked_anomalies"
+                        "select window_start, otel_service_name, anomalous_traces - (select count(*) from trace_verdicts"
+                        " where culprit_service_name = otel_service_name and start_time >= window_start"
+                        " and start_time < window_end and start_time <= %(since)s::timestamptz)"
+                        " from ranked_anomalies where window_end > %(since)s::timestamptz",
+                        {"since": self.since},
                     )
                 }
                 now = time.time()
@@ -81,13 +95,18 @@ class Watch(threading.Thread):
                         del waiting[trace_id]
 
     def end(self) -> None:
+        """Look no more."""
         self._is_over.set()
         self.join()
 
 
-def _traces(message: Message) -> set[str]:
+def _traces(message: Message) -> Iterator[tuple[str, int]]:
+    """Trace of each span, and when the span starts, in ns."""
     request = ExportTraceServiceRequest.FromString(message.value)
-    return {span.trace_id.hex() for of in request.resource_spans for scope in of.scope_spans for span in scope.spans}
+    for of in request.resource_spans:
+        for scope in of.scope_spans:
+            for span in scope.spans:
+                yield span.trace_id.hex(), span.start_time_unix_nano
 
 
 def _quantiles(seconds: list[float]) -> str:
@@ -118,12 +137,11 @@ def measure(
     create_topics(broker)
     arguments = ["--input", broker.url, "--output", database.url, "--state", str(folder / "state")]
     arguments += [word for pair in settings for word in ("--set", pair)]
-    plan = Plan(world, speed=1.0, billing_delay_h=0.0)
+    plan = Plan(world, speed=1.0, billing_delay_h=0.0, limit_s=(history + live) * 60)
     to = producer(broker)
-    arrived: dict[str, float] = {}
     with encode(plan, start_ms=int((time.time() - history * 60) * 1000)) as messages:
         backlog: set[str] = set()
-        spans = 0
+        spans = newest_ns = 0
         feed = iter(messages)
         for message in feed:
             if message.due_s > history * 60:
@@ -131,18 +149,20 @@ def measure(
             to.send(message.topic, message.value, message.key)
             spans += message.spans
             if message.topic == SPANS:
-                backlog |= _traces(message)
+                for trace_id, start_ns in _traces(message):
+                    backlog.add(trace_id)
+                    newest_ns = max(newest_ns, start_ns)
         to.flush()
         watch = Watch(database)
         watch.start()
         began = time.time()
         job = start(*arguments)
         # The start of the engine is no matter of the backlog's size.
-        while not watch.judged:
+        while not watch.verdicts:
             time.sleep(_POLL_S)
             assert job.poll() is None, job.stderr.read()
         first = time.time()
-        while len(watch.judged.keys() & backlog) < len(backlog):
+        while watch.verdicts < len(backlog):
             time.sleep(_POLL_S)
             assert job.poll() is None, job.stderr.read()
         done = time.time()
@@ -150,12 +170,13 @@ def measure(
               f" start, all {done - began:.0f} s: {spans / (done - began):,.0f} spans a second,"
               f" {spans / max(done - first, _POLL_S):,.0f} from the first verdict on", flush=True)  # fmt: skip
 
+        watch.since = datetime.fromtimestamp(newest_ns / 1e9, UTC).isoformat()
         began, offset_s = time.time(), message.due_s
-        killed = 0.0
-        sent_spans = 0
+        killed, state, sent_spans = 0.0, 0, 0
+        counted: Counter[str] = Counter()  # of each live trace the spans that were sent
+        arrived: dict[str, float] = {}  # ... and when its last one was
         while message is not None:
-            due = began + message.due_s - offset_s
-            if (wait := due - time.time()) > 0:
+            if (wait := began + message.due_s - offset_s - time.time()) > 0:
                 time.sleep(wait)
             if not killed and time.time() - began > live * 60 * 0.6:
                 end(job, signal.SIGKILL)
@@ -165,26 +186,29 @@ def measure(
             to.send(message.topic, message.value, message.key)
             sent_spans += message.spans
             if message.topic == SPANS:
-                for trace_id in _traces(message):
+                for trace_id, _ in _traces(message):
                     arrived[trace_id] = time.time()
+                    counted[trace_id] += 1
             message = next(feed, None)
         to.flush()
         lasted = time.time() - began
-        while time.time() - killed < 90 or (len(watch.judged.keys() & arrived.keys()) < len(arrived)
-                                            and time.time() - began < lasted + 120):  # fmt: skip
-            time.sleep(1)
-            assert job.poll() is None, job.stderr.read()
+        time.sleep(max(0.0, killed + _COMES_BACK_S - time.time()))
+        assert job.poll() is None, job.stderr.read()
         watch.end()
         end(job)
-    missing = len(arrived.keys() - watch.judged.keys())
-    before = {trace_id: at for trace_id, at in arrived.items() if watch.judged.get(trace_id, killed) < killed}
-    print(f"live: {sent_spans / lasted * 60:,.0f} spans a minute for {lasted:.0f} s; without a verdict at the end: {missing}")
-    print("  last span to verdict:", _quantiles([watch.judged[t] - at for t, at in before.items()]))
-    print("  last span to ranked row:", _quantiles([watch.ranked[t] - at for t, at in before.items() if t in watch.ranked]))
-    back = min((at for t, at in watch.judged.items() if arrived.get(t, 0) > killed), default=float("nan"))
-    caught_up = [watch.judged[t] for t, at in arrived.items() if at > killed and t in watch.judged and watch.judged[t] - at < 5]
-    print(f"kill: back after {back - killed:.1f} s, verdicts within 5 s again after {min(caught_up, default=float('nan')) - killed:.1f} s")
-    print(f"state: {state / 2**20:.1f} MiB of checkpoints (the last two, their shared files once)")
+    judged = {t: watch.judged[t, spans] for t, spans in counted.items() if t not in backlog and (t, spans) in watch.judged}
+    before = {t: at for t, at in arrived.items() if judged.get(t, killed) < killed}
+    print(f"live: {sent_spans / lasted * 60:,.0f} spans a minute for {lasted:.0f} s, {len(arrived):,} traces,"
+          f" {len(judged):,} with a verdict on all their spans at the end")  # fmt: skip
+    print("  last span to verdict:", _quantiles([judged[t] - at for t, at in before.items()]))
+    # A trace that was ranked before its last span came counts from then on.
+    ranked = {t: max(watch.ranked[t], judged[t]) for t in before if t in watch.ranked}
+    print("  last span to ranked row, of anomalous ones:", _quantiles([at - arrived[t] for t, at in ranked.items()]))
+    after = [judged[t] for t, at in arrived.items() if at > killed and t in judged]
+    prompt = [judged[t] for t, at in arrived.items() if at > killed and t in judged and judged[t] - at < 5]
+    print(f"kill: first verdict {min(after, default=math.nan) - killed:.0f} s after it, verdicts within 5 s of the last"
+          f" span again {min(prompt, default=math.nan) - killed:.0f} s after it")  # fmt: skip
+    print(f"state: {state / 2**20:.0f} MiB of checkpoints (the last two, what they share once)", flush=True)
 
 
 def main() -> int:
