@@ -14,6 +14,7 @@ import pytest
 
 from tests.unit.test_detect import WARM, World, flagged, minute, run
 from udfs.pure import tokens as t
+from udfs.pure.detect import FORGET_MS, TIDY_MINUTES
 from udfs.pure.episodes import Episodes
 from udfs.pure.masked import EMA, LAG_MINUTES, MaskedDetector
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, ModelError, Models, Prediction
@@ -309,3 +310,14 @@ def test_ids_have_no_say(warm) -> None:
     assert [v["anomaly_score"] for v in found.verdicts] == pytest.approx(
         [v["anomaly_score"] for v in expected.verdicts]
     )
+
+
+def test_after_a_silence_in_which_all_is_forgotten_it_starts_anew(warm: Callable[[], MaskedDetector]) -> None:
+    """Longer than FORGET_MS: no operation, pod or loop is left."""
+    detector = warm()
+    later = WARM + FORGET_MS // MINUTE_MS + 10
+    for number in range(later, later + TIDY_MINUTES):
+        detector.step(minute(number, traces=0)[0], [], {})
+    anew = minute(later + TIDY_MINUTES)
+    result = last_word(detector.step(*anew))[anew[0]]
+    assert {verdict["verdict_state"] for verdict in result.verdicts} == {"warming"}

@@ -505,7 +505,8 @@ class MaskedDetector(RuleDetector):
         names = self._baselines.operations.names
         super()._forget(before_ms)
         if len(self._baselines.operations) < operations:
-            kept = np.array([i for i, name in enumerate(names) if self._baselines.operations.get(name) >= 0])
+            stays = [i for i, name in enumerate(names) if self._baselines.operations.get(name) >= 0]
+            kept = np.array(stays, int)
             self._loop_episodes.keep(kept)
         kept = np.flatnonzero(self._pods.last_seen >= before_ms)
         if len(kept) < len(self._pods):
