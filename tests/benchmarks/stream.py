@@ -37,6 +37,7 @@ from tests.streamed import create_topics, end, producer, start
 
 _MINUTES_A_DAY = 24 * 60
 _SPANS_A_TRACE = 11.0
+_SHORTEST = 29.0  # minutes that the simulator makes at least
 _POLL_S = 0.1
 # So long after the kill the live stream is watched.
 _COMES_BACK_S = 100.0
@@ -123,7 +124,7 @@ def _size(folder: Path) -> int:
 def _world(folder: Path, spans_per_minute: float, minutes: float, seed: int) -> Path:
     requests = round(spans_per_minute / _SPANS_A_TRACE * _MINUTES_A_DAY)
     command = [sys.executable, "-m", "simulator", "--output", str(folder), "--seed", str(seed), "--services", "20",
-               "--days", str(minutes / _MINUTES_A_DAY), "--requests-per-day", str(requests)]  # fmt: skip
+               "--days", str(max(minutes, _SHORTEST) / _MINUTES_A_DAY), "--requests-per-day", str(requests)]  # fmt: skip
     subprocess.run(command, check=True)
     return folder
 
