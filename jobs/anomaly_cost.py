@@ -314,7 +314,7 @@ def _go_on(argv: list[str], error: EngineLost) -> NoReturn:
     """Become the same command once more, with an engine of its own; the lost one ends with this process.
 
     The JDBC connector makes it so: where the database is away, its sink fails, and fails once more when it is closed,
-    which the engine takes for the end of its worker. A cluster's worker is started again by what runs the cluster.
+    which the engine takes for the end of its worker, or of itself. A cluster's is started again by what runs it.
     """
     print(f"anomaly_cost: {error}: going on", file=sys.stderr, flush=True)
     os.environ[_GOES_ON] = "1"
@@ -329,7 +329,7 @@ def run(configuration: Config) -> dict[str, int]:
     Raises:
         UsageError: the input holds nothing to read.
         JobError: a file can't be read, a server doesn't answer, or the engine failed.
-        EngineLost: the engine's worker ended.
+        EngineLost: the engine ended, or its worker.
     """
     target = configuration.directory
     if target:

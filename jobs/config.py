@@ -28,6 +28,8 @@ FLINK_CONF = ROOT / "flink-conf.yaml"
 MASKED, RULE = "masked", "rule"
 DETECTORS = (MASKED, RULE)
 
+SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
+
 # Settings of the job itself; every other --set key is the engine's.
 JOB_SETTINGS = {
     # Which FOCUS column is attributed: the amortised cost that FinOps allocates by.
@@ -40,7 +42,7 @@ JOB_SETTINGS = {
     # Who bears what a machine costs beyond its use, where its size is known.
     "idle.policy": PROPORTIONAL,
     # Namespaces whose pods are the cluster's own, where no service.name says whose they are.
-    "system.namespaces": "kube-system,kube-public,kube-node-lease",
+    "system.namespaces": ",".join(SYSTEM_NAMESPACES),
     # CSV file of exchange rates (from, to, rate, valid_from) into currency.target.
     "currency.rates": "",
     "currency.target": "",
@@ -96,15 +98,15 @@ class Money:
         wait_ms: how long a window waits for its bill, in event time; only where the input has no end.
         price_book: the user's prices.
         idle_policy: one of attribute.IDLE_POLICIES.
-        system_namespaces: whose usage is the cluster's own.
         exchange: converts charges; None = currencies stay as they are billed.
+        system_namespaces: whose usage is the cluster's own.
     """
 
     wait_ms: int = 72 * 3_600_000
     price_book: tuple[BookPrice, ...] = ()
     idle_policy: str = PROPORTIONAL
-    system_namespaces: tuple[str, ...] = ()
     exchange: Exchange | None = None
+    system_namespaces: tuple[str, ...] = SYSTEM_NAMESPACES
 
 
 @dataclass(frozen=True)

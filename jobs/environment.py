@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import socket
@@ -89,6 +90,8 @@ def _start_jvm() -> None:
         # The workers import udfs from the tree, wherever the command was called.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
+    # An engine that ended is told in one line, not call by call.
+    logging.getLogger("py4j").addHandler(logging.NullHandler())
     with _output_to(home / "engine.out"):
         get_gateway()
 

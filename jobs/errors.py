@@ -12,4 +12,4 @@ class JobError(Exception):
 
 
 class EngineLost(JobError):
-    """The embedded engine has no worker left; a new one goes on from the last checkpoint, if there is one."""
+    """The embedded engine ended, or its worker; a new one goes on from the last checkpoint, if there is one."""
