@@ -152,6 +152,10 @@ def anomaly_cost(
 
     if stages.is_endless:
         run_sql(t_env, "ddl/pulse")
+
+    def awake(*queries: str) -> Sequence[str]:
+        return queries if stages.is_endless else ()
+
     run_sql(t_env, "views", "4*")
     _keyed_stage(
         t_env,
@@ -161,7 +165,7 @@ def anomaly_cost(
         Types.STRING(),
         stages.detect,
         "detected",
-        ["select 'pulse', n, '' from pulses"] if stages.is_endless else (),
+        awake("select 'pulse', n, '' from pulses"),
     )
     run_sql(t_env, "views", "5*")
     _keyed_stage(
@@ -172,13 +176,11 @@ def anomaly_cost(
         Types.STRING(),
         stages.attribute,
         "attributed",
-        [
+        awake(
             "select 'pulse ' || cast(n as string), 'pulse', '', '' from pulses",
             "select resource_id, 'call', '', '' from (select distinct resource_id from resource_events)"
             " cross join roll_call",
-        ]
-        if stages.is_endless
-        else (),
+        ),
     )
     run_sql(t_env, "views", "6*")
     _keyed_stage(
@@ -189,13 +191,11 @@ def anomaly_cost(
         Types.LONG(),
         stages.rank,
         "ranked",
-        [
+        awake(
             "select 'pulse', n, '', cast('' as bytes) from pulses",
             "select 'call', window_ms, '', cast('' as bytes) from (select distinct window_ms from window_evidence)"
             " cross join roll_call",
-        ]
-        if stages.is_endless
-        else (),
+        ),
     )
 
     run_sql(t_env, "outputs", rejected_at_ms=str(rejected_at_ms))
@@ -397,12 +397,9 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"anomaly_cost: {error}", file=sys.stderr)
         return 2
-    except EngineLost as error:
-        if configuration.state:
-            _go_on(argv, error)
-        print(f"anomaly_cost: {error}", file=sys.stderr)
-        return 1
     except (JobError, OSError) as error:
+        if isinstance(error, EngineLost) and configuration.state:
+            _go_on(argv, error)
         print(f"anomaly_cost: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
