@@ -19,7 +19,7 @@ from typing import NoReturn
 from py4j.protocol import Py4JJavaError
 from pyflink.common import Row, Types, WatermarkStrategy
 from pyflink.common.typeinfo import TypeInformation
-from pyflink.datastream import KeyedProcessFunction
+from pyflink.datastream import DataStream, KeyedProcessFunction
 from pyflink.table import (
     ChangelogMode,
     DataTypes,
@@ -84,10 +84,9 @@ def _keyed_stage(
     key: Callable[[Row], object],
     key_type: TypeInformation,
     function: KeyedProcessFunction,
-    table: str,
     awake: Sequence[str] = (),
-) -> None:
-    """Send the changes of ``view``, by ``key``, through ``function``; its newest rows are ``table``.
+) -> DataStream:
+    """Send the changes of ``view``, by ``key``, through ``function``; the rows that it sends.
 
     The changes carry no watermark but the one that ends a bounded input: mini-batches mark their
     progress in the engine's clock, by watermarks of processing time, which a timer of event time
@@ -99,7 +98,7 @@ def _keyed_stage(
         union = " union all ".join((f"select * from {view}", *awake))
         t_env.execute_sql(f"create temporary view {view}_awake as {union}")
         view = f"{view}_awake"
-    stream = (
+    return (
         t_env.to_changelog_stream(t_env.from_path(view))
         .assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
         .key_by(key, key_type)
@@ -107,17 +106,28 @@ def _keyed_stage(
         .name(verb)
         .uid(verb)
     )
-    schema = (
+
+
+def _newest(t_env: StreamTableEnvironment, table: str, sent: DataStream) -> None:
+    """``table``: the newest row of each kind, time_ms and event_key."""
+    schema = _columns().primary_key("kind", "time_ms", "event_key").build()
+    t_env.create_temporary_view(table, t_env.from_changelog_stream(sent, schema, ChangelogMode.upsert()))
+
+
+def _each(t_env: StreamTableEnvironment, table: str, sent: DataStream) -> None:
+    """``table``: all rows, for what has a key of its own and is never taken back."""
+    table_ = t_env.from_changelog_stream(sent, _columns().build(), ChangelogMode.insert_only())
+    t_env.create_temporary_view(table, table_)
+
+
+def _columns() -> Schema.Builder:
+    """Of changelog.ROW_TYPE."""
+    return (
         Schema.new_builder()
         .column("kind", DataTypes.STRING().not_null())
         .column("time_ms", DataTypes.BIGINT().not_null())
         .column("event_key", DataTypes.STRING().not_null())
         .column("payload", DataTypes.BYTES())
-        .primary_key("kind", "time_ms", "event_key")
-        .build()
-    )
-    t_env.create_temporary_view(
-        table, t_env.from_changelog_stream(stream, schema, ChangelogMode.upsert())
     )
 
 
@@ -157,40 +167,40 @@ def anomaly_cost(
         return queries if stages.is_endless else ()
 
     run_sql(t_env, "views", "4*")
-    _keyed_stage(
+    detected = _keyed_stage(
         t_env,
         "detect",
         "detector_frames",
         lambda row: "",
         Types.STRING(),
         stages.detect,
-        "detected",
         awake("select 'pulse', n, '' from pulses"),
     )
+    _newest(t_env, "incidents", detected)
+    _each(t_env, "verdicts", detected)
     run_sql(t_env, "views", "5*")
-    _keyed_stage(
+    attributed = _keyed_stage(
         t_env,
         "attribute",
         "resource_events",
         lambda row: row[0],
         Types.STRING(),
         stages.attribute,
-        "attributed",
         awake(
             "select 'pulse ' || cast(n as string), 'pulse', '', '' from pulses",
             "select resource_id, 'call', '', '' from (select distinct resource_id from resource_events)"
             " cross join roll_call",
         ),
     )
+    _newest(t_env, "attributed", attributed)
     run_sql(t_env, "views", "6*")
-    _keyed_stage(
+    ranked = _keyed_stage(
         t_env,
         "rank",
         "window_evidence",
         lambda row: row[1],
         Types.LONG(),
         stages.rank,
-        "ranked",
         awake(
             "select 'pulse', n, '', cast('' as bytes) from pulses",
             "select 'call', window_ms, '', cast('' as bytes) from (select distinct window_ms from window_evidence)"
@@ -198,6 +208,7 @@ def anomaly_cost(
         ),
     )
 
+    _newest(t_env, "ranked", ranked)
     run_sql(t_env, "outputs", rejected_at_ms=str(rejected_at_ms))
     inserts = t_env.create_statement_set()
     for number, output in enumerate(outputs):

@@ -251,7 +251,7 @@ def add(entry: StatsEntry, count: int, took_ms: float, size: int) -> None:
 
 # ---- locust ---------------------------------------------------------------------------------
 
-_OPTIONS = ("input", "encoding", "key", "speed", "rate", "billing_delay", "no_shift", "loops")
+_OPTIONS = ("input", "encoding", "key", "speed", "rate", "billing_delay", "no_shift", "loops", "max_bytes")
 
 
 @events.init_command_line_parser.add_listener
@@ -268,6 +268,7 @@ def options(parser: ArgumentParser) -> None:
     group.add_argument("--billing-delay", type=float, default=6.0, help="hours of event time that bills come later")
     group.add_argument("--no-shift", action="store_true", help="leave times as they were recorded")
     group.add_argument("--loops", type=int, default=1, help="how often to replay it, with new trace ids each time")
+    group.add_argument("--max-bytes", type=int, default=1_000_000, help="longer requests are sent in parts")
 
 
 def plan_of(options: Namespace) -> Plan:
@@ -283,6 +284,7 @@ def plan_of(options: Namespace) -> Plan:
         billing_delay_h=options.billing_delay,
         shift=not options.no_shift,
         loops=options.loops,
+        max_bytes=options.max_bytes,
         limit_s=float(options.run_time) if isinstance(options.run_time, (int, float)) else None,
     )
 

@@ -66,6 +66,8 @@ class Plan:
     shift: whether times are moved to now
     loops: how often all of it is sent, each time later and with trace ids of its own, so that no trace is sent twice
     limit_s: nothing is encoded that would be due later than so many seconds after the start; None = all
+    max_bytes: a longer request of telemetry is sent in parts, as brokers take no longer messages; a Collector's
+        exporter has the same limit
     """
 
     source: Path
@@ -77,6 +79,7 @@ class Plan:
     shift: bool = True
     loops: int = 1
     limit_s: float | None = None
+    max_bytes: int = 1_000_000
 
     def __post_init__(self) -> None:
         for ok, what in (
@@ -86,6 +89,7 @@ class Plan:
             (self.rate is None or self.rate > 0, f"rate {self.rate}: use a number of spans a second above 0"),
             (self.billing_delay_h >= 0, f"billing delay {self.billing_delay_h}: use hours of at least 0"),
             (self.loops >= 1, f"loops {self.loops}: use at least 1"),
+            (self.max_bytes >= 1, f"max bytes {self.max_bytes}: use at least 1"),
         ):
             if not ok:
                 raise ValueError(what)
@@ -306,28 +310,34 @@ def encode(plan: Plan, start_ms: int) -> Messages:
 def telemetry(
     topic: str, line: bytes, plan: Plan, shift_ms: int, loop: int = 0
 ) -> list[tuple[bytes | None, bytes, int]]:
-    """[(key, value, spans), ...] of one request; several where each trace is a message of its own."""
+    """[(key, value, spans), ...] of one request; several where each trace is a message of its own or it is too long."""
     if shift_ms:
         shift_ns = shift_ms * _NS_PER_MS
         line = _TIME.sub(lambda match: match[1] + b"%d" % (int(match[2]) + shift_ns), line)
     if loop:
         line = _TRACE_ID.sub(lambda match: match[1] + b"%08x" % (int(match[2], 16) ^ loop), line)
     spans = len(_SPAN.findall(line)) if topic == SPANS else 0
-    if plan.encoding == "json" and plan.key == "none":
+    if plan.encoding == "json" and plan.key == "none" and len(line) <= plan.max_bytes:
         return [(None, line, spans)]
     try:
         request = orjson.loads(line)
-        if plan.key == "none" or topic == METRICS:
-            parts = [(None, request, spans)]
-        else:
-            parts = _by_trace(topic, request)
+        is_whole = plan.key == "none" or topic == METRICS
+        parts = [(None, request, spans)] if is_whole else _by_trace(topic, request)
         write = orjson.dumps if plan.encoding == "json" else _WRITERS[topic]
-        return [(key, write(part), spans) for key, part, spans in parts]
+        return [
+            (key, value, count)
+            for key, part, spans in parts
+            for value, count in _within(plan.max_bytes, topic, part, spans, write)
+        ]
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError, json_format.Error):
         return [(None, line, spans)]
 
 
-_PLACES = {SPANS: ("resourceSpans", "scopeSpans", "spans"), LOGS: ("resourceLogs", "scopeLogs", "logRecords")}
+_PLACES = {
+    SPANS: ("resourceSpans", "scopeSpans", "spans"),
+    METRICS: ("resourceMetrics", "scopeMetrics", "metrics"),
+    LOGS: ("resourceLogs", "scopeLogs", "logRecords"),
+}
 
 
 def _by_trace(topic: str, request: dict) -> list[tuple[bytes | None, dict, int]]:
@@ -346,6 +356,33 @@ def _by_trace(topic: str, request: dict) -> list[tuple[bytes | None, dict, int]]
             spans = sum(len(scope[records]) for scope in own) if topic == SPANS else 0
             parts.append((trace_id.lower().encode() or None, {top: [{**entry, scopes: own}]}, spans))
     return parts
+
+
+def _within(
+    max_bytes: int, topic: str, request: dict, spans: int, write: Callable[[dict], bytes]
+) -> Iterator[tuple[bytes, int]]:
+    """(value, spans) of the request, halved until none is too long; a record on its own stays as it is."""
+    value = write(request)
+    halves = _halves(request, _PLACES[topic]) if len(value) > max_bytes else None
+    if not halves:
+        yield value, spans
+        return
+    for half in halves:
+        own = len(_SPAN.findall(orjson.dumps(half))) if topic == SPANS else 0
+        yield from _within(max_bytes, topic, half, own, write)
+
+
+def _halves(part: dict, places: tuple[str, ...]) -> list[dict] | None:
+    """Two of the kind of ``part``, that hold half of what it holds each; None of one record."""
+    if not places:
+        return None
+    entries = part[places[0]]
+    if len(entries) > 1:
+        middle = len(entries) // 2
+        parts = [entries[:middle], entries[middle:]]
+    else:
+        parts = [[half] for entry in entries for half in _halves(entry, places[1:]) or ()]
+    return [{**part, places[0]: half} for half in parts] or None
 
 
 # ---- charges --------------------------------------------------------------------------------

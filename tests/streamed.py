@@ -35,9 +35,22 @@ UNUSABLE = {"otlp_spans": b"{ not json", "otlp_metrics": b"\n\xff\xff\xff", "foc
 Tables = dict[str, list[tuple]]
 
 
-def producer(broker: Broker) -> KafkaProducer:
-    """One that batches."""
-    return KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=20, max_request_size=8 << 20)
+class Producer(KafkaProducer):
+    """One that batches. What the broker doesn't take is an error of the next ``flush``, not lost in silence."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(bootstrap_servers=broker.bootstrap, linger_ms=20, max_request_size=8 << 20)
+        self._failed: list[BaseException] = []
+
+    def send(self, *arguments: object, **named: object) -> object:
+        """As KafkaProducer's."""
+        return super().send(*arguments, **named).add_errback(self._failed.append)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Raises what a message failed of."""
+        super().flush(timeout)
+        if self._failed:
+            raise self._failed[0]
 
 
 def create_topics(broker: Broker) -> None:

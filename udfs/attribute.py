@@ -13,7 +13,7 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 from pyflink.table.udf import udf
 
 from udfs import metrics
-from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, tick, upsert
+from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
 from udfs.pure import attribute, irregular, price, rates
 from udfs.pure.windows import HOUR_MS, UNALLOCATED
 
@@ -118,7 +118,7 @@ class Attribute(KeyedProcessFunction):
             if late is not None:
                 if not self._counted.contains(charge["key"]):
                     self._late_charges.inc()
-                    yield upsert(LATE_CHARGES, charge["start_ms"], event_key, late.encode())
+                    yield payload_row(LATE_CHARGES, charge["start_ms"], event_key, late.encode())
                 return
             self._counted.put(charge["key"], charge["end_ms"])
             # Its start: a month's fee would be the end of the month.
@@ -128,7 +128,7 @@ class Attribute(KeyedProcessFunction):
             late = attribute.late_usage(event_key, windows, self._closed_ms(), self._wait_ms)
             if late is not None:
                 if row.get_row_kind() in (RowKind.INSERT, RowKind.UPDATE_AFTER):
-                    yield upsert(LATE_USAGE, max(map(int, windows)), event_key, late.encode())
+                    yield payload_row(LATE_USAGE, max(map(int, windows)), event_key, late.encode())
                 return
             newest_ms = max(map(int, windows), default=0)
             self._passes(kind, event_key, newest_ms, newest_ms + 1)
@@ -173,7 +173,7 @@ class Attribute(KeyedProcessFunction):
             payload = orjson.dumps(rows, default=str)
             digest = self._sending.digest(payload) if rows else None
             if digest != before.get(window_ms):
-                yield upsert(kind, window_ms, resource_id, payload)
+                yield payload_row(kind, window_ms, resource_id, payload)
                 if digest:
                     sent.put(window_ms, digest)
                 else:

@@ -116,8 +116,6 @@ def tick(context: KeyedProcessFunction.Context, every_ms: int) -> None:
     timers.register_processing_time_timer(now_ms - now_ms % every_ms + every_ms)
 
 
-def upsert(kind: str, time_ms: int, event_key: str, payload: bytes) -> Row:
-    """The newest state of a row."""
-    row = Row(kind, time_ms, event_key, payload)
-    row.set_row_kind(RowKind.UPDATE_AFTER)
-    return row
+def payload_row(kind: str, time_ms: int, event_key: str, payload: bytes) -> Row:
+    """A row of ROW_TYPE: it stands in the place of the one before of its first three."""
+    return Row(kind, time_ms, event_key, payload)

@@ -10,7 +10,7 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
-from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, tick, upsert
+from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
 from udfs.detect import INCIDENTS
 from udfs.pure.rank import rank_window
 
@@ -67,4 +67,4 @@ class Rank(KeyedProcessFunction):
         # A window that lost all its rows says so.
         if digest != sent and (rows or sent):
             self._sent.update(digest)
-            yield upsert(RANKED, window_ms, "", payload)
+            yield payload_row(RANKED, window_ms, "", payload)

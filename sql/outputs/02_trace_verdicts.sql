@@ -14,7 +14,7 @@ select
     anomaly_kind,
     model_version,
     verdict_state
-from detected, lateral table(verdict_rows(payload)) as v (
+from verdicts, lateral table(verdict_rows(payload)) as v (
     trace_id, start_time_ms, root_service_name, root_operation, span_count, anomaly_score,
     threshold, is_anomalous, culprit_service_name, culprit_operation, anomaly_kind, model_version,
     verdict_state

@@ -2,7 +2,7 @@
 -- grain: one (kind, window_ms, event_key) a row; key: all three
 create temporary view window_evidence as
 select kind, time_ms as window_ms, event_key, payload
-from detected
+from incidents
 where kind = 'incidents'
 union all
 select kind, time_ms as window_ms, event_key, payload

@@ -33,7 +33,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from simulator.replay import SPANS, Message, Plan, encode
 from tests.services import Broker, Database, kafka_broker, postgres
-from tests.streamed import create_topics, end, producer, start
+from tests.streamed import Producer, create_topics, end, start
 
 _MINUTES_A_DAY = 24 * 60
 _SPANS_A_TRACE = 11.0
@@ -139,7 +139,7 @@ def measure(
     arguments = ["--input", broker.url, "--output", database.url, "--state", str(folder / "state")]
     arguments += [word for pair in settings for word in ("--set", pair)]
     plan = Plan(world, speed=1.0, billing_delay_h=0.0, limit_s=(history + live) * 60)
-    to = producer(broker)
+    to = Producer(broker)
     with encode(plan, start_ms=int((time.time() - history * 60) * 1000)) as messages:
         backlog: set[str] = set()
         spans = newest_ns = 0

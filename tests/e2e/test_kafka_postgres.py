@@ -19,6 +19,7 @@ from tests.services import Broker, Database, kafka_broker, postgres
 from tests.streamed import (
     PATIENCE_S,
     UNUSABLE,
+    Producer,
     Tables,
     charges,
     create_topics,
@@ -27,7 +28,6 @@ from tests.streamed import (
     end,
     ended,
     parquet,
-    producer,
     run,
     send_charges,
     send_telemetry,
@@ -52,7 +52,7 @@ def broker(world: Path) -> Iterator[Broker]:
     """A broker that holds the world, and three records that nobody can use."""
     with kafka_broker() as running:
         create_topics(running)
-        to = producer(running)
+        to = Producer(running)
         send_telemetry(to, world)
         send_charges(to, charges(world))
         for topic, record in UNUSABLE.items():

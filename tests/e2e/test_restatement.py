@@ -16,13 +16,13 @@ from tests.e2e.test_simulated_world import simulate
 from tests.services import Broker, Database, kafka_broker, postgres
 from tests.streamed import (
     ROOT,
+    Producer,
     Tables,
     charges,
     create_topics,
     end,
     ended,
     parquet,
-    producer,
     run,
     send_charges,
     send_telemetry,
@@ -109,7 +109,7 @@ def test_a_price_at_once_then_the_bills_then_the_corrections(
     billed = _tables(world, bill, [], tmp_path / "billed")
     corrected = _tables(world, bill, [*snapshot, correction], tmp_path / "corrected")
 
-    to = producer(broker)
+    to = Producer(broker)
     send_charges(to, early)
     send_telemetry(to, world)
     process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s")

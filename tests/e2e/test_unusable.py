@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.services import Broker, Database, kafka_broker, postgres
-from tests.streamed import create_topics, parquet, producer, run, stored
+from tests.streamed import Producer, create_topics, parquet, run, stored
 from tests.unit.test_collect_focus import ROW
 from tests.unit.test_otlp_fuzz import LINES, SEED, STREAMS, mutated
 from tests.unit.test_otlp_proto import REQUESTS, protobuf
@@ -59,7 +59,7 @@ def test_no_message_stops_the_job_and_each_unusable_one_is_told(tmp_path: Path) 
     database: Database
     with kafka_broker() as broker, postgres() as database:
         create_topics(broker)
-        to = producer(broker)
+        to = Producer(broker)
         for topic, records in sent.items():
             for record in records:
                 to.send(topic, record)

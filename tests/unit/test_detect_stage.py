@@ -55,11 +55,15 @@ class DetectStage(Stage):
             self._take(self._function.on_timer(time_ms, self))
 
     def verdicts(self) -> dict[str, tuple]:
-        """trace_id -> what stands; each trace once."""
-        rows = [row for (kind, *_), payload in self.rows.items() if kind == VERDICTS for row in payload]
-        by_id = {row["trace_id"]: (row["is_anomalous"], row["culprit_service_name"], row["anomaly_score"]) for row in rows}
-        assert len(by_id) == len(rows)
-        return by_id
+        """trace_id -> what stands: the later row of a trace."""
+        return {
+            row["trace_id"]: (row["is_anomalous"], row["culprit_service_name"], row["anomaly_score"])
+            for row in self.told()
+        }
+
+    def told(self) -> list[dict]:
+        """All verdicts that were sent, in order."""
+        return [row for kind, _, _, payload in self.sent if kind == VERDICTS for row in payload]
 
     def incidents(self) -> dict[str, object]:
         return {key: payload for (kind, _, key), payload in self.rows.items() if kind == INCIDENTS and payload[0]}
@@ -132,6 +136,66 @@ def test_a_verdict_is_out_before_its_minute_is_over() -> None:
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(2)
     assert len(stage.verdicts()) == len(traces)
+
+
+def test_a_verdict_of_a_minute_that_is_not_over_is_told_anew_where_it_says_something_else() -> None:
+    stage = DetectStage(PACE)
+    start_ms, traces, _ = frames(0)
+    for count in range(1, len(traces) + 1):
+        stage.frame(TRACES, start_ms, lines(traces[:count]))
+        stage.seconds(1)
+    assert len(stage.told()) == len(stage.verdicts()) == len(traces)
+    # Nothing changed, nothing is judged.
+    sent = len(stage.sent)
+    stage.seconds(3)
+    assert len(stage.sent) == sent
+
+
+def test_usage_that_comes_after_its_traces_has_an_open_minute_judged_again() -> None:
+    stage = DetectStage(PACE)
+    start_ms, traces, _ = frames(0)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    sent = len(stage.sent)
+    for number, judges in ((1, False), (0, True)):
+        start_ms, _, usage = frames(number)
+        consumers = [[*consumer, {"minutes": {str(start_ms): used}}] for consumer, used in usage.items()]
+        stage.frame(USAGE, bucket_start(start_ms), "\n".join(orjson.dumps(one).decode() for one in consumers))
+        stage.seconds(2)
+        assert (len(stage.sent) > sent) == judges
+
+
+def test_a_new_start_tells_what_is_open_anew() -> None:
+    """What was told after the last checkpoint may be something else."""
+    stage = DetectStage(PACE)
+    start_ms, traces, _ = frames(0)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    stage._function.open(stage)
+    stage.frame(USAGE, bucket_start(start_ms), usage_frames()[bucket_start(start_ms)])
+    stage.seconds(2)
+    assert len(stage.told()) == 2 * len(traces)
+
+
+def test_a_bounded_input_has_each_verdict_told_once() -> None:
+    stage = DetectStage(None, DEFAULT_MODELS)
+    for number in range(20):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+    stage.end_of_input()
+    assert len(stage.told()) == len(stage.verdicts()) == sum(len(frames(number)[1]) for number in range(20))
+
+
+def test_of_two_minutes_that_have_a_trace_the_earlier_is_right() -> None:
+    """It has moved there, and the frame without it is on its way."""
+    stage = DetectStage(PACE)
+    (early_ms, early, _), (late_ms, late, _) = frames(0), frames(1)
+    for time_ms, traces in ((late_ms, late), (early_ms, early + late[:1]), (late_ms, late)):
+        stage.frame(TRACES, time_ms, lines(traces))
+        stage.seconds(1)
+    moved = {row["trace_id"] for kind, time_ms, _, payload in stage.sent if (kind, time_ms) == (VERDICTS, early_ms) for row in payload}
+    assert len(moved) == len(early) + 1
+    assert len(stage.told()) == len(early) + len(late) + 1
 
 
 def test_a_trace_that_comes_late_is_judged_and_changes_no_other_minute(bounded: DetectStage) -> None:

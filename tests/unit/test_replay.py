@@ -111,6 +111,25 @@ def latest_ms(message: Message) -> int:
     return max(int(match[2]) for match in replay._TIME.finditer(message.value)) // 1_000_000
 
 
+# ---- what -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["json", "protobuf"])
+@pytest.mark.parametrize("key", ["none", "trace_id"])
+def test_a_request_that_no_broker_would_take_is_sent_in_parts(world: Path, encoding: str, key: str) -> None:
+    whole = [m for m in messages_of(Plan(world, encoding, key)) if m.topic == SPANS]
+    longest = max(len(m.value) for m in whole) * 2 // 3
+    parts = [m for m in messages_of(Plan(world, encoding, key, max_bytes=longest)) if m.topic == SPANS]
+    assert len(parts) > len(whole)
+    assert all(m.spans == 1 or len(m.value) <= longest for m in parts)
+    assert sum(m.spans for m in parts) == sum(m.spans for m in whole) == 72
+    # Two spans of a trace are in its fragments, together or apart.
+    found, expected = ([COLLECT[SPANS](m.value) for m in messages] for messages in (parts, whole))
+    assert {trace for one in found for trace in one[0]} == {trace for one in expected for trace in one[0]}
+    assert {m.due_s for m in parts} == {m.due_s for m in whole}
+    assert not any(one[-1] for one in found)
+
+
 # ---- when -----------------------------------------------------------------------------------
 
 
@@ -270,7 +289,8 @@ def test_an_input_without_records_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"encoding": "xml"}, {"key": "span_id"}, {"speed": 0}, {"rate": -1.0}, {"loops": 0}, {"billing_delay_h": -1}],
+    [{"encoding": "xml"}, {"key": "span_id"}, {"speed": 0}, {"rate": -1.0}, {"loops": 0}, {"billing_delay_h": -1},
+     {"max_bytes": 0}],
 )
 def test_a_plan_out_of_range_is_told(wrong: dict) -> None:
     with pytest.raises(ValueError, match="use"):

@@ -67,12 +67,15 @@ PIECES = FEATURES - 2
 @dataclass
 class MinuteResult:
     """Verdicts of a minute's traces (columns of trace_verdicts, times in ms), by trace_id; its
-    incidents, one for each culprit; and how many of its traces touch each service."""
+    incidents, one for each culprit; and how many of its traces touch each service.
+
+    is_final: the minute is not told anew, unless something of it comes late."""
 
     minute_ms: int
     verdicts: list[Row] = field(default_factory=list)
     incidents: list[Row] = field(default_factory=list)
     service_traces: dict[str, int] = field(default_factory=dict)
+    is_final: bool = True
 
 
 class _Cells(NamedTuple):

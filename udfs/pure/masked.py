@@ -431,7 +431,7 @@ class MaskedDetector(RuleDetector):
             score, threshold = minute.alpha[culprit], minute.threshold[culprit]
             strongest = np.where(strongest < 0, minute.first_span[:, None], strongest)
         is_anomalous = (best > 0) & ~minute.is_warming
-        result = MinuteResult(minute.minute_ms)
+        result = MinuteResult(minute.minute_ms, is_final=is_final)
         names = self._baselines.services.names
         affected = []
         for trace, row in enumerate(minute.rows):

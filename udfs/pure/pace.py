@@ -15,7 +15,8 @@ class Pace:
     ``lateness_ms`` ahead of it. Stages before this one hand on what they have now and then, and a backlog is read a
     piece of each partition at a time, so that newest time has to have stood for ``settle_ms`` of the engine's time.
     A stream that brings nothing for ``idle_ms`` of it holds nothing back, and where none does, all that is there is
-    over. Until then a verdict is out all the same, every ``emit_every_ms``, by what is known and without learning.
+    over. Until then a verdict is out all the same, every ``emit_every_ms`` or as often as half the stage's time allows,
+    by what is known and without learning.
     """
 
     emit_every_ms: int = 1_000
@@ -48,7 +49,6 @@ class Progress:
     judged_ms: int = -1  # the last minute that is over
     late: set[int] = field(default_factory=set)  # minutes that changed after they were over
     changed_at: int = 0  # when anything changed last
-    shown_at: int = -1  # when open minutes were told last
     ended_at: int = -1  # when the last words were
 
     def take(self, stream: str, newest_ms: int, now_ms: int) -> None:
