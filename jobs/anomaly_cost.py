@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyflink.common import Row, Types, WatermarkStrategy
 from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import DataStream, KeyedProcessFunction
@@ -35,6 +34,8 @@ from jobs import source as directory
 from jobs.config import Config
 from jobs.environment import (
     cluster_engine,
+    engine_output,
+    forget_engine,
     free_port,
     materialise,
     on_cluster,
@@ -49,7 +50,7 @@ from jobs.report.terminal import ranked_table
 from jobs.sinks import Output
 from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute, rate_card
-from udfs.detect import Detect
+from udfs.detect import Detect, DetectAsItComes, DetectAtEnd
 from udfs.pure.windows import HOUR_MS
 from udfs.rank import Rank
 
@@ -154,7 +155,8 @@ def anomaly_cost(
     for view in ("collected_spans", "collected_metrics", "collected_logs", "collected_charges"):
         materialise(t_env, view)
 
-    run_sql(t_env, "views", "2*")  # assemble
+    run_sql(t_env, "views", "2[12]_*")  # assemble
+    run_sql(t_env, "views", "23_trace_frames_as_they_come" if stages.is_endless else "23_trace_frames_at_the_end")
     run_sql(t_env, "views", "3[12]_*")  # meter
     materialise(t_env, "pod_owners")
     run_sql(t_env, "views", "33_*", system_namespaces=stages.system_namespaces)
@@ -234,11 +236,12 @@ def stages(configuration: Config) -> Stages:
     """The functions of a run: what has no end sends on what it knows now and then, and forgets."""
     money, pace = configuration.money, None if configuration.bounded else configuration.pace
     emit_every_ms = pace and pace.emit_every_ms
+    detector = configuration.models, configuration.threshold
     collects = (
         collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
     )
     return Stages(
-        Detect(configuration.models, configuration.threshold, pace),
+        DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector),
         Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
         collects(configuration.cost_column, money.exchange),
@@ -299,9 +302,12 @@ def outputs(configuration: Config, changes: Path) -> list[Output]:
     return found
 
 
-# In the environment of a run that goes on after its engine was lost.
+# In the environment of a run that goes on after its engine was lost: the checkpoint that it went on from, and how many
+# engines were lost since that one came.
 _GOES_ON = "ANOMALY_COST_GOES_ON"
 _ASK_AGAIN_S = 5.0
+# So many engines may end one after another without a checkpoint: what ends them is no server that is away.
+_ENGINES_WITHOUT_CHECKPOINT = 10
 
 
 def _reach(ask: Callable[[], object]) -> None:
@@ -321,14 +327,21 @@ def _reach(ask: Callable[[], object]) -> None:
             time.sleep(_ASK_AGAIN_S)
 
 
-def _go_on(argv: list[str], error: EngineLost) -> NoReturn:
+def _go_on(argv: list[str], folder: Path, error: EngineLost) -> None:
     """Become the same command once more, with an engine of its own; the lost one ends with this process.
 
     The JDBC connector makes it so: where the database is away, its sink fails, and fails once more when it is closed,
     which the engine takes for the end of its worker, or of itself. A cluster's is started again by what runs it.
+    Returns where engines end again and again without getting anywhere.
     """
-    print(f"anomaly_cost: {error}: going on", file=sys.stderr, flush=True)
-    os.environ[_GOES_ON] = "1"
+    checkpoint = str(state.newest(folder))
+    before, _, lost = os.environ.get(_GOES_ON, "").rpartition(" ")
+    count = int(lost) + 1 if before == checkpoint else 1
+    if count > _ENGINES_WITHOUT_CHECKPOINT:
+        return
+    print(f"anomaly_cost: {error}: going on from the last checkpoint", file=sys.stderr, flush=True)
+    os.environ[_GOES_ON] = f"{checkpoint} {count}"
+    forget_engine()
     os.execv(sys.executable, [sys.executable, "-m", "jobs.anomaly_cost", *argv])
 
 
@@ -340,7 +353,7 @@ def run(configuration: Config) -> dict[str, int]:
     Raises:
         UsageError: the input holds nothing to read.
         JobError: a file can't be read, a server doesn't answer, or the engine failed.
-        EngineLost: the engine ended, or its worker.
+        EngineLost: the engine ended, or its worker, after it had taken the job.
     """
     target = configuration.directory
     if target:
@@ -353,15 +366,22 @@ def run(configuration: Config) -> dict[str, int]:
         changes = scratch / "changes"
         if state.RECOVERY not in engine:
             shutil.rmtree(changes, ignore_errors=True)
+        failure = JobError
         try:
             sinks_ = outputs(configuration, changes)
             jars = connectors.jars() if needs_connectors(configuration) else []
             t_env = start_engine(engine, scratch, rest_port, jars)
-            progress.wait(prepare(t_env, configuration, sinks_).execute(), rest_port, scratch)
-        except (Py4JJavaError, JavaException) as error:
-            log = (target or scratch.parent) / "anomaly_cost.log"
-            log.write_text(str(error), encoding="utf-8")
-            raise JobError(f"{progress.reason(str(error))} (the engine's account: {log})") from None
+            running = prepare(t_env, configuration, sinks_).execute()
+            if state.RETRIES in engine:
+                # What a job fails of is tried again within the engine: a failure that comes out is the engine's end.
+                failure = EngineLost
+            progress.wait(running, rest_port, scratch)
+        except (Py4JError, JavaException) as error:
+            log = (target or configuration.state or scratch.parent) / "anomaly_cost.log"
+            log.write_text(f"{error}\n{engine_output()}", encoding="utf-8")
+            is_told = isinstance(error, (Py4JJavaError, JavaException))
+            why = progress.reason(str(error)) if is_told else "the engine's process ended"
+            raise failure(f"{why} (the engine's account: {log})") from None
         if target is None:
             return {}
         return {name: tables.fold(changes, name, target) for name in tables.SCHEMAS}
@@ -388,7 +408,7 @@ def submit(configuration: Config) -> None:
         inserts = prepare(t_env, configuration, sinks_)
         t_env.get_config().set("pipeline.name", "anomaly_cost")
         inserts.execute()
-    except (Py4JJavaError, JavaException) as error:
+    except (Py4JError, JavaException) as error:
         raise JobError(f"{progress.reason(str(error))} (the client's log has the engine's account)") from None
 
 
@@ -409,9 +429,13 @@ def main(argv: list[str]) -> int:
         print(f"anomaly_cost: {error}", file=sys.stderr)
         return 2
     except (JobError, OSError) as error:
-        if isinstance(error, EngineLost) and configuration.state:
-            _go_on(argv, error)
-        print(f"anomaly_cost: {error}", file=sys.stderr)
+        hint = ""
+        if isinstance(error, EngineLost):
+            if configuration.state:
+                _go_on(argv, configuration.state, error)
+            else:
+                hint = "; --state lets the job go on from its last checkpoint"
+        print(f"anomaly_cost: {error}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("anomaly_cost: interrupted", file=sys.stderr)

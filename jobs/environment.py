@@ -33,7 +33,10 @@ SQL = ROOT / "sql"
 
 # The JVM of an embedded run holds client, JobManager and TaskManager. Serial collection: on two
 # cores a parallel one takes them from the workers.
-EMBEDDED_JAVA_OPTIONS = "-Xmx2g -XX:+UseSerialGC"
+# What it says when it crashes goes where all its output goes.
+EMBEDDED_JAVA_OPTIONS = "-Xmx2g -XX:+UseSerialGC -XX:+ErrorFileToStderr"
+
+_OUTPUT_KEPT = 200_000
 
 _LOG4J = """\
 rootLogger.level = WARN
@@ -69,8 +72,8 @@ def _output_to(path: Path) -> Iterator[None]:
 
 
 @cache
-def _start_jvm() -> None:
-    """Start the JVM of this process, once, with its own configuration folder and log.
+def _start_jvm() -> Path:
+    """Start the JVM of this process, once, with its own configuration folder and log: the folder.
 
     Whatever starts the JVM before this takes neither these settings nor this log.
     """
@@ -94,6 +97,18 @@ def _start_jvm() -> None:
     logging.getLogger("py4j").addHandler(logging.NullHandler())
     with _output_to(home / "engine.out"):
         get_gateway()
+    return home
+
+
+def engine_output() -> str:
+    """The last that the JVM has put out, which says what it crashed of."""
+    output = _start_jvm() / "engine.out"
+    return output.read_text(encoding="utf-8", errors="replace")[-_OUTPUT_KEPT:] if output.is_file() else ""
+
+
+def forget_engine() -> None:
+    """Take away what the JVM of this process was started with, where the process goes on as another."""
+    shutil.rmtree(_start_jvm(), ignore_errors=True)
 
 
 def on_cluster() -> bool:

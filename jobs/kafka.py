@@ -11,6 +11,15 @@ from jobs.errors import JobError, UsageError
 
 TOPICS = ("otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges")
 
+# Read side by side. A partition that brings nothing for a while is waited for no more.
+_TELEMETRY = TOPICS[:3]
+_SIDE_BY_SIDE = {
+    "scan.watermark.alignment.group": "telemetry",
+    "scan.watermark.alignment.max-drift": "30 s",
+    "scan.watermark.alignment.update-interval": "500 ms",
+    "scan.watermark.idle-timeout": "5 s",
+}
+
 EARLIEST, LATEST, GROUP = "earliest", "latest", "group"
 _ASK_MS = 10_000
 
@@ -54,7 +63,7 @@ class KafkaInput:
             "properties.group.id": self.group,
             **{f"properties.{key}": value for key, value in self.properties.items()},
             **start_options(self.start),
-            **({"scan.bounded.mode": "latest-offset"} if self.bounded else {}),
+            **({"scan.bounded.mode": "latest-offset"} if self.bounded else _SIDE_BY_SIDE if topic in _TELEMETRY else {}),
             "format": "raw",
         }
 

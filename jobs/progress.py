@@ -10,15 +10,12 @@ import time
 import urllib.request
 from pathlib import Path
 
-from py4j.protocol import Py4JNetworkError
 from pyflink.table import TableResult
 
 from jobs.errors import EngineLost, JobError
 
 _POLL_S = 1.0
 _BYTES_TO_FINISH = 64 * 1024 * 1024
-
-_GOES_ON = "--state lets the job go on from its last checkpoint"
 
 # After so many looks without a worker the engine doesn't come back by itself.
 _LOOKS_WITHOUT_WORKER = 5
@@ -118,7 +115,7 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
     Raises:
         JobError: the disk that holds ``scratch`` is full.
         EngineLost: the engine ended, or its worker.
-        Py4JJavaError: the job failed.
+        Py4JError: the job failed, or the engine is no more.
     """
     progress = Progress(rest_port)
     client = result.get_job_client()
@@ -132,10 +129,8 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
                 client.cancel().result()
                 raise JobError(f"{scratch.parent}: the disk is full")
             if progress.has_lost_its_worker():
-                raise EngineLost(f"the engine's worker ended; {_GOES_ON}")
+                raise EngineLost("the engine's worker ended")
             time.sleep(_POLL_S)
         finished.result()
-    except Py4JNetworkError:
-        raise EngineLost(f"the engine ended; {_GOES_ON}") from None
     finally:
         progress.end()

@@ -10,6 +10,7 @@ from pathlib import Path
 from jobs.config import Config
 
 RECOVERY = "execution.state-recovery.path"
+RETRIES = "restart-strategy.type"
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def checkpointing(configuration: Config) -> dict[str, str]:
         "execution.checkpointing.num-retained": "2",
         "execution.checkpointing.tolerable-failed-checkpoints": "100",
         "execution.checkpointing.incremental": "true",
-        "restart-strategy.type": "exponential-delay",
+        RETRIES: "exponential-delay",
     }
 
 

@@ -109,11 +109,14 @@ class Sent:
         return True
 
 
-def tick(context: KeyedProcessFunction.Context, every_ms: int) -> None:
-    """One timer of the engine's time for all that changes until it fires: timers of one time are one."""
+def tick(context: KeyedProcessFunction.Context, every_ms: int) -> int:
+    """One timer of the engine's time for all that changes until it fires, and when that is: timers of one time are
+    one."""
     timers = context.timer_service()
     now_ms = timers.current_processing_time()
-    timers.register_processing_time_timer(now_ms - now_ms % every_ms + every_ms)
+    at_ms = now_ms - now_ms % every_ms + every_ms
+    timers.register_processing_time_timer(at_ms)
+    return at_ms
 
 
 def payload_row(kind: str, time_ms: int, event_key: str, payload: bytes) -> Row:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from abc import abstractmethod
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -15,11 +16,13 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from udfs import metrics
 from udfs.changelog import END_OF_INPUT, PULSE, Latest, payload_row, tick
+from udfs.pure.assemble import Trace
 from udfs.pure.detect import MinuteResult, RuleDetector
 from udfs.pure.masked import EPISODES, MaskedDetector
 from udfs.pure.pace import Pace, Progress
 from udfs.pure.predict import DEFAULT_MODELS, Models
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
+from udfs.traces import Traces
 
 TRACES, USAGE = "traces", "usage"
 VERDICTS, INCIDENTS = "verdicts", "incidents"
@@ -34,7 +37,7 @@ USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
 # moved by so much: the scores of all the minute's traces move a little with each that comes.
 SCORE_STEP = 0.5
 # How long what was told is remembered: minutes are told for the last time before that.
-TOLD_KEPT_MS = 30 * MINUTE_MS
+VERDICTS_KEPT_MS = 30 * MINUTE_MS
 
 Usage = dict[tuple[str, str], dict[str, float]]
 
@@ -42,175 +45,39 @@ Usage = dict[tuple[str, str], dict[str, float]]
 class Detect(KeyedProcessFunction):
     """Rows (kind, time_ms, frame) -> verdicts and incidents of each minute, once its time has passed.
 
-    A frame holds the packed traces of a minute, or the usage of a bucket, one a line in any order.
+    A frame holds packed traces of a minute, or the usage of a bucket, one a line in any order.
     State: the frames not yet worked off; the detector with its baselines, episodes and thresholds; and the
     judged minutes that it will tell anew. A minute is compared with what earlier minutes gave, and only then
     learnt from. The models are the worker's, loaded once; which one judges a minute is a matter of event time.
 
-    Where the input ends, minutes are worked off in order at its end, and each verdict is told once. Where it doesn't,
-    ``Pace`` says when a minute is over; a frame that comes for one that is over has it judged again, without learning.
-    Verdicts are upserts by trace: the later one stands, and only what is new is told. Incidents are upserts by minute.
+    Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute.
     """
 
-    def __init__(
-        self, models: Path | None, threshold: str = EPISODES, pace: Pace | None = None
-    ) -> None:
-        """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES.
-        pace: None = the input ends."""
+    def __init__(self, models: Path | None, threshold: str = EPISODES) -> None:
+        """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES."""
         # The worker's own copy, which need not lie where the client's does.
         self._has_default_models = models == DEFAULT_MODELS
-        self._models_path, self._threshold, self._pace = models, threshold, pace
+        self._models_path, self._threshold = models, threshold
 
     def open(self, context: RuntimeContext) -> None:
         path = DEFAULT_MODELS if self._has_default_models else self._models_path
         self._models = Models(path) if path else None
-        self._frames = {
-            kind: Latest(context, kind, Types.LONG()) for kind in (TRACES, USAGE)
-        }
+        self._usage = Latest(context, USAGE, Types.LONG())
         self._detector = context.get_state(
             ValueStateDescriptor("detector", Types.PICKLED_BYTE_ARRAY())
         )
         self._pending = context.get_map_state(
             MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
-        self._progress = context.get_state(
-            ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY())
-        )
-        # The bucket that was read last, as (its frame, minute -> usage): a copy of what is in state.
-        self._bucket: tuple[str, dict[str, Usage]] = ("", {})
-        self._is_started = False
-        # What this start has told of minutes that are open, or were lately; a new start tells it again.
-        self._shown: dict[int, Usage] = {}  # open minute as it stands -> the usage that it was judged by
-        self._usage_changed: set[int] = set()  # buckets
-        self._told: dict[str, tuple[int, dict]] = {}  # trace -> its minute and verdict
-        self._rests_until_ms = 0
-        self._late_traces = metrics.counter(context, "late_traces")
-        self._minutes_open = metrics.Gauge(context, "minutes_open")
+        # The buckets that were read lately, each as (its frame, minute -> usage): a copy of what is in state.
+        self._buckets: dict[int, tuple[str, dict[str, Usage]]] = {}
         self._model_ms = metrics.Gauge(context, "model_ms")
 
-    def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
-        kind, time_ms, frame = row
-        if kind == PULSE:
-            if self._pace and not self._is_started and self._progress.value():
-                tick(context, self._pace.emit_every_ms)
-            return
-        frames = self._frames[kind]
-        if self._pace:
-            tick(context, self._pace.emit_every_ms)
-            progress = self._progress_at(context)
-            is_late = kind == TRACES and time_ms <= progress.judged_ms
-            if is_late:
-                progress.late.add(time_ms)
-            is_new = row.get_row_kind() in (RowKind.INSERT, RowKind.UPDATE_AFTER)
-            self._late_traces.inc(int(is_late and is_new))
-            newest_ms = time_ms if kind == TRACES else max(map(int, _MINUTE.findall(frame)), default=-1)
-            progress.take(kind, newest_ms, context.timer_service().current_processing_time())
-            self._progress.update(progress)
-            if kind == TRACES:
-                self._shown.pop(time_ms, None)
-            else:
-                self._usage_changed.add(time_ms)
-        elif frames.get(time_ms) is None:
-            context.timer_service().register_event_time_timer(END_OF_INPUT)
-            end_ms = time_ms + (MINUTE_MS if kind == TRACES else USAGE_BUCKET_MS)
-            for timer_ms in range(time_ms + MINUTE_MS, end_ms + 1, MINUTE_MS):
-                context.timer_service().register_event_time_timer(timer_ms)
-        frames.apply(row.get_row_kind(), time_ms, frame)
-        yield from ()
+    @abstractmethod
+    def _to_tell(self, result: MinuteResult, is_open: bool) -> list[dict]:
+        """The verdicts of a minute, over or open, that are to be told."""
 
-    def on_timer(
-        self, timestamp: int, context: KeyedProcessFunction.OnTimerContext
-    ) -> Iterator[Row]:
-        if self._pace:
-            yield from self._at_tick(context)
-        else:
-            yield from self._at_end_of_input(timestamp)
-
-    def _at_end_of_input(self, timestamp: int) -> Iterator[Row]:
-        """All that was read has been read: a minute's turn, or after the last one the last words."""
-        detector = self._stored_detector()
-        if timestamp == END_OF_INPUT:
-            yield from self._last_words(detector)
-            return
-        minute_ms = timestamp - MINUTE_MS
-        yield from self._step(detector, minute_ms)
-        self._detector.update(detector)
-        if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
-            self._frames[USAGE].remove(bucket_start(minute_ms))
-
-    def _at_tick(self, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
-        """Judge what is over by now, then again what changed after it was over, and what is still open."""
-        progress = self._progress_at(context)
-        now_ms = context.timer_service().current_processing_time()
-        over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE))
-        minutes = sorted(self._frames[TRACES].keys())
-        buckets = sorted(self._frames[USAGE].keys())
-        between = {
-            minute_ms
-            for bucket_ms in buckets
-            for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
-        }
-        over = sorted(m for m in between.union(minutes) if progress.judged_ms < m <= over_ms)
-        still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
-        self._minutes_open.value = len(still_open)
-        changed = self._unshown(still_open) if now_ms >= self._rests_until_ms else []
-        is_idle = progress.is_idle(now_ms, self._pace)
-        says_last_words = is_idle and progress.ended_at < progress.changed_at
-        if over or progress.late or changed or says_last_words:
-            detector = self._stored_detector()
-            for minute_ms in over:
-                yield from self._step(detector, minute_ms)
-            if over:
-                self._detector.update(detector)
-            for minute_ms in sorted(progress.late):
-                yield from self._again(detector, minute_ms)
-                self._frames[TRACES].remove(minute_ms)
-            yield from self._show(detector, changed, now_ms)
-            if says_last_words:
-                yield from self._last_words(detector)
-        progress.late.clear()
-        progress.judged_ms = max(progress.judged_ms, over_ms)
-        if over:
-            self._shown = {minute: usage for minute, usage in self._shown.items() if minute > over_ms}
-            kept_ms = progress.judged_ms - TOLD_KEPT_MS
-            self._told = {trace_id: told for trace_id, told in self._told.items() if told[0] >= kept_ms}
-        # A late trace may still want the usage of its time.
-        for bucket_ms in buckets:
-            if bucket_ms + USAGE_KEPT_MS < progress.judged_ms:
-                self._frames[USAGE].remove(bucket_ms)
-        if is_idle:
-            progress.ended_at = progress.changed_at
-        else:
-            tick(context, self._pace.emit_every_ms)
-        self._progress.update(progress)
-
-    def _unshown(self, minutes: list[int]) -> list[int]:
-        """Of open minutes, those of which something else is known than was told."""
-        for minute_ms in minutes:
-            if minute_ms in self._shown and bucket_start(minute_ms) in self._usage_changed:
-                if self._shown[minute_ms] != self._usage(minute_ms):
-                    del self._shown[minute_ms]
-        self._usage_changed.clear()
-        return [minute_ms for minute_ms in minutes if minute_ms not in self._shown]
-
-    def _show(self, detector: RuleDetector, minutes: list[int], now_ms: int) -> Iterator[Row]:
-        """Judge minutes that are not over. Then rest for as long as it took: the rest of the work has to go on."""
-        began = time.perf_counter()
-        for minute_ms in minutes:
-            self._shown[minute_ms] = self._usage(minute_ms)
-            yield from self._again(detector, minute_ms, is_open=True)
-        took_ms = round(1_000 * (time.perf_counter() - began))
-        self._rests_until_ms = now_ms + 2 * took_ms
-
-    def _progress_at(self, context: KeyedProcessFunction.Context) -> Progress:
-        """The state's, its clock set anew where the engine was started again."""
-        progress = self._progress.value() or Progress()
-        if not self._is_started:
-            self._is_started = True
-            progress.restart(context.timer_service().current_processing_time())
-        return progress
-
-    def _step(self, detector: RuleDetector, minute_ms: int) -> Iterator[Row]:
+    def _step(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
         if self._models:
             detector.predictor = self._models.at(minute_ms)
@@ -218,39 +85,21 @@ class Detect(KeyedProcessFunction):
                 detector.pending[due] = self._pending.get(due)
                 self._pending.remove(due)
         began = time.perf_counter()
-        results = detector.step(minute_ms, self._traces(minute_ms), self._usage(minute_ms))
+        results = detector.step(minute_ms, traces, self._usage_of(minute_ms))
         self._model_ms.value = round(1_000 * (time.perf_counter() - began))
         self._keep_pending(detector)
-        self._frames[TRACES].remove(minute_ms)
         for result in results:
-            yield from self._tell(result)
-
-    def _again(self, detector: RuleDetector, minute_ms: int, is_open: bool = False) -> Iterator[Row]:
-        """Judge a minute that is not over, or was, by what is known now."""
-        if self._models:
-            detector.predictor = self._models.at(minute_ms)
-        began = time.perf_counter()
-        result = detector.again(minute_ms, self._traces(minute_ms), self._usage(minute_ms))
-        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
-        self._keep_pending(detector)
-        # A late span may have moved a minute's only trace to another one.
-        yield from self._tell(result or MinuteResult(minute_ms), is_open)
+            yield from self._rows(result)
 
     def _last_words(self, detector: RuleDetector) -> Iterator[Row]:
         """What is told anew when nothing comes any more."""
         for result in detector.last_words(dict(self._pending.items())):
-            yield from self._tell(result)
+            yield from self._rows(result)
 
-    def _tell(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
-        """What goes out of a minute: its verdicts, as far as they are new, and for its window the incidents."""
-        if not self._pace and not result.is_final:
-            return
-        verdicts = result.verdicts
-        if self._pace:
-            verdicts = [verdict for verdict in verdicts if self._is_news(result.minute_ms, verdict, is_open)]
-            self._told |= {verdict["trace_id"]: (result.minute_ms, verdict) for verdict in verdicts}
+    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
+        """What goes out of a minute: verdicts, and for its window the incidents."""
         key = str(result.minute_ms)
-        if verdicts:
+        if verdicts := self._to_tell(result, is_open):
             yield payload_row(VERDICTS, result.minute_ms, key, orjson.dumps(verdicts))
         yield payload_row(
             INCIDENTS,
@@ -259,28 +108,11 @@ class Detect(KeyedProcessFunction):
             orjson.dumps([result.incidents, result.service_traces]),
         )
 
-    def _is_news(self, minute_ms: int, verdict: dict, is_open: bool) -> bool:
-        """Whether a verdict says something else than was told of its trace.
-
-        A trace starts the earlier, the more of it is known: of two minutes that both have it, the earlier is right,
-        and the frame of the other is about to come without it.
-        """
-        told_ms, told = self._told.get(verdict["trace_id"], (minute_ms, {}))
-        if told_ms != minute_ms or not told:
-            return minute_ms <= told_ms
-        differs = {column for column, value in verdict.items() if value != told[column]}
-        if is_open and differs <= {"anomaly_score", "threshold"}:
-            return abs(verdict["anomaly_score"] - told["anomaly_score"]) >= SCORE_STEP
-        return bool(differs)
-
     def _keep_pending(self, detector: RuleDetector) -> None:
         if self._models:
             for judged, minute in detector.pending.items():
                 self._pending.put(judged, minute)
             detector.pending.clear()
-
-    def _traces(self, minute_ms: int) -> list[bytes]:
-        return list(map(b64decode, (self._frames[TRACES].get(minute_ms) or "").split()))
 
     def _stored_detector(self) -> RuleDetector:
         """The state's, or a new one."""
@@ -289,12 +121,245 @@ class Detect(KeyedProcessFunction):
             stored = MaskedDetector(policy=self._threshold) if self._models else RuleDetector()
         return stored
 
-    def _usage(self, minute_ms: int) -> Usage:
+    def _usage_of(self, minute_ms: int) -> Usage:
         """Usage of ``minute_ms`` by (workload, pod) and dimension."""
-        frame = self._frames[USAGE].get(bucket_start(minute_ms)) or ""
-        if frame != self._bucket[0]:
-            self._bucket = (frame, _by_minute(frame))
-        return self._bucket[1].get(str(minute_ms), {})
+        bucket_ms = bucket_start(minute_ms)
+        frame = self._usage.get(bucket_ms) or ""
+        if frame != self._buckets.get(bucket_ms, ("",))[0]:
+            self._buckets[bucket_ms] = (frame, _by_minute(frame))
+        return self._buckets[bucket_ms][1].get(str(minute_ms), {}) if frame else {}
+
+    def _forget_usage(self, bucket_ms: int) -> None:
+        self._usage.remove(bucket_ms)
+        self._buckets.pop(bucket_ms, None)
+
+
+class DetectAtEnd(Detect):
+    """Where the input ends: a frame is a whole minute, minutes are worked off in order at the end, and each verdict
+    is told once."""
+
+    def open(self, context: RuntimeContext) -> None:
+        super().open(context)
+        self._frames = {TRACES: Latest(context, TRACES, Types.LONG()), USAGE: self._usage}
+
+    def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
+        kind, time_ms, frame = row
+        frames = self._frames[kind]
+        if frames.get(time_ms) is None:
+            context.timer_service().register_event_time_timer(END_OF_INPUT)
+            end_ms = time_ms + (MINUTE_MS if kind == TRACES else USAGE_BUCKET_MS)
+            for timer_ms in range(time_ms + MINUTE_MS, end_ms + 1, MINUTE_MS):
+                context.timer_service().register_event_time_timer(timer_ms)
+        frames.apply(row.get_row_kind(), time_ms, frame)
+        yield from ()
+
+    def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        """All that was read has been read: a minute's turn, or after the last one the last words."""
+        detector = self._stored_detector()
+        if timestamp == END_OF_INPUT:
+            yield from self._last_words(detector)
+            return
+        minute_ms = timestamp - MINUTE_MS
+        traces = _packed(self._frames[TRACES].get(minute_ms) or "")
+        yield from self._step(detector, minute_ms, traces)
+        self._frames[TRACES].remove(minute_ms)
+        self._detector.update(detector)
+        if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
+            self._forget_usage(bucket_start(minute_ms))
+
+    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
+        if result.is_final:
+            yield from super()._rows(result)
+
+    def _to_tell(self, result: MinuteResult, is_open: bool) -> list[dict]:
+        return result.verdicts
+
+
+class DetectAsItComes(Detect):
+    """Where the input doesn't end: a frame is one trace, and ``Pace`` says when a minute is over; a trace that comes
+    for one that is over has it judged again, without learning. Of verdicts only what is new is told."""
+
+    def __init__(self, models: Path | None, threshold: str, pace: Pace) -> None:
+        super().__init__(models, threshold)
+        self._pace = pace
+
+    def open(self, context: RuntimeContext) -> None:
+        super().open(context)
+        self._traces = Traces(context)
+        self._progress = context.get_state(
+            ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY())
+        )
+        self._is_started = False
+        self._tick_ms = 0
+        self._busy_ms = 0
+        # What this start has told of minutes that are open, or were lately; a new start tells it again.
+        self._shown: dict[int, Usage] = {}  # open minute as it stands -> the usage that it was judged by
+        self._usage_changed: set[int] = set()  # buckets
+        self._usage_held: set[int] | None = None  # buckets; a copy of what is in state
+        self._verdicts: dict[str, tuple[int, dict]] = {}  # trace -> its minute and verdict
+        self._rests_until_ms = 0
+        self._late_traces = metrics.counter(context, "late_traces")
+        self._minutes_open = metrics.Gauge(context, "minutes_open")
+
+    def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
+        kind, time_ms, frame = row
+        if kind == PULSE:
+            if not self._is_started and self._progress.value():
+                self._tick(context)
+            return
+        self._tick(context)
+        progress = self._progress_at(context)
+        change = row.get_row_kind()
+        if kind == TRACES:
+            for packed in _packed(frame):
+                self._traces.apply(change, time_ms, packed)
+            self._shown.pop(time_ms, None)
+            if time_ms <= progress.judged_ms:
+                progress.late.add(time_ms)
+                self._late_traces.inc(int(change in (RowKind.INSERT, RowKind.UPDATE_AFTER)))
+            newest_ms = time_ms
+        else:
+            self._known_buckets().add(time_ms)
+            self._usage.apply(change, time_ms, frame)
+            self._usage_changed.add(time_ms)
+            newest_ms = max(map(int, _MINUTE.findall(frame)), default=-1)
+        progress.take(kind, newest_ms, self._now_ms(context))
+        self._progress.update(progress)
+        yield from ()
+
+    def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        """Judge what is over by now, then again what changed after it was over, and what is still open."""
+        began = time.perf_counter()
+        yield from self._judge(context)
+        self._busy_ms += round(1_000 * (time.perf_counter() - began))
+
+    def _judge(self, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        progress = self._progress_at(context)
+        now_ms = self._now_ms(context)
+        over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE))
+        minutes = self._traces.minutes()
+        buckets = sorted(self._known_buckets())
+        between = {
+            minute_ms
+            for bucket_ms in buckets
+            for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
+        }
+        over = sorted(m for m in between.union(minutes) if progress.judged_ms < m <= over_ms)
+        still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
+        self._minutes_open.value = len(still_open)
+        is_rested = now_ms >= self._rests_until_ms
+        late = sorted(progress.late) if is_rested else []
+        changed = self._changed(still_open) if is_rested else []
+        is_idle = is_rested and progress.is_idle(now_ms, self._pace)
+        says_last_words = is_idle and progress.ended_at < progress.changed_at
+        if over or late or changed or says_last_words:
+            detector = self._stored_detector()
+            for minute_ms in over:
+                yield from self._step(detector, minute_ms, self._traces.close(minute_ms))
+            if over:
+                self._detector.update(detector)
+            yield from self._judge_again(detector, late, changed, now_ms)
+            if says_last_words:
+                yield from self._last_words(detector)
+        progress.late.difference_update(late)
+        progress.judged_ms = max(progress.judged_ms, over_ms)
+        if over:
+            self._shown = {minute: usage for minute, usage in self._shown.items() if minute > over_ms}
+            kept_ms = progress.judged_ms - VERDICTS_KEPT_MS
+            self._verdicts = {trace: told for trace, told in self._verdicts.items() if told[0] >= kept_ms}
+        # A late trace may still want the usage of its time.
+        for bucket_ms in buckets:
+            if bucket_ms + USAGE_KEPT_MS < progress.judged_ms:
+                self._forget_usage(bucket_ms)
+                self._known_buckets().discard(bucket_ms)
+        if is_idle:
+            progress.ended_at = progress.changed_at
+        else:
+            self._tick(context)
+        self._progress.update(progress)
+
+    def _known_buckets(self) -> set[int]:
+        """Those of which usage is held."""
+        if self._usage_held is None:
+            self._usage_held = set(self._usage.keys())
+        return self._usage_held
+
+    def _changed(self, minutes: list[int]) -> list[int]:
+        """Of open minutes, those of which something else is known than was told."""
+        for minute_ms in minutes:
+            if minute_ms in self._shown and bucket_start(minute_ms) in self._usage_changed:
+                if self._shown[minute_ms] != self._usage_of(minute_ms):
+                    del self._shown[minute_ms]
+        self._usage_changed.clear()
+        return [minute_ms for minute_ms in minutes if minute_ms not in self._shown]
+
+    def _judge_again(
+        self, detector: RuleDetector, late: list[int], still_open: list[int], now_ms: int
+    ) -> Iterator[Row]:
+        """Minutes that changed after they were over, and before. Then rest for as long as it took: the other work has
+        to go on."""
+        began = time.perf_counter()
+        for minute_ms in late:
+            yield from self._again(detector, minute_ms, self._traces.close(minute_ms))
+        for minute_ms in still_open:
+            yield from self._again(detector, minute_ms, self._traces.of(minute_ms), is_open=True)
+            self._shown[minute_ms] = self._usage_of(minute_ms)
+        # The clock stands still meanwhile.
+        self._rests_until_ms = now_ms + round(1_000 * (time.perf_counter() - began))
+
+    def _again(
+        self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace], is_open: bool = False
+    ) -> Iterator[Row]:
+        """Judge a minute that is not over, or was, by what is known now."""
+        if self._models:
+            detector.predictor = self._models.at(minute_ms)
+        began = time.perf_counter()
+        result = detector.again(minute_ms, traces, self._usage_of(minute_ms))
+        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
+        self._keep_pending(detector)
+        # A late span may have moved a minute's only trace to another one.
+        yield from self._rows(result or MinuteResult(minute_ms), is_open)
+
+    def _to_tell(self, result: MinuteResult, is_open: bool) -> list[dict]:
+        verdicts = [verdict for verdict in result.verdicts if self._is_news(result.minute_ms, verdict, is_open)]
+        self._verdicts |= {verdict["trace_id"]: (result.minute_ms, verdict) for verdict in verdicts}
+        return verdicts
+
+    def _is_news(self, minute_ms: int, verdict: dict, is_open: bool) -> bool:
+        """Whether a verdict says something else than was told of its trace.
+
+        A trace starts the earlier, the more of it is known: of two minutes that both have it the earlier is right,
+        and the other is about to lose it.
+        """
+        told_ms, told = self._verdicts.get(verdict["trace_id"], (minute_ms, {}))
+        if told_ms != minute_ms or not told:
+            return minute_ms <= told_ms
+        differs = {column for column, value in verdict.items() if value != told[column]}
+        if is_open and differs <= {"anomaly_score", "threshold"}:
+            return abs(verdict["anomaly_score"] - told["anomaly_score"]) >= SCORE_STEP
+        return bool(differs)
+
+    def _progress_at(self, context: KeyedProcessFunction.Context) -> Progress:
+        """The state's, its clock set anew where the engine was started again."""
+        progress = self._progress.value() or Progress()
+        if not self._is_started:
+            self._is_started = True
+            progress.restart(self._now_ms(context))
+        return progress
+
+    def _now_ms(self, context: KeyedProcessFunction.Context) -> int:
+        """The engine's time without that in which this stage was busy: what came meanwhile still waits before it."""
+        return context.timer_service().current_processing_time() - self._busy_ms
+
+    def _tick(self, context: KeyedProcessFunction.Context) -> None:
+        """See ``changelog.tick``; asked for once."""
+        now_ms = context.timer_service().current_processing_time()
+        if now_ms >= self._tick_ms:
+            self._tick_ms = tick(context, self._pace.emit_every_ms)
+
+
+def _packed(frame: str) -> list[bytes]:
+    return list(map(b64decode, frame.split()))
 
 
 def _by_minute(frame: str) -> dict[str, Usage]:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,14 +134,11 @@ def test_killed_at_random_the_stream_ends_up_with_the_same_tables(
         end(process)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("ANOMALY_COST_RESTARTS"),
-    reason="passes mostly: the engine may end in a way that the command doesn't go on from by itself; "
-    "set ANOMALY_COST_RESTARTS",
-)
-def test_a_database_and_a_broker_that_restart_lose_nothing(
-    broker: Broker, database: Database, expected: Tables, tmp_path: Path
+@pytest.mark.parametrize("ends", ["servers", "engine"])
+def test_what_restarts_under_a_run_loses_nothing(
+    broker: Broker, database: Database, expected: Tables, tmp_path: Path, ends: str
 ) -> None:
+    """The database and the broker; or the engine's process, as a crash of it would: the command goes on by itself."""
     empty(database)
     process = start("--input", broker.url, "--output", database.url, "--state", str(tmp_path / "state"),
                     "--set", "checkpoint.every=2 s", "--set", "idle.after=15 s")  # fmt: skip
@@ -148,15 +146,24 @@ def test_a_database_and_a_broker_that_restart_lose_nothing(
         until = time.monotonic() + PATIENCE_S
         while not any(stored(database).values()) and time.monotonic() < until:
             time.sleep(0.5)
-        database.stop()
-        broker.stop()
-        time.sleep(5)
-        broker.start()
-        time.sleep(5)
-        database.start()
+        if ends == "engine":
+            os.kill(_java_of(process), signal.SIGKILL)
+        else:
+            database.stop()
+            broker.stop()
+            time.sleep(5)
+            broker.start()
+            time.sleep(5)
+            database.start()
         wait_for(database, expected, ended(process))
     finally:
         end(process)
+
+
+def _java_of(process: subprocess.Popen) -> int:
+    """The engine's process."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+    return next(int(pid) for pid in children if "java" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"))
 
 
 def test_what_is_not_there_is_told_in_one_line(broker: Broker, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs import config
 from jobs.anomaly_cost import prepare
-from jobs.environment import free_port, start_engine
+from jobs.environment import free_port, run_sql, start_engine
 from jobs.sinks import Directory
 
 
@@ -28,6 +28,9 @@ def test_each_python_function_is_called_once(tmp_path: Path) -> None:
         ),
         t_env.from_path("trace_frames").explain(): ("assemble",),
     }
+    t_env.drop_temporary_view("trace_frames")
+    run_sql(t_env, "views", "23_trace_frames_as_they_come")
+    plans[t_env.from_path("trace_frames").explain()] = ("assemble",)
     for plan, functions in plans.items():
         optimised = plan.split("Optimized Execution Plan")[1]
         # A calc lists its calls; a correlate is one call, which it shows twice.

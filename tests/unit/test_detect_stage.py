@@ -12,8 +12,9 @@ from pyflink.common import Row, RowKind
 
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_detect import World, minute
-from udfs.detect import INCIDENTS, TRACES, USAGE, VERDICTS, Detect
+from udfs.detect import INCIDENTS, TRACES, USAGE, VERDICTS, DetectAsItComes, DetectAtEnd
 from udfs.pure.assemble import SEPARATOR
+from udfs.pure.masked import EPISODES
 from udfs.pure.pace import Pace
 from udfs.pure.predict import DEFAULT_MODELS
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
@@ -26,20 +27,34 @@ class DetectStage(Stage):
     """Frames in, and all that the engine would do in a second."""
 
     def __init__(self, pace: Pace | None, models: Path | None = None) -> None:
-        super().__init__(Detect(models, pace=pace), "")
-        self.standing: dict[tuple[str, int], str] = {}
+        super().__init__(DetectAsItComes(models, EPISODES, pace) if pace else DetectAtEnd(models), "")
+        self._comes_one_by_one = pace is not None
+        self.standing: dict[tuple[str, int], list[str]] = {}
 
     def register_event_time_timer(self, time_ms: int) -> None:
         self.event_timers = getattr(self, "event_timers", set()) | {time_ms}
 
     def frame(self, kind: str, time_ms: int, frame: str) -> None:
-        """The frame of a minute or a bucket, in place of the one before."""
-        for of, text in ((RowKind.UPDATE_BEFORE, self.standing.get((kind, time_ms))), (RowKind.UPDATE_AFTER, frame)):
-            if text is not None:
-                row = Row(kind, time_ms, text)
-                row.set_row_kind(of)
-                self._take(self._function.process_element(row, self))
-        self.standing[kind, time_ms] = frame
+        """What is in a minute or a bucket, in place of what was: as one row, or a trace a row."""
+        rows = frame.split("\n") if kind == TRACES and self._comes_one_by_one else [frame]
+        before = self.standing.get((kind, time_ms), [])
+        self._send(RowKind.UPDATE_BEFORE, kind, time_ms, [row for row in before if row not in rows])
+        self._send(RowKind.UPDATE_AFTER, kind, time_ms, [row for row in rows if row not in before])
+        self.standing[kind, time_ms] = rows
+
+    def take_back(self, kind: str, time_ms: int) -> None:
+        """A minute or a bucket is empty from now on."""
+        self._send(RowKind.DELETE, kind, time_ms, self.standing.pop((kind, time_ms)))
+
+    def _send(self, change: RowKind, kind: str, time_ms: int, rows: list[str]) -> None:
+        for text in rows:
+            row = Row(kind, time_ms, text)
+            row.set_row_kind(change)
+            self._take(self._function.process_element(row, self))
+
+    def open_minutes(self) -> int:
+        """Minutes of which traces are held that aren't judged."""
+        return len(self._function._traces.minutes())
 
     def seconds(self, count: int) -> None:
         """Let the engine's time pass."""
@@ -212,15 +227,15 @@ def test_traces_wait_for_the_usage_of_their_time() -> None:
         start_ms, traces, _ = frames(number)
         stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(8)
-    assert stage.size()[TRACES] == MINUTES
+    assert stage.open_minutes() == MINUTES
     for bucket_ms, frame in usage_frames().items():
         stage.frame(USAGE, bucket_ms, frame)
     stage.seconds(30)
-    assert stage.size()[TRACES] == 0
+    assert stage.open_minutes() == 0
     alone = DetectStage(PACE)
     alone.frame(TRACES, start_ms, lines(traces))
     alone.seconds(30)
-    assert alone.size()[TRACES] == 0
+    assert alone.open_minutes() == 0
 
 
 def test_a_restart_sets_the_clock_anew() -> None:
@@ -236,9 +251,9 @@ def test_a_restart_sets_the_clock_anew() -> None:
     start_ms, traces, _ = frames(20)
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(2)
-    assert stage.size()[TRACES] == 21
+    assert stage.open_minutes() == 21
     stage.seconds(5)
-    assert stage.size()[TRACES] == 2
+    assert stage.open_minutes() == 2
 
 
 def test_the_model_tells_its_last_minutes_anew_once_nothing_comes() -> None:
@@ -260,16 +275,14 @@ def test_the_model_tells_its_last_minutes_anew_once_nothing_comes() -> None:
 
 def test_what_is_over_leaves_no_frame_behind() -> None:
     streamed = stream(list(range(MINUTES)), late={20: 30})
-    assert streamed.size()[TRACES] == 0
+    assert streamed.size()["trace_changes"] == 0
     assert streamed.size()[USAGE] <= 3 * (MINUTES * MINUTE_MS // USAGE_BUCKET_MS + 1)
 
 
 def test_a_trace_that_moves_to_another_minute_is_in_one_only() -> None:
     stage = stream(list(range(30)))
     start_ms, traces, _ = frames(29)
-    row = Row(TRACES, start_ms, lines(traces))
-    row.set_row_kind(RowKind.DELETE)
-    stage._take(stage._function.process_element(row, stage))
+    stage.take_back(TRACES, start_ms)
     stage.frame(TRACES, start_ms - MINUTE_MS, lines(frames(28)[1] + traces))
     stage.seconds(20)
     assert len(stage.verdicts()) == sum(len(frames(n)[1]) for n in range(30))

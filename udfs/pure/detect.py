@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR, unpack
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.context import THRESHOLD, Context
 from udfs.pure.evidence import CHANNELS, REPEAT, TIME_CHANNELS, Baselines, Evidence, Reading
 from udfs.pure.frame import Frame
@@ -107,16 +107,17 @@ class RuleDetector:
     def step(
         self,
         minute_ms: int,
-        traces: Sequence[bytes],
+        traces: Sequence[bytes | Trace],
         usage: Mapping[tuple[str, str], Mapping[str, float]],
     ) -> list[MinuteResult]:
         """Judge the traces that start in a minute, then learn from them.
 
-        minute_ms: ascending from call to call. traces: packed by assemble, in any order. usage:
-        (service, pod) -> dimension -> amount in this minute; empty where there is none.
+        minute_ms: ascending from call to call. traces: as assemble packed them, or unpacked already; in any order.
+        usage: (service, pod) -> dimension -> amount in this minute; empty where there is none.
         returns: of each minute that there is something new to say of; here, of this one.
         """
-        opened = sorted(map(unpack, traces), key=lambda trace: trace.trace_id)
+        opened = [trace if isinstance(trace, Trace) else unpack(trace) for trace in traces]
+        opened.sort(key=lambda trace: trace.trace_id)
         frame = reading = None
         if opened:
             frame = Frame(opened)
@@ -133,7 +134,7 @@ class RuleDetector:
     def again(
         self,
         minute_ms: int,
-        traces: Sequence[bytes],
+        traces: Sequence[bytes | Trace],
         usage: Mapping[tuple[str, str], Mapping[str, float]],
     ) -> MinuteResult | None:
         """Judge a minute by what is known now, without learning from it: one that is not over yet, or one that a

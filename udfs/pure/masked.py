@@ -20,7 +20,7 @@ import numpy as np
 
 from udfs.pure import evidence as e
 from udfs.pure import tokens as t
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace
 from udfs.pure.baseline import Vocabulary, grown, rows_of
 from udfs.pure.context import THRESHOLD
 from udfs.pure.detect import (
@@ -164,7 +164,7 @@ class MaskedDetector(RuleDetector):
     def step(
         self,
         minute_ms: int,
-        traces: Sequence[bytes],
+        traces: Sequence[bytes | Trace],
         usage: Mapping[tuple[str, str], Mapping[str, float]],
     ) -> list[MinuteResult]:
         """As RuleDetector.step; the minute of LAG_MINUTES before is told anew, by all that came since."""

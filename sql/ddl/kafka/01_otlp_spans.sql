@@ -1,8 +1,11 @@
 -- Stream of spans: OTLP ExportTraceServiceRequest, from Kafka.
 -- grain: one request a row, protobuf or JSON, told apart by its bytes
--- event time: inside the payload, so no watermark here; an idle partition holds nothing back
+-- event time: inside the payload; sent: when Kafka got it, never later than now. Partitions of all three streams are
+-- read side by side by it, so that a backlog's traces and usage come together (see KafkaInput.options)
 create temporary table otlp_spans (
-    line bytes
+    line bytes,
+    sent timestamp_ltz(3) metadata from 'timestamp' virtual,
+    watermark for sent as case when sent > current_timestamp then current_timestamp else sent end
 ) with (
     ${otlp_spans}
 )

@@ -1,4 +1,4 @@
--- assemble: all traces of a minute as one row, so that the detector is called once a minute.
+-- assemble, of an input that ends: all traces of a minute as one row, so that the detector is called once a minute.
 -- grain: one minute of event time (of the traces' first spans) a row; key: minute_ms
 create temporary view trace_frames as
 select
