@@ -15,7 +15,7 @@ TOPICS = ("otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges")
 _TELEMETRY = TOPICS[:3]
 _SIDE_BY_SIDE = {
     "scan.watermark.alignment.group": "telemetry",
-    "scan.watermark.alignment.max-drift": "30 s",
+    "scan.watermark.alignment.max-drift": "10 s",
     "scan.watermark.alignment.update-interval": "500 ms",
     "scan.watermark.idle-timeout": "5 s",
 }

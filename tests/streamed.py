@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import psycopg
@@ -90,9 +91,12 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "jobs.anomaly_cost", *arguments]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    """The job, to its end."""
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
+    """The job, to its end. environment: what comes on top of this process's."""
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, env=os.environ | (environment or {}), capture_output=True, text=True,
+        timeout=PATIENCE_S,
+    )  # fmt: skip
 
 
 def start(*arguments: str) -> subprocess.Popen:

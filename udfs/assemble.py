@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from hashlib import blake2b
 
 import pandas as pd
 from pyflink.table.udf import udf
 
 from udfs.pure import assemble as pure
+
+# What a version of a trace was assembled to. The engine asks for it twice: when it comes, and when it takes it back for
+# the next one. Versions kept, 1 to 2 kB each, the oldest leave first.
+_KEPT = 20_000
+_assembled: dict[bytes, tuple[int | None, str | None]] = {}
+
+
+def _assemble(trace_id: str, fragments: list[bytes]) -> tuple[int | None, str | None]:
+    """Minute and packed trace as base64."""
+    version = blake2b(b"".join([trace_id.encode(), *fragments]), digest_size=16).digest()
+    found = _assembled.pop(version, None)
+    if found is None:
+        trace = pure.assemble(trace_id, fragments)
+        found = _assembled[version] = (trace[0], b64encode(trace[1]).decode("ascii")) if trace else (None, None)
+        if len(_assembled) > _KEPT:
+            del _assembled[next(iter(_assembled))]
+    return found
 
 
 # STRING and not BYTES: a minute's traces are gathered by an aggregate that has to take back the
@@ -20,11 +38,6 @@ def assemble(trace_ids: pd.Series, fragments: pd.Series) -> pd.DataFrame:
 
     Both are NULL for a trace of which there are only logs.
     """
-    minutes: list[int | None] = []
-    packed: list[str | None] = []
-    for trace_id, parts in zip(trace_ids, fragments, strict=True):
-        trace = pure.assemble(trace_id, list(parts))
-        minutes.append(trace and trace[0])
-        packed.append(trace and b64encode(trace[1]).decode("ascii"))
+    found = [_assemble(trace_id, list(parts)) for trace_id, parts in zip(trace_ids, fragments, strict=True)]
     # As objects: a column of integers with a NULL would become one of floats.
-    return pd.DataFrame({"minute_ms": pd.Series(minutes, dtype=object), "packed": packed})
+    return pd.DataFrame(found, columns=["minute_ms", "packed"], dtype=object)

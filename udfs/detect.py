@@ -36,6 +36,8 @@ USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
 # A verdict on a trace of a minute that is not over is told anew where it says something else, or once its score has
 # moved by so much: the scores of all the minute's traces move a little with each that comes.
 SCORE_STEP = 0.5
+# Minutes that are open where nothing is behind: those of Pace, the one that is going on, and some air.
+MINUTES_OPEN_USUALLY = 5
 # How long what was told is remembered: minutes are told for the last time before that.
 VERDICTS_KEPT_MS = 30 * MINUTE_MS
 
@@ -296,8 +298,8 @@ class DetectAsItComes(Detect):
     def _judge_again(
         self, detector: RuleDetector, late: list[int], still_open: list[int], now_ms: int
     ) -> Iterator[Row]:
-        """Minutes that changed after they were over, and before. Then rest for as long as it took: the other work has
-        to go on."""
+        """Minutes that changed after they were over, and before. Then rest for as long as it took, and the longer the
+        further behind it is, which more open minutes tell: the other work has to go on."""
         began = time.perf_counter()
         for minute_ms in late:
             yield from self._again(detector, minute_ms, self._traces.close(minute_ms))
@@ -305,7 +307,9 @@ class DetectAsItComes(Detect):
             yield from self._again(detector, minute_ms, self._traces.of(minute_ms), is_open=True)
             self._shown[minute_ms] = self._usage_of(minute_ms)
         # The clock stands still meanwhile.
-        self._rests_until_ms = now_ms + round(1_000 * (time.perf_counter() - began))
+        took_ms = 1_000 * (time.perf_counter() - began)
+        behind = max(1.0, self._minutes_open.value / MINUTES_OPEN_USUALLY)
+        self._rests_until_ms = now_ms + round(took_ms * behind)
 
     def _again(
         self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace], is_open: bool = False

@@ -108,6 +108,24 @@ def test_bounded_kafka_gives_the_tables_of_the_directory(
     assert ids == {row[0] for row in expected["ranked_anomalies"]}
 
 
+def test_a_broker_that_asks_who_is_there_is_read_and_written(
+    broker: Broker, bounded: Tables, tmp_path: Path
+) -> None:
+    """TLS and SASL by settings, the secrets by the environment; a wrong one is told in one line."""
+    secrets = {"KAFKA_USERNAME": Broker.USER, "KAFKA_SSL_TRUSTSTORE_PASSWORD": Broker.PASSWORD}
+    command = ("--input", broker.secured_url, "--bounded", "--output", broker.secured_url, "--output", str(tmp_path),
+               "--set", f"kafka.ssl.truststore.location={broker.truststore}",
+               "--set", "kafka.ssl.truststore.type=PKCS12")  # fmt: skip
+    done = run(*command, environment=secrets | {"KAFKA_PASSWORD": Broker.PASSWORD})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert differing(parquet(tmp_path), bounded) == {}
+    wrong = run(*command, environment=secrets | {"KAFKA_PASSWORD": "wrong-one"})
+    assert wrong.returncode == 1
+    assert "SaslAuthenticationException" in wrong.stderr.splitlines()[-1]
+    for text in (done.stderr, wrong.stderr, (tmp_path / "anomaly_cost.log").read_text(encoding="utf-8")):
+        assert not any(secret in text for secret in (Broker.PASSWORD, "wrong-one"))
+
+
 def test_killed_at_random_the_stream_ends_up_with_the_same_tables(
     broker: Broker, database: Database, expected: Tables, tmp_path: Path
 ) -> None:

@@ -13,7 +13,8 @@ class Pace:
 
     Event time says it: a minute is judged, and learnt from, once the newest of every stream (traces, usage) is
     ``lateness_ms`` ahead of it. Stages before this one hand on what they have now and then, and a backlog is read a
-    piece of each partition at a time, so that newest time has to have stood for ``settle_ms`` of the engine's time.
+    piece of each partition at a time, so that newest time has to have stood for ``settle_ms`` of the engine's time;
+    what is learnt a minute later delays no verdict.
     A stream that brings nothing for ``idle_ms`` of it holds nothing back, and where none does, all that is there is
     over. Until then a verdict is out all the same, every ``emit_every_ms`` or as often as half the stage's time allows,
     by what is known and without learning.
@@ -21,7 +22,7 @@ class Pace:
 
     emit_every_ms: int = 1_000
     lateness_ms: int = 2 * MINUTE_MS
-    settle_ms: int = 10_000
+    settle_ms: int = 60_000
     idle_ms: int = 180_000
 
 
