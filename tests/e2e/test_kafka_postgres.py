@@ -41,6 +41,8 @@ pytestmark = pytest.mark.services
 
 # ANOMALY_COST_KILLS=20 is the long version.
 KILLS = int(os.environ.get("ANOMALY_COST_KILLS", "2"))
+# Seconds that the broker, and the database twice that long, are away; 90 is the long version.
+AWAY_S = float(os.environ.get("ANOMALY_COST_AWAY_S", "5"))
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +171,11 @@ def test_what_restarts_under_a_run_loses_nothing(
         else:
             database.stop()
             broker.stop()
-            time.sleep(5)
+            time.sleep(AWAY_S)
             broker.start()
-            time.sleep(5)
+            time.sleep(AWAY_S)
             database.start()
-        wait_for(database, expected, ended(process))
+        wait_for(database, expected, ended(process), PATIENCE_S + 2 * AWAY_S)
     finally:
         end(process)
 
