@@ -216,9 +216,10 @@ class DetectAsItComes(Detect):
             for packed in _packed(frame):
                 self._traces.apply(change, time_ms, packed)
             self._shown.pop(time_ms, None)
-            if time_ms <= progress.judged_ms:
+            is_late = time_ms <= progress.judged_ms
+            if is_late:
                 progress.late.add(time_ms)
-                self._late_traces.inc(int(change in (RowKind.INSERT, RowKind.UPDATE_AFTER)))
+            self._late_traces.inc(int(is_late and change in (RowKind.INSERT, RowKind.UPDATE_AFTER)))
             newest_ms = time_ms
         else:
             self._known_buckets().add(time_ms)
