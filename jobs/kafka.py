@@ -29,10 +29,12 @@ SECRETS = {
     "KAFKA_SSL_KEYSTORE_PASSWORD": "ssl.keystore.password",
     "KAFKA_SSL_KEY_PASSWORD": "ssl.key.password",
 }
+# The connector brings a client of its own, under its own name.
+_SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
 _LOGIN = {
-    "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
-    "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
-    "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
+    "PLAIN": f"{_SHADED}.plain.PlainLoginModule",
+    "SCRAM-SHA-256": f"{_SHADED}.scram.ScramLoginModule",
+    "SCRAM-SHA-512": f"{_SHADED}.scram.ScramLoginModule",
 }
 
 
