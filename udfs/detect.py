@@ -239,7 +239,8 @@ class DetectAsItComes(Detect):
     def _judge(self, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         progress = self._progress_at(context)
         now_ms = self._now_ms(context)
-        over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE))
+        engine_ms = context.timer_service().current_processing_time()
+        over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE), engine_ms)
         minutes = self._traces.minutes()
         buckets = sorted(self._known_buckets())
         between = {

@@ -238,6 +238,24 @@ def test_traces_wait_for_the_usage_of_their_time() -> None:
     assert alone.open_minutes() == 0
 
 
+def test_a_backlog_settles_longer_than_what_comes_as_it_happens() -> None:
+    """Stages before this one hold more of it back, while its event time runs faster than the clock."""
+    pace = replace(PACE, settle_backlog_ms=30_000, idle_ms=10**9)
+    open_minutes = []
+    for age_ms in (0, 3_600_000):
+        stage = DetectStage(pace)
+        stage.now_ms = frames(19)[0] + age_ms
+        for bucket_ms, frame in usage_frames().items():
+            stage.frame(USAGE, bucket_ms, frame)
+        for number in range(20):
+            start_ms, traces, _ = frames(number)
+            stage.frame(TRACES, start_ms, lines(traces))
+        for seconds in (6, 28):
+            stage.seconds(seconds)
+            open_minutes.append(stage.open_minutes())
+    assert open_minutes == [2, 2, 20, 2]
+
+
 def test_a_restart_sets_the_clock_anew() -> None:
     stage = DetectStage(replace(PACE, idle_ms=10**9))
     for bucket_ms, frame in usage_frames().items():
