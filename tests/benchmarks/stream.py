@@ -52,7 +52,8 @@ class Watch(threading.Thread):
         self.since = "infinity"  # start of the traces that are looked at
         self.verdicts = 0
         self.judged: dict[tuple[str, int], float] = {}  # (trace, its spans by then) -> when its verdict was there
-        self.ranked: dict[str, float] = {}  # anomalous trace -> when a row counted it
+        self.blamed: dict[str, float] = {}  # anomalous trace -> when its verdict said so
+        self.ranked: dict[str, float] = {}  # ... and when a row counted it
         self._is_over = threading.Event()
 
     def run(self) -> None:
@@ -77,6 +78,7 @@ class Watch(threading.Thread):
                     self.judged.setdefault((trace_id, spans), now)
                     if culprit and trace_id not in seen:
                         seen.add(trace_id)
+                        self.blamed[trace_id] = now
                         waiting[trace_id] = (window, culprit), counts[window, culprit]
                 # Earlier traces of a window are in its row and not among the verdicts that are read.
                 stands = {
@@ -210,6 +212,9 @@ def measure(
     # A trace that was ranked before its last span came counts from then on.
     ranked = {t: max(watch.ranked[t], judged[t]) for t in before if t in watch.ranked}
     print("  last span to ranked row, of anomalous ones:", _quantiles([at - arrived[t] for t, at in ranked.items()]))
+    # At a fault's onset a trace is found anomalous by what follows it.
+    print("  verdict that it is anomalous to ranked row:",
+          _quantiles([at - watch.blamed[t] for t, at in watch.ranked.items() if t in before]))  # fmt: skip
     after = [judged[t] for t, at in arrived.items() if at > killed and t in judged]
     prompt = [judged[t] for t, at in arrived.items() if at > killed and t in judged and judged[t] - at < 5]
     print(f"kill: first verdict {min(after, default=math.nan) - killed:.0f} s after it, verdicts within 5 s of the last"
