@@ -262,7 +262,8 @@ class DetectAsItComes(Detect):
                 yield from self._step(detector, minute_ms, self._traces.close(minute_ms))
             if over:
                 self._detector.update(detector)
-            yield from self._judge_again(detector, late, changed, now_ms)
+            if late or changed:
+                yield from self._judge_again(detector, late, changed, now_ms)
             if says_last_words:
                 yield from self._last_words(detector)
         progress.late.difference_update(late)

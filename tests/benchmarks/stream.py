@@ -6,8 +6,9 @@ back after a kill, and the size of the state.
 A world whose event time runs as fast as the clock: ``history`` minutes of it lie in Kafka when the job starts (the
 backlog), ``live`` minutes follow as they happen. A trace has arrived when the broker has its last span. It is ranked
 when the row of its window and culprit counts as many anomalous traces as there were verdicts of that culprit when its
-own was first seen, less those that have changed since; the tables are read four times a second. Then the job is killed (SIGKILL) in the middle of the live
-stream and started again; it is back when a verdict of a trace that arrived after the kill is there.
+own was first seen, less those that have changed since; the tables are read four times a second. Then the job is
+killed (SIGKILL) in the middle of the live stream and started again; it is back when a verdict of a trace that arrived
+after the kill is there.
 
 Broker, database, replay and job share the machine. Seeded; nothing asserts seconds.
 """

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.services
 
 # ANOMALY_COST_KILLS=20 is the long version.
 KILLS = int(os.environ.get("ANOMALY_COST_KILLS", "2"))
-# Seconds that the broker, and the database twice that long, are away; 90 is the long version.
+# Seconds that the broker, and the database twice that long, are away; 60 is the long version.
 AWAY_S = float(os.environ.get("ANOMALY_COST_AWAY_S", "5"))
 
 

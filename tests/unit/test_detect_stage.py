@@ -208,7 +208,8 @@ def test_of_two_minutes_that_have_a_trace_the_earlier_is_right() -> None:
     for time_ms, traces in ((late_ms, late), (early_ms, early + late[:1]), (late_ms, late)):
         stage.frame(TRACES, time_ms, lines(traces))
         stage.seconds(1)
-    moved = {row["trace_id"] for kind, time_ms, _, payload in stage.sent if (kind, time_ms) == (VERDICTS, early_ms) for row in payload}
+    of_early = [payload for kind, time_ms, _, payload in stage.sent if (kind, time_ms) == (VERDICTS, early_ms)]
+    moved = {row["trace_id"] for payload in of_early for row in payload}
     assert len(moved) == len(early) + 1
     assert len(stage.told()) == len(early) + len(late) + 1
 
@@ -254,6 +255,19 @@ def test_a_backlog_settles_longer_than_what_comes_as_it_happens() -> None:
             stage.seconds(seconds)
             open_minutes.append(stage.open_minutes())
     assert open_minutes == [2, 2, 20, 2]
+
+
+def test_a_minute_that_is_over_ends_no_rest() -> None:
+    stage = DetectStage(PACE)
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(10):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+    rest_ms = stage._function._rests_until_ms = stage.now_ms + 7_000
+    stage.seconds(6)
+    assert stage.open_minutes() == 2
+    assert stage._function._rests_until_ms == rest_ms
 
 
 def test_a_restart_sets_the_clock_anew() -> None:
