@@ -169,6 +169,8 @@ def fold(folder: Path, name: str, target: Path) -> int:
         count[digest] += sign
         if not count[digest]:
             del count[digest]
+    # Where no table has a row, the engine made no folder.
+    folder.mkdir(parents=True, exist_ok=True)
     unsorted = folder / f"{name}.parquet"
     rows = 0
     with pq.ParquetWriter(unsorted, schema) as writer:

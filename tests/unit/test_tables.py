@@ -81,3 +81,9 @@ def test_a_table_without_rows_is_an_empty_file_of_the_right_type(tmp_path: Path)
     assert pq.read_schema(tmp_path / "ranked_anomalies.parquet").equals(
         tables.SCHEMAS["ranked_anomalies"]
     )
+
+
+def test_a_run_in_which_no_table_has_a_row_gives_empty_files_too(tmp_path: Path) -> None:
+    """The engine makes no folder then, as where the topics are empty."""
+    assert tables.fold(tmp_path / "changes", "cost_allocations", tmp_path) == 0
+    assert pq.read_table(tmp_path / "cost_allocations.parquet").num_rows == 0
