@@ -199,7 +199,8 @@ class DetectAsItComes(Detect):
         self._usage_changed: set[int] = set()  # buckets
         self._usage_held: set[int] | None = None  # buckets; a copy of what is in state
         self._verdicts: dict[str, tuple[int, dict]] = {}  # trace -> its minute and verdict
-        self._rests_until_ms = 0
+        # When open minutes were judged again last, and how long that took.
+        self._judged_again_ms = self._judging_again_took_ms = 0.0
         self._late_traces = metrics.counter(context, "late_traces")
         self._minutes_open = metrics.Gauge(context, "minutes_open")
 
@@ -251,7 +252,7 @@ class DetectAsItComes(Detect):
         over = sorted(m for m in between.union(minutes) if progress.judged_ms < m <= over_ms)
         still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
         self._minutes_open.value = len(still_open)
-        is_rested = now_ms >= self._rests_until_ms
+        is_rested = self._is_rested(now_ms, len(still_open))
         late = sorted(progress.late) if is_rested else []
         changed = self._changed(still_open) if is_rested else []
         is_idle = is_rested and progress.is_idle(now_ms, self._pace)
@@ -301,8 +302,7 @@ class DetectAsItComes(Detect):
     def _judge_again(
         self, detector: RuleDetector, late: list[int], still_open: list[int], now_ms: int
     ) -> Iterator[Row]:
-        """Minutes that changed after they were over, and before. Then rest for as long as it took, and the longer the
-        further behind it is, which more open minutes tell: the other work has to go on."""
+        """Minutes that changed after they were over, and before."""
         began = time.perf_counter()
         for minute_ms in late:
             yield from self._again(detector, minute_ms, self._traces.close(minute_ms))
@@ -310,9 +310,13 @@ class DetectAsItComes(Detect):
             yield from self._again(detector, minute_ms, self._traces.of(minute_ms), is_open=True)
             self._shown[minute_ms] = self._usage_of(minute_ms)
         # The clock stands still meanwhile.
-        took_ms = 1_000 * (time.perf_counter() - began)
-        behind = max(1.0, self._minutes_open.value / MINUTES_OPEN_USUALLY)
-        self._rests_until_ms = now_ms + round(took_ms * behind)
+        self._judged_again_ms, self._judging_again_took_ms = now_ms, 1_000 * (time.perf_counter() - began)
+
+    def _is_rested(self, now_ms: int, minutes_open: int) -> bool:
+        """Whether minutes may be judged again: it rests for as long as that took, and the longer the further behind it
+        is, which more open minutes tell. The other work has to go on; once that has closed them, the rest is over."""
+        behind = max(1.0, minutes_open / MINUTES_OPEN_USUALLY)
+        return now_ms >= self._judged_again_ms + self._judging_again_took_ms * behind
 
     def _again(
         self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace], is_open: bool = False

@@ -264,10 +264,31 @@ def test_a_minute_that_is_over_ends_no_rest() -> None:
     for number in range(10):
         start_ms, traces, _ = frames(number)
         stage.frame(TRACES, start_ms, lines(traces))
-    rest_ms = stage._function._rests_until_ms = stage.now_ms + 7_000
-    stage.seconds(6)
+    stage.seconds(1)
+    stage._function._judging_again_took_ms = 8_000
+    judged = stage._function._judged_again_ms
+    stage.seconds(5)
     assert stage.open_minutes() == 2
-    assert stage._function._rests_until_ms == rest_ms
+    stage.frame(TRACES, start_ms, lines(traces[1:]))
+    stage.seconds(1)
+    assert stage._function._judged_again_ms == judged
+    stage.seconds(4)
+    assert stage._function._judged_again_ms > judged
+
+
+def test_a_backlogs_rest_is_over_when_its_minutes_are() -> None:
+    """To judge them again while they were open took so long that ten times that would be minutes."""
+    stages = [DetectStage(None, DEFAULT_MODELS), DetectStage(PACE, DEFAULT_MODELS)]
+    for number in range(MINUTES):
+        start_ms, traces, _ = frames(number)
+        for stage in stages:
+            stage.frame(TRACES, start_ms, lines(traces))
+    stages[0].end_of_input()
+    stages[1].seconds(1)
+    stages[1]._function._judging_again_took_ms = 10_000
+    stages[1].seconds(15)
+    assert stages[1].open_minutes() == 0
+    assert stages[1].verdicts() == stages[0].verdicts()
 
 
 def test_a_restart_sets_the_clock_anew() -> None:
