@@ -182,7 +182,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     add("--billing", default="mixed", help="metered, machine or mixed")
     add("--start", default="2025-03-03T00:00Z", help="ISO time at a full hour")
     add("--warm-up-hours", type=float, help="time without faults at the start"
-        f" [{WARM_UP_SHARE:.0%} of the time, at most {WARM_UP_MAX_HOURS:g} hours]")
+        f" [{WARM_UP_SHARE:.0%}% of the time, at most {WARM_UP_MAX_HOURS:g} hours]")
     add("--metrics-interval-s", type=int, default=60, help="whole minutes, in seconds")
     found = parser.parse_args(argv)
     config = Config(

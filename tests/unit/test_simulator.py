@@ -770,3 +770,10 @@ def test_fault_mix_and_file_urls_are_understood(tmp_path):
 def test_a_mix_names_its_kinds_in_equal_weights(arguments, kinds, tmp_path):
     config, _ = parse(["--output", str(tmp_path / "w"), "--seed", "1", *arguments])
     assert config.weights == dict.fromkeys(kinds, 1.0)
+
+
+def test_it_tells_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    assert ended.value.code == 0
+    assert "25% of the time" in capsys.readouterr().out
