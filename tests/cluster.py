@@ -45,6 +45,9 @@ _START_S = 90
 _SUBMIT_S = 180
 _STOP_S = 30
 
+# What a TaskManager says when RocksDB is asked for something after it was closed.
+_STATE_CLOSED = ("pthread lock: Invalid argument", "librocksdbjni")
+
 _SETTINGS = {
     "jobmanager.memory.process.size": "1g",
     "taskmanager.numberOfTaskSlots": "1",
@@ -92,8 +95,12 @@ class Process:
 
     def check(self) -> None:
         """Raises RuntimeError, with the end of its log: it ended."""
-        if self._process.poll() is not None:
+        if self.has_ended():
             raise RuntimeError(f"{self.log.name} ended ({self._process.returncode}):\n{_tail(self.log)}")
+
+    def has_ended(self) -> bool:
+        """Whether it did so by itself."""
+        return self._process.poll() is not None
 
     def kill(self) -> None:
         """End it by SIGKILL, and its workers, which would outlive it for minutes."""
@@ -195,12 +202,17 @@ class Cluster:
 
     def start_taskmanager(self) -> None:
         """Return when the JobManager knows one more."""
+        name = self._launch_taskmanager()
+        self.wait_for(f"{name} registered", self._is_complete, _START_S)
+
+    def _launch_taskmanager(self) -> str:
+        """Its name."""
         self._started += 1
         name = f"taskmanager-{self._started}"
         self.taskmanagers.append(
             Process("taskmanager.sh", [f"-Dtaskmanager.resource-id={name}"], self._environment, self.folder / f"{name}.log")
         )
-        self.wait_for(f"{name} registered", self._is_complete, _START_S)
+        return name
 
     def kill_taskmanager(self, job_id: str) -> None:
         """SIGKILL to a TaskManager that the job runs on."""
@@ -220,9 +232,21 @@ class Cluster:
             process.kill()
         self.taskmanagers, self.jobmanager = [], None
 
+    def _supervise(self) -> None:
+        """Start another TaskManager for one that ended of what the engine is known to end of, as Docker and Kubernetes
+        would: a task that is cancelled closes its RocksDB, and its Python worker may be asking for state just then.
+
+        Raises:
+            RuntimeError: one ended of something else.
+        """
+        for process in [process for process in self.taskmanagers if process.has_ended()]:
+            said = _tail(process.log)
+            if not any(words in said for words in _STATE_CLOSED):
+                process.check()
+            print(f"{process.log.stem} ended: {said.splitlines()[-1]}; {self._launch_taskmanager()} is there for it")
+            self.taskmanagers.remove(process)
+
     def _is_complete(self) -> bool:
-        for process in self.taskmanagers:
-            process.check()
         found = self._ask("/taskmanagers")
         known = {each["id"] for each in found["taskmanagers"]} if found else set()
         return known.issuperset(process.log.stem for process in self.taskmanagers)
@@ -268,6 +292,7 @@ class Cluster:
 
     def job_state(self, job_id: str) -> str:
         """``RUNNING``, ``RESTARTING``, ``FINISHED``, …; UNKNOWN where nobody knows it."""
+        self._supervise()
         job = self._ask(f"/jobs/{job_id}")
         return job["state"] if job else "UNKNOWN"
 
@@ -362,6 +387,7 @@ class Cluster:
         """
         until = time.monotonic() + patience_s
         while not condition():
+            self._supervise()
             if self.jobmanager:
                 self.jobmanager.check()
             if time.monotonic() > until:
