@@ -16,6 +16,7 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from udfs import metrics
 from udfs.changelog import END_OF_INPUT, PULSE, Latest, payload_row, tick
+from udfs.pure.ahead import Ahead
 from udfs.pure.assemble import Trace
 from udfs.pure.detect import MinuteResult, RuleDetector
 from udfs.pure.masked import EPISODES, MaskedDetector
@@ -199,6 +200,9 @@ class DetectAsItComes(Detect):
         self._usage_changed: set[int] = set()  # buckets
         self._usage_held: set[int] | None = None  # buckets; a copy of what is in state
         self._verdicts: dict[str, tuple[int, dict]] = {}  # trace -> its minute and verdict
+        self._incidents: dict[int, bytes] = {}  # minute -> what was told of its incidents
+        self._ahead: Ahead | None = None
+        self._moved: set[int] = set()  # minutes of which a trace came or went since they were looked at
         # When open minutes were judged again last, and how long that took.
         self._judged_again_ms = self._judging_again_took_ms = 0.0
         self._late_traces = metrics.counter(context, "late_traces")
@@ -217,6 +221,7 @@ class DetectAsItComes(Detect):
             for packed in _packed(frame):
                 self._traces.apply(change, time_ms, packed)
             self._shown.pop(time_ms, None)
+            self._moved.add(time_ms)
             is_late = time_ms <= progress.judged_ms
             if is_late:
                 progress.late.add(time_ms)
@@ -263,8 +268,9 @@ class DetectAsItComes(Detect):
                 yield from self._step(detector, minute_ms, self._traces.close(minute_ms))
             if over:
                 self._detector.update(detector)
+                self._ahead = None
             if late or changed:
-                yield from self._judge_again(detector, late, changed, now_ms)
+                yield from self._judge_again(detector, late, changed, still_open, now_ms)
             if says_last_words:
                 yield from self._last_words(detector)
         progress.late.difference_update(late)
@@ -273,6 +279,7 @@ class DetectAsItComes(Detect):
             self._shown = {minute: usage for minute, usage in self._shown.items() if minute > over_ms}
             kept_ms = progress.judged_ms - VERDICTS_KEPT_MS
             self._verdicts = {trace: told for trace, told in self._verdicts.items() if told[0] >= kept_ms}
+            self._incidents = {minute: told for minute, told in self._incidents.items() if minute >= kept_ms}
         # A late trace may still want the usage of its time.
         for bucket_ms in buckets:
             if bucket_ms + USAGE_KEPT_MS < progress.judged_ms:
@@ -294,21 +301,27 @@ class DetectAsItComes(Detect):
         """Of open minutes, those of which something else is known than was told."""
         for minute_ms in minutes:
             if minute_ms in self._shown and bucket_start(minute_ms) in self._usage_changed:
-                if self._shown[minute_ms] != self._usage_of(minute_ms):
+                if not self._stands(minute_ms):
                     del self._shown[minute_ms]
         self._usage_changed.clear()
         return [minute_ms for minute_ms in minutes if minute_ms not in self._shown]
 
     def _judge_again(
-        self, detector: RuleDetector, late: list[int], still_open: list[int], now_ms: int
+        self, detector: RuleDetector, late: list[int], changed: list[int], still_open: list[int], now_ms: int
     ) -> Iterator[Row]:
-        """Minutes that changed after they were over, and before."""
+        """Minutes that changed after they were over; and if one changed that is open, all that are, since each says
+        something of the others."""
         began = time.perf_counter()
         for minute_ms in late:
             yield from self._again(detector, minute_ms, self._traces.close(minute_ms))
-        for minute_ms in still_open:
-            yield from self._again(detector, minute_ms, self._traces.of(minute_ms), is_open=True)
-            self._shown[minute_ms] = self._usage_of(minute_ms)
+        if changed:
+            self._ahead = self._ahead or Ahead(detector)
+            found = self._ahead.judge(still_open, min(self._moved.union(changed)), self._look)
+            self._moved.clear()
+            for minute_ms in still_open:
+                # A late span may have moved a minute's only trace to another one.
+                yield from self._rows(found.get(minute_ms) or MinuteResult(minute_ms), is_open=True)
+                self._shown[minute_ms] = self._usage_of(minute_ms)
         # The clock stands still meanwhile.
         self._judged_again_ms, self._judging_again_took_ms = now_ms, 1_000 * (time.perf_counter() - began)
 
@@ -318,18 +331,37 @@ class DetectAsItComes(Detect):
         behind = max(1.0, minutes_open / MINUTES_OPEN_USUALLY)
         return now_ms >= self._judged_again_ms + self._judging_again_took_ms * behind
 
-    def _again(
-        self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace], is_open: bool = False
-    ) -> Iterator[Row]:
-        """Judge a minute that is not over, or was, by what is known now."""
+    def _again(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes]) -> Iterator[Row]:
+        """Judge a minute that was over by what is known now."""
+        if self._models:
+            detector.predictor = self._models.at(minute_ms)
+        result = detector.again(minute_ms, traces, self._usage_of(minute_ms))
+        self._keep_pending(detector)
+        yield from self._rows(result or MinuteResult(minute_ms))
+
+    def _look(self, detector: RuleDetector, minute_ms: int) -> list[MinuteResult]:
+        """Have a detector that is ahead step an open minute."""
         if self._models:
             detector.predictor = self._models.at(minute_ms)
         began = time.perf_counter()
-        result = detector.again(minute_ms, traces, self._usage_of(minute_ms))
+        results = detector.step(minute_ms, self._traces.of(minute_ms), self._usage_of(minute_ms))
         self._model_ms.value = round(1_000 * (time.perf_counter() - began))
-        self._keep_pending(detector)
-        # A late span may have moved a minute's only trace to another one.
-        yield from self._rows(result or MinuteResult(minute_ms), is_open)
+        return results
+
+    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
+        # What a minute says by itself, when it is over, is less than what was told of it with those after it.
+        if not (is_open or result.is_final) and self._stands(result.minute_ms):
+            return
+        for row in super()._rows(result, is_open):
+            kind, _, _, payload = row
+            if kind != INCIDENTS or self._incidents.get(result.minute_ms) != payload:
+                yield row
+            if kind == INCIDENTS:
+                self._incidents[result.minute_ms] = payload
+
+    def _stands(self, minute_ms: int) -> bool:
+        """Whether a minute is as it was when it was told while it was open."""
+        return minute_ms in self._shown and self._shown[minute_ms] == self._usage_of(minute_ms)
 
     def _to_tell(self, result: MinuteResult, is_open: bool) -> list[dict]:
         verdicts = [verdict for verdict in result.verdicts if self._is_news(result.minute_ms, verdict, is_open)]

@@ -56,6 +56,10 @@ class DetectStage(Stage):
         """Minutes of which traces are held that aren't judged."""
         return len(self._function._traces.minutes())
 
+    def is_open(self, minute_ms: int) -> bool:
+        """Whether the minute is not judged for good."""
+        return minute_ms in self._function._traces.minutes()
+
     def seconds(self, count: int) -> None:
         """Let the engine's time pass."""
         for _ in range(count):
@@ -171,13 +175,13 @@ def test_usage_that_comes_after_its_traces_has_an_open_minute_judged_again() -> 
     start_ms, traces, _ = frames(0)
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(2)
-    sent = len(stage.sent)
     for number, judges in ((1, False), (0, True)):
+        before = stage._function._judged_again_ms
         start_ms, _, usage = frames(number)
         consumers = [[*consumer, {"minutes": {str(start_ms): used}}] for consumer, used in usage.items()]
         stage.frame(USAGE, bucket_start(start_ms), "\n".join(orjson.dumps(one).decode() for one in consumers))
         stage.seconds(2)
-        assert (len(stage.sent) > sent) == judges
+        assert (stage._function._judged_again_ms > before) == judges
 
 
 def test_a_new_start_tells_what_is_open_anew() -> None:
@@ -340,3 +344,32 @@ def test_a_trace_that_moves_to_another_minute_is_in_one_only() -> None:
     stage.seconds(20)
     assert len(stage.verdicts()) == sum(len(frames(n)[1]) for n in range(30))
     assert SEPARATOR not in "".join(stage.verdicts())
+
+
+def test_the_onset_of_an_episode_is_told_while_its_minutes_are_open() -> None:
+    """Each by what there is of all of them; and what was told is not taken back when the minutes are over."""
+    stage = DetectStage(replace(PACE, lateness_ms=4 * MINUTE_MS), DEFAULT_MODELS)
+    slight = World(slow={"tax": 1.5})
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(38):
+        start_ms, traces, _ = minute(number, slight if number >= 34 else World())
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    stage.seconds(4)
+    first_ms = minute(34)[0]
+    onset = {row["trace_id"] for row in stage.told() if row["start_time"] // MINUTE_MS * MINUTE_MS == first_ms}
+
+    def share() -> float:
+        found = stage.verdicts()
+        return sum(found[trace][0] for trace in onset) / len(onset)
+
+    told = [row for row in stage.told() if row["trace_id"] in onset]
+    assert sum(row["is_anomalous"] for row in told[: len(onset)]) < 0.1 * len(onset)
+    assert stage.is_open(first_ms) and share() > 0.5
+    for number in range(38, 40):
+        start_ms, traces, _ = minute(number, slight)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(5)
+        assert share() > 0.5
+    assert not stage.is_open(first_ms)

@@ -141,10 +141,18 @@ class RuleDetector:
         late span changed. None if it has no traces."""
         if not traces:
             return None
-        copy = self._copy()
+        copy = self.ahead()
         result = copy.step(minute_ms, traces, usage)[0]
         self._take_over(minute_ms, copy)
         return result
+
+    def ahead(self) -> RuleDetector:
+        """A copy that may step minutes which aren't over: what it has to tell anew is of those alone."""
+        return pickle.loads(pickle.dumps(self))
+
+    def anew(self) -> list[MinuteResult]:
+        """What a copy that is ``ahead`` says by now of the minutes that it has stepped, and would tell anew."""
+        return []
 
     def _take_over(self, minute_ms: int, copy: RuleDetector) -> None:
         """Take from a copy that judged a minute again what of it is still to be told anew."""
@@ -155,9 +163,6 @@ class RuleDetector:
         pending: those minutes, as the detector left them to be kept.
         """
         return []
-
-    def _copy(self) -> RuleDetector:
-        return pickle.loads(pickle.dumps(self))
 
     def _forget(self, before_ms: int) -> None:
         self._baselines.forget(before_ms)

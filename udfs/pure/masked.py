@@ -179,13 +179,17 @@ class MaskedDetector(RuleDetector):
             self.pending[minute_ms] = copy.pending[minute_ms]
 
     def last_words(self, pending: Mapping[int, Minute]) -> list[MinuteResult]:
-        copy = self._copy()
+        copy = super().ahead()
         return [copy._verdicts(pending[minute], is_final=True)[0] for minute in self._judged]
 
-    def _copy(self) -> MaskedDetector:
-        copy = super()._copy()
-        copy.predictor, copy._judged = self.predictor, []
+    def ahead(self) -> MaskedDetector:
+        copy = super().ahead()
+        copy.predictor, copy.pending = self.predictor, dict(self.pending)
+        copy._judged = [minute for minute in self._judged if minute in self.pending]
         return copy
+
+    def anew(self) -> list[MinuteResult]:
+        return [self._verdicts(self.pending[minute], is_final=False)[0] for minute in self._judged]
 
     def due(self, minute_ms: int) -> list[int]:
         """The minutes that the step of ``minute_ms`` will tell anew: they have to be in ``pending``."""

@@ -1,0 +1,85 @@
+"""Open minutes ahead of the detector: what is not judged again gives what judging all of them gives."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from tests.unit.test_detect import World, minute
+from udfs.pure.ahead import KEPT, Ahead
+from udfs.pure.detect import MinuteResult, RuleDetector
+from udfs.pure.masked import MaskedDetector
+from udfs.pure.predict import DEFAULT_MODELS, Models
+
+FIRST = 30  # open minute
+OPEN = KEPT + 3
+
+
+class Open:
+    """Open minutes as they are known now; ``stepped``: those that were judged."""
+
+    def __init__(self) -> None:
+        self.known = {
+            start_ms: (traces, usage)
+            for start_ms, traces, usage in (minute(FIRST + i, World(slow={"tax": 1.6})) for i in range(OPEN))
+        }
+        self.stepped: list[int] = []
+
+    def step(self, detector: RuleDetector, minute_ms: int) -> list[MinuteResult]:
+        self.stepped.append(minute_ms)
+        return detector.step(minute_ms, *self.known[minute_ms])
+
+    def all_anew(self, detector: RuleDetector) -> dict[int, MinuteResult]:
+        return Ahead(detector).judge(sorted(self.known), 0, self.step)
+
+
+@pytest.fixture(scope="module", params=[RuleDetector, MaskedDetector])
+def warm(request: pytest.FixtureRequest) -> RuleDetector:
+    detector = request.param()
+    if request.param is MaskedDetector:
+        detector.predictor = Models(DEFAULT_MODELS).at(minute(0)[0])
+    for number in range(FIRST):
+        detector.step(*minute(number))
+    if request.param is MaskedDetector:
+        detector.pending.clear()
+    return detector
+
+
+@pytest.mark.parametrize("place", range(OPEN))
+def test_a_change_has_what_comes_after_it_judged_again(warm: RuleDetector, place: int) -> None:
+    minutes = Open()
+    ahead = Ahead(warm)
+    before = pickle.dumps(warm)
+    assert ahead.judge(sorted(minutes.known), 0, minutes.step).keys() == minutes.known.keys()
+    changed_ms = sorted(minutes.known)[place]
+    traces, usage = minutes.known[changed_ms]
+    minutes.known[changed_ms] = traces[1:], usage
+    minutes.stepped.clear()
+    found = ahead.judge(sorted(minutes.known), changed_ms, minutes.step)
+    # One where the detector before it isn't kept has all judged.
+    first = place if place > OPEN - KEPT else 0
+    assert minutes.stepped == sorted(minutes.known)[first:]
+    assert found == minutes.all_anew(warm)
+    assert pickle.dumps(warm) == before
+
+
+def test_minutes_are_added_one_by_one(warm: RuleDetector) -> None:
+    minutes = Open()
+    ahead = Ahead(warm)
+    for count in range(1, OPEN + 1):
+        known = sorted(minutes.known)[:count]
+        found = ahead.judge(known, known[-1], minutes.step)
+    assert minutes.stepped == sorted(minutes.known)
+    assert found == minutes.all_anew(warm)
+
+
+def test_a_minute_that_is_no_more_leaves_nothing_behind(warm: RuleDetector) -> None:
+    minutes = Open()
+    ahead = Ahead(warm)
+    ahead.judge(sorted(minutes.known), 0, minutes.step)
+    gone = sorted(minutes.known)[-2]
+    del minutes.known[gone]
+    found = ahead.judge(sorted(minutes.known), gone, minutes.step)
+    assert gone not in found
+    assert found == minutes.all_anew(warm)
