@@ -46,7 +46,9 @@ _SUBMIT_S = 180
 _STOP_S = 30
 
 # What a TaskManager says when RocksDB is asked for something after it was closed.
-_STATE_CLOSED = ("pthread lock: Invalid argument", "librocksdbjni")
+_STATE_CLOSED = re.compile(
+    r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\.", re.DOTALL
+)
 
 _SETTINGS = {
     "jobmanager.memory.process.size": "1g",
@@ -171,6 +173,8 @@ class Cluster:
             "metrics.reporters": "prom",
             "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
             "metrics.reporter.prom.port": ",".join(map(str, reporters)),
+            # What it crashes of stands in its log.
+            "env.java.opts.taskmanager": "-XX:+ErrorFileToStderr",
             **settings,
         }
         (folder / "conf" / "config.yaml").write_text(yaml.safe_dump(conf, width=10_000), "utf-8")
@@ -240,10 +244,9 @@ class Cluster:
             RuntimeError: one ended of something else.
         """
         for process in [process for process in self.taskmanagers if process.has_ended()]:
-            said = _tail(process.log)
-            if not any(words in said for words in _STATE_CLOSED):
+            if not _STATE_CLOSED.search(process.log.read_text("utf-8", "replace")):
                 process.check()
-            print(f"{process.log.stem} ended: {said.splitlines()[-1]}; {self._launch_taskmanager()} is there for it")
+            print(f"{process.log.stem} ended of its closed state; {self._launch_taskmanager()} is there for it")
             self.taskmanagers.remove(process)
 
     def _is_complete(self) -> bool:

@@ -180,7 +180,8 @@ class DetectAtEnd(Detect):
 
 class DetectAsItComes(Detect):
     """Where the input doesn't end: a frame is one trace, and ``Pace`` says when a minute is over; a trace that comes
-    for one that is over has it judged again, without learning. Of verdicts only what is new is told."""
+    for one that is over has it judged again, without learning. Until then it is judged, with all that are open, by a
+    detector that is ahead. Of verdicts only what is new is told."""
 
     def __init__(self, models: Path | None, threshold: str, pace: Pace) -> None:
         super().__init__(models, threshold)
