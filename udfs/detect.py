@@ -203,7 +203,7 @@ class DetectAsItComes(Detect):
         self._verdicts: dict[str, tuple[int, dict]] = {}  # trace -> its minute and verdict
         self._incidents: dict[int, bytes] = {}  # minute -> what was told of its incidents
         self._ahead: Ahead | None = None
-        self._moved: set[int] = set()  # minutes of which a trace came or went since they were looked at
+        self._moved: set[int] = set()  # open minutes of which a trace came or went since they were looked at
         # When open minutes were judged again last, and how long that took.
         self._judged_again_ms = self._judging_again_took_ms = 0.0
         self._late_traces = metrics.counter(context, "late_traces")
@@ -222,10 +222,8 @@ class DetectAsItComes(Detect):
             for packed in _packed(frame):
                 self._traces.apply(change, time_ms, packed)
             self._shown.pop(time_ms, None)
-            self._moved.add(time_ms)
             is_late = time_ms <= progress.judged_ms
-            if is_late:
-                progress.late.add(time_ms)
+            (progress.late if is_late else self._moved).add(time_ms)
             self._late_traces.inc(int(is_late and change in (RowKind.INSERT, RowKind.UPDATE_AFTER)))
             newest_ms = time_ms
         else:
@@ -310,19 +308,19 @@ class DetectAsItComes(Detect):
     def _judge_again(
         self, detector: RuleDetector, late: list[int], changed: list[int], still_open: list[int], now_ms: int
     ) -> Iterator[Row]:
-        """Minutes that changed after they were over; and if one changed that is open, all that are, since each says
-        something of the others."""
+        """Minutes that changed after they were over, and those that are open, each of which says something of the
+        others."""
         began = time.perf_counter()
         for minute_ms in late:
             yield from self._again(detector, minute_ms, self._traces.close(minute_ms))
         if changed:
             self._ahead = self._ahead or Ahead(detector)
-            found = self._ahead.judge(still_open, min(self._moved.union(changed)), self._look)
+            found = self._ahead.judge(still_open, self._moved.union(changed), self._look)
             self._moved.clear()
-            for minute_ms in still_open:
-                # A late span may have moved a minute's only trace to another one.
+            # A late span may have moved a minute's only trace to another one.
+            for minute_ms in sorted(found.keys() | set(changed)):
                 yield from self._rows(found.get(minute_ms) or MinuteResult(minute_ms), is_open=True)
-                self._shown[minute_ms] = self._usage_of(minute_ms)
+            self._shown |= {minute_ms: self._usage_of(minute_ms) for minute_ms in changed}
         # The clock stands still meanwhile.
         self._judged_again_ms, self._judging_again_took_ms = now_ms, 1_000 * (time.perf_counter() - began)
 

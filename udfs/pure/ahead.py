@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from udfs.pure.detect import MinuteResult, RuleDetector
 
-# The detector is kept as it was after each of so many of the newest minutes.
-KEPT = 5
+# So many of the newest minutes are looked at together; a backlog has more, which are soon over.
+TOGETHER = 5
 
 
 class Ahead:
@@ -20,31 +20,28 @@ class Ahead:
 
     def __init__(self, detector: RuleDetector) -> None:
         """detector: after the last minute that is over; it stays as it is."""
-        # Minute -> the detector after it, ascending; the first is the one given, then at most the last KEPT.
+        # Minute -> the detector after it, ascending; the first is the one given, then at most the last TOGETHER.
         self._after: list[tuple[int, RuleDetector]] = [(-1, detector)]
-        self._results: dict[int, MinuteResult] = {}
 
     def judge(
-        self,
-        minutes: Sequence[int],
-        changed_ms: int,
-        step: Callable[[RuleDetector, int], list[MinuteResult]],
+        self, minutes: Sequence[int], changed: Set[int], step: Callable[[RuleDetector, int], list[MinuteResult]]
     ) -> dict[int, MinuteResult]:
-        """What is to be said of each minute that has traces.
+        """What is to be said of minutes by now: of those that changed and of the last TOGETHER.
 
-        minutes: all that are open, ascending. changed_ms: the first that is not as it was at the last call.
+        minutes: all that are open, ascending. changed: those that are not as they were at the last call, be they gone.
         step: has a detector step a minute, with all that is known of it.
+        returns: minute -> result, where it has traces; it may have others that stand in the light of what changed.
         """
-        self._after[1:] = [(minute_ms, after) for minute_ms, after in self._after[1:] if minute_ms < changed_ms]
+        self._after[1:] = [(minute_ms, after) for minute_ms, after in self._after[1:] if minute_ms < min(changed)]
         last_ms, detector = self._after[-1]
-        todo = [minute_ms for minute_ms in minutes if minute_ms > last_ms]
-        self._results = {minute_ms: result for minute_ms, result in self._results.items() if minute_ms <= last_ms}
-        for left, minute_ms in zip(range(len(todo) - 1, -1, -1), todo):
-            if left < KEPT or minute_ms == todo[0]:
+        todo = [m for m in minutes if m > last_ms and (m in changed or m in minutes[-TOGETHER:])]
+        found: dict[int, MinuteResult] = {}
+        for place, minute_ms in enumerate(todo, -len(todo)):
+            is_kept = place >= -TOGETHER
+            if is_kept or minute_ms == todo[0]:
                 detector = detector.ahead()
-            self._results |= {result.minute_ms: result for result in step(detector, minute_ms)}
-            if left < KEPT:
+            found |= {result.minute_ms: result for result in step(detector, minute_ms)}
+            if is_kept:
                 self._after.append((minute_ms, detector))
-        self._after[1:] = self._after[1:][-KEPT:]
-        self._results |= {result.minute_ms: result for result in detector.anew()}
-        return self._results
+        self._after[1:] = self._after[1:][-TOGETHER:]
+        return found | {result.minute_ms: result for result in detector.anew()}
