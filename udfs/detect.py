@@ -37,7 +37,7 @@ USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
 # A verdict on a trace of a minute that is not over is told anew where it says something else, or once its score has
 # moved by so much: the scores of all the minute's traces move a little with each that comes.
 SCORE_STEP = 0.5
-# Minutes that are open where nothing is behind: those of Pace, the one that is going on, and some air.
+# Minutes that are open, and may change, where nothing is behind: those of Pace, the one that is going on, and some air.
 MINUTES_OPEN_USUALLY = 5
 # How long what was told is remembered: minutes are told for the last time before that.
 VERDICTS_KEPT_MS = 30 * MINUTE_MS
@@ -256,9 +256,10 @@ class DetectAsItComes(Detect):
         over = sorted(m for m in between.union(minutes) if progress.judged_ms < m <= over_ms)
         still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
         self._minutes_open.value = len(still_open)
-        is_rested = self._is_rested(now_ms, len(still_open))
+        changed = self._changed(still_open)
+        is_rested = self._is_rested(now_ms, len(changed))
         late = sorted(progress.late) if is_rested else []
-        changed = self._changed(still_open) if is_rested else []
+        changed = changed if is_rested else []
         is_idle = is_rested and progress.is_idle(now_ms, self._pace)
         says_last_words = is_idle and progress.ended_at < progress.changed_at
         if over or late or changed or says_last_words:
@@ -324,10 +325,10 @@ class DetectAsItComes(Detect):
         # The clock stands still meanwhile.
         self._judged_again_ms, self._judging_again_took_ms = now_ms, 1_000 * (time.perf_counter() - began)
 
-    def _is_rested(self, now_ms: int, minutes_open: int) -> bool:
-        """Whether minutes may be judged again: it rests for as long as that took, and the longer the further behind it
-        is, which more open minutes tell. The other work has to go on; once that has closed them, the rest is over."""
-        behind = max(1.0, minutes_open / MINUTES_OPEN_USUALLY)
+    def _is_rested(self, now_ms: int, changed: int) -> bool:
+        """Whether minutes may be judged again: it rests for as long as that took, and the longer the more minutes have
+        changed, as those of a backlog do. The other work has to go on."""
+        behind = max(1.0, changed / MINUTES_OPEN_USUALLY)
         return now_ms >= self._judged_again_ms + self._judging_again_took_ms * behind
 
     def _again(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes]) -> Iterator[Row]:
