@@ -292,6 +292,8 @@ def test_a_backlogs_rest_is_over_when_its_minutes_are() -> None:
     stages[1]._function._judging_again_took_ms = 10_000
     stages[1].seconds(15)
     assert stages[1].open_minutes() == 0
+    progress = stages[1]._function._progress.value()
+    assert progress.ended_at == progress.changed_at
     assert stages[1].verdicts() == stages[0].verdicts()
 
 
