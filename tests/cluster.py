@@ -106,7 +106,7 @@ class Process:
 
     def kill(self) -> None:
         """End it by SIGKILL, and its workers, which would outlive it for minutes."""
-        if self._process.poll() is not None:
+        if self.has_ended():
             return
         # Stopped, it starts no more of them.
         self._process.send_signal(signal.SIGSTOP)

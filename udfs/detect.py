@@ -83,16 +83,24 @@ class Detect(KeyedProcessFunction):
     def _step(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
         if self._models:
-            detector.predictor = self._models.at(minute_ms)
             for due in detector.due(minute_ms):
                 detector.pending[due] = self._pending.get(due)
                 self._pending.remove(due)
-        began = time.perf_counter()
-        results = detector.step(minute_ms, traces, self._usage_of(minute_ms))
-        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
+        results = self._stepped(detector, minute_ms, traces)
         self._keep_pending(detector)
         for result in results:
             yield from self._rows(result)
+
+    def _stepped(
+        self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]
+    ) -> list[MinuteResult]:
+        """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
+        if self._models:
+            detector.predictor = self._models.at(minute_ms)
+        began = time.perf_counter()
+        results = detector.step(minute_ms, traces, self._usage_of(minute_ms))
+        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
+        return results
 
     def _last_words(self, detector: RuleDetector) -> Iterator[Row]:
         """What is told anew when nothing comes any more."""
@@ -339,14 +347,9 @@ class DetectAsItComes(Detect):
         self._keep_pending(detector)
         yield from self._rows(result or MinuteResult(minute_ms))
 
-    def _look(self, detector: RuleDetector, minute_ms: int) -> list[MinuteResult]:
+    def _look(self, ahead: RuleDetector, minute_ms: int) -> list[MinuteResult]:
         """Have a detector that is ahead step an open minute."""
-        if self._models:
-            detector.predictor = self._models.at(minute_ms)
-        began = time.perf_counter()
-        results = detector.step(minute_ms, self._traces.of(minute_ms), self._usage_of(minute_ms))
-        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
-        return results
+        return self._stepped(ahead, minute_ms, self._traces.of(minute_ms))
 
     def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
         # What a minute says by itself, when it is over, is less than what was told of it with those after it.

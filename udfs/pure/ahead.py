@@ -32,7 +32,8 @@ class Ahead:
         step: has a detector step a minute, with all that is known of it.
         returns: minute -> result, where it has traces; it may have others that stand in the light of what changed.
         """
-        self._after[1:] = [(minute_ms, after) for minute_ms, after in self._after[1:] if minute_ms < min(changed)]
+        first_ms = min(changed)
+        self._after[1:] = [(minute_ms, after) for minute_ms, after in self._after[1:] if minute_ms < first_ms]
         last_ms, detector = self._after[-1]
         todo = [m for m in minutes if m > last_ms and (m in changed or m in minutes[-TOGETHER:])]
         found: dict[int, MinuteResult] = {}
