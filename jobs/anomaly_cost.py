@@ -1,8 +1,8 @@
 """The job: telemetry and bills in, ranked anomaly costs out.
 
-    collect -> assemble -> detect ----------------+
-    collect -> meter    -> detect, attribute      +-> rank -> tables
-    collect -> price    -> attribute -------------+
+collect -> assemble -> detect ----------------+
+collect -> meter    -> detect, attribute      +-> rank -> tables
+collect -> price    -> attribute -------------+
 """
 
 from __future__ import annotations
@@ -237,9 +237,7 @@ def stages(configuration: Config) -> Stages:
     money, pace = configuration.money, None if configuration.bounded else configuration.pace
     emit_every_ms = pace and pace.emit_every_ms
     detector = configuration.models, configuration.threshold
-    collects = (
-        collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
-    )
+    collects = collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
     return Stages(
         DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector),
         Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy),
@@ -261,8 +259,7 @@ def sources(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_colum
         tables_ = {topic: sql_options(source.options(topic)) for topic in TOPICS}
         run_sql(t_env, "ddl/kafka", **tables_)
         return (
-            "focus_charges, lateral table(collect_charges(line, "
-            "date_format(delivered, 'yyyy-MM-dd''T''HH:mm:ss.SSS')))"
+            "focus_charges, lateral table(collect_charges(line, date_format(delivered, 'yyyy-MM-dd''T''HH:mm:ss.SSS')))"
         )
     files = directory.find(source, cost_column)
     run_sql(t_env, "ddl/directory", input=sql_path(source))

@@ -71,7 +71,7 @@ JOB_SETTINGS |= {
     "checkpoint.every": "10 s",
 }
 
-# Where the input has no end, each Python stage hands on what it has so soon, for a verdict goes through six of them. (At
+# Where the input has no end, each Python stage hands on what it has so soon: a verdict goes through six of them. (At
 # 1000 ms a backlog is worked off twice as fast, and a verdict takes twice as long.)
 AT_ONCE = {"table.exec.mini-batch.allow-latency": "1 s", "python.fn-execution.bundle.time": "200"}
 
@@ -125,7 +125,7 @@ class Config:
         models: directory of the masked-span models; None = the rule judges.
         threshold: one of masked.POLICIES.
         rank_by: one of rank.ORDERS.
-        engine: settings of the engine, flink-conf.yaml overlaid by AT_ONCE where the input has no end, and by ``--set``.
+        engine: the engine's settings: flink-conf.yaml overlaid by AT_ONCE where the input has no end, and by ``--set``.
         kafka_properties: of the Kafka client, secrets among them.
     """
 
@@ -250,9 +250,7 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
             raise UsageError(f"--set {key}={job[key]}: must be one of {', '.join(allowed)}")
     parallelism = engine.get("parallelism.default", "1")
     if not parallelism.isdecimal() or int(parallelism) < 1:
-        raise UsageError(
-            f"--set parallelism.default={parallelism}: must be a whole number from 1"
-        )
+        raise UsageError(f"--set parallelism.default={parallelism}: must be a whole number from 1")
     return job, engine
 
 
@@ -336,9 +334,19 @@ def load(argv: list[str]) -> Config:
         description="Join traces, metrics, logs and bills; rank the anomalies by what they cost.",
     )
     add = parser.add_argument
-    add("--input", required=True, metavar="URL", help="directory with traces/ metrics/ logs/ billing/, or kafka://HOST:PORT")
-    add("--output", required=True, action="append", metavar="URL",
-        help="directory for Parquet tables, postgresql://USER@HOST:PORT/DATABASE or kafka://HOST:PORT; several add up")
+    add(
+        "--input",
+        required=True,
+        metavar="URL",
+        help="directory with traces/ metrics/ logs/ billing/, or kafka://HOST:PORT",
+    )
+    add(
+        "--output",
+        required=True,
+        action="append",
+        metavar="URL",
+        help="directory for Parquet tables, postgresql://USER@HOST:PORT/DATABASE or kafka://HOST:PORT; several add up",
+    )
     add("--bounded", action="store_true", help="stop at the end of the input, as it stands (a directory always does)")
     add("--state", metavar="DIR", help="keep checkpoints here, and go on from the last one")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the job or the engine")
@@ -355,7 +363,7 @@ def load(argv: list[str]) -> Config:
             arguments.bounded,
         )  # fmt: skip
         if not arguments.bounded and any(isinstance(output, Path) for output in outputs):
-            raise UsageError(f"--output {arguments.output[0]}: a directory gets its tables at the end of the input, and "
+            raise UsageError(f"--output {arguments.output[0]}: a directory gets its tables at the input's end, and "
                              "Kafka has none; add --bounded, or give postgresql:// or kafka://")  # fmt: skip
     else:
         source = _directory(arguments.input, "input")
@@ -367,8 +375,11 @@ def load(argv: list[str]) -> Config:
         outputs=outputs,
         bounded=is_bounded,
         state=_directory(arguments.state, "state") if arguments.state else None,
-        pace=Pace(emit_every_ms=_duration(job, "emit.every"), lateness_ms=_duration(job, "lateness"),
-                  idle_ms=_duration(job, "idle.after")),  # fmt: skip
+        pace=Pace(
+            emit_every_ms=_duration(job, "emit.every"),
+            lateness_ms=_duration(job, "lateness"),
+            idle_ms=_duration(job, "idle.after"),
+        ),  # fmt: skip
         checkpoint_ms=_duration(job, "checkpoint.every"),
         cost_column=job["cost.column"],
         money=_money(job),

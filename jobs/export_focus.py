@@ -144,9 +144,7 @@ ALLOWED = {
         "Storage", "Web", "Other",
     ),
 }  # fmt: skip
-_SPELT = {
-    column: {value.casefold(): value for value in values} for column, values in ALLOWED.items()
-}
+_SPELT = {column: {value.casefold(): value for value in values} for column, values in ALLOWED.items()}
 
 ROWS_A_BATCH = 20_000
 _WIDE = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -185,9 +183,7 @@ class Bill:
             UsageError: there is no bill. JobError: one can't be read.
         """
         folder = directory / "billing"
-        paths = sorted(
-            path for path in folder.rglob("*") if path.name.endswith((".csv", ".csv.gz", ".parquet"))
-        )
+        paths = sorted(path for path in folder.rglob("*") if path.name.endswith((".csv", ".csv.gz", ".parquet")))
         if not paths:
             raise UsageError(f"--input {directory}: no bill in {folder} (.csv, .csv.gz, .parquet)")
         charges, cells_of = [], {}
@@ -207,9 +203,7 @@ class Bill:
         for charge in standing(charges):
             self._add(charge, *cells_of[_delivered(charge)], cost_column)
 
-    def _add(
-        self, charge: Mapping, labels: Labels, amounts: Mapping[str, str], cost_column: str
-    ) -> None:
+    def _add(self, charge: Mapping, labels: Labels, amounts: Mapping[str, str], cost_column: str) -> None:
         for column, amount in amounts.items():
             for window_ms, by_dimension in cost_by_window({**charge, "cost": amount}).items():
                 for dimension, units in by_dimension.items():
@@ -235,9 +229,7 @@ def _delivered(charge: Mapping) -> tuple[str, str]:
     return charge["key"], charge.get("version", "")
 
 
-def _read(
-    cells: Mapping[str, object], cost: str, cost_column: str
-) -> tuple[Labels, dict[str, str]]:
+def _read(cells: Mapping[str, object], cost: str, cost_column: str) -> tuple[Labels, dict[str, str]]:
     """(labels, {column: amount}) of a source row whose allocated column is ``cost``."""
     by_name = {str(name).strip("\ufeff \t").casefold(): value for name, value in cells.items()}
 
@@ -312,8 +304,7 @@ def rows_of_group(group: Group, allocations: Sequence[Row], charged: _Charged | 
         "BillingPeriodEnd": _time(known.get("BillingPeriodEnd")) or _next_month(start),
         "BillingPeriodStart": _time(known.get("BillingPeriodStart")) or _month(start),
         "ChargeCategory": kind,
-        "ChargeFrequency": known.get("ChargeFrequency")
-        or ("Recurring" if kind == "Purchase" else "Usage-Based"),
+        "ChargeFrequency": known.get("ChargeFrequency") or ("Recurring" if kind == "Purchase" else "Usage-Based"),
         "ChargePeriodEnd": start + timedelta(milliseconds=WINDOW_MS),
         "ChargePeriodStart": start,
         "HostProviderName": known.get("HostProviderName") or NOT_APPLICABLE,
@@ -380,9 +371,7 @@ def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:
         "AllocatedMethodId": None if details is None else METHOD_ID,
         "AllocatedResourceId": service if is_workload else None,
         "AllocatedResourceName": service if is_workload else None,
-        "AllocatedTags": (
-            orjson.dumps({SERVICE_TAG: service}).decode() if is_workload else None
-        ),
+        "AllocatedTags": (orjson.dumps({SERVICE_TAG: service}).decode() if is_workload else None),
         "ChargeDescription": description,
     }
 
@@ -431,11 +420,7 @@ def _tags(texts: Iterable[str | None]) -> str | None:
         except ValueError:
             tags = {}
         if isinstance(tags, list):
-            tags = {
-                str(pair["key"]): pair.get("value")
-                for pair in tags
-                if isinstance(pair, dict) and "key" in pair
-            }
+            tags = {str(pair["key"]): pair.get("value") for pair in tags if isinstance(pair, dict) and "key" in pair}
         pairs = tags if isinstance(tags, dict) else {}
         if common is None:
             common = pairs
@@ -506,9 +491,7 @@ def _cell(value: object) -> object:
     return format(value, "f") if isinstance(value, Decimal) else value
 
 
-def _write_parquet(
-    path: Path, columns: Mapping[str, pa.DataType], batches: Iterator[list[Row]]
-) -> None:
+def _write_parquet(path: Path, columns: Mapping[str, pa.DataType], batches: Iterator[list[Row]]) -> None:
     schema = pa.schema(list(columns.items()))
     with pq.ParquetWriter(path, schema) as writer:
         for batch in batches:
@@ -601,12 +584,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--tables", required=True, type=Path, metavar="DIR", help="the job's --output")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help=".csv or .parquet")
-    parser.add_argument(
-        "--input", type=Path, metavar="DIR", help="the job's --input: fills in what the bill says"
-    )
-    parser.add_argument(
-        "--cost-column", choices=COST_COLUMNS, default="EffectiveCost", help="the job's cost.column"
-    )
+    parser.add_argument("--input", type=Path, metavar="DIR", help="the job's --input: fills in what the bill says")
+    parser.add_argument("--cost-column", choices=COST_COLUMNS, default="EffectiveCost", help="the job's cost.column")
     parser.add_argument("--provisional", action="store_true", help="rows without a bill, too")
     parser.add_argument("--focus-version", choices=VERSIONS, default=VERSIONS[0])
     return parser.parse_args(argv)

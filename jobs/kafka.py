@@ -65,7 +65,9 @@ class KafkaInput:
             "properties.group.id": self.group,
             **{f"properties.{key}": value for key, value in self.properties.items()},
             **start_options(self.start),
-            **({"scan.bounded.mode": "latest-offset"} if self.bounded else _SIDE_BY_SIDE if topic in _TELEMETRY else {}),
+            **(
+                {"scan.bounded.mode": "latest-offset"} if self.bounded else _SIDE_BY_SIDE if topic in _TELEMETRY else {}
+            ),
             "format": "raw",
         }
 

@@ -77,9 +77,7 @@ class MaskedSpanTransformer(nn.Module):
         cause_relation: Tensor, outcome_relation: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """(batch, spans, ...) of each, see tokens.batches."""
-        mean, log_scale, logits = self.raw(
-            name, known, excuse, cause, outcome, cause_relation, outcome_relation
-        )
+        mean, log_scale, logits = self.raw(name, known, excuse, cause, outcome, cause_relation, outcome_relation)
         return mean, log_scale.exp(), logits.sigmoid()
 
     def raw(

@@ -37,11 +37,7 @@ def find(root: Path, cost_column: str) -> dict[str, list[Path]]:
         JobError: a file can't be read.
     """
     files = {
-        stream: sorted(
-            path
-            for path in (root / stream).glob("*")
-            if path.name.endswith(endings) and path.is_file()
-        )
+        stream: sorted(path for path in (root / stream).glob("*") if path.name.endswith(endings) and path.is_file())
         for stream, endings in STREAMS.items()
     }
     if not any(files.values()):

@@ -52,4 +52,6 @@ def _at(scratch: Path) -> dict[str, str]:
 def newest(scratch: Path) -> Path | None:
     """The last checkpoint that was completed; each start of the job has a folder of its own."""
     complete = (scratch / "checkpoints").glob("*/chk-*/_metadata")
-    return max((path.parent for path in complete), key=lambda path: (path / "_metadata").stat().st_mtime_ns, default=None)
+    return max(
+        (path.parent for path in complete), key=lambda path: (path / "_metadata").stat().st_mtime_ns, default=None
+    )

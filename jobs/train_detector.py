@@ -71,10 +71,7 @@ def sample(minutes: Minutes, usage: UsageByMinute, vocabulary: dict[str, int]) -
             weights.append(detector.weights)
     if not recorder.asked:
         raise ModelError("the input holds no traces")
-    columns = [
-        np.concatenate([getattr(asked, name) for asked in recorder.asked])
-        for name in Tokens._fields
-    ]
+    columns = [np.concatenate([getattr(asked, name) for asked in recorder.asked]) for name in Tokens._fields]
     return Sample(Tokens(*columns), np.concatenate(weights))
 
 
@@ -85,9 +82,7 @@ def split(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(cut), np.arange(cut, count)
 
 
-def train(
-    samples: Sequence[Sample], vocabulary: Sequence[str], epochs: int, seed: int, base: Path | None
-):
+def train(samples: Sequence[Sample], vocabulary: Sequence[str], epochs: int, seed: int, base: Path | None):
     """The trained network and its held-out loss by epoch; prints progress."""
     import torch
 
@@ -215,9 +210,7 @@ def export(network, model: Path, card: dict, example: Batch) -> float:
 
     inputs = {name: torch.from_numpy(value) for name, value in example.inputs.items()}
     pieces, spans = torch.export.Dim("pieces"), torch.export.Dim("spans")
-    shapes = {
-        name: {0: pieces, 1: spans} | ({2: spans} if name.endswith("relation") else {}) for name in inputs
-    }
+    shapes = {name: {0: pieces, 1: spans} | ({2: spans} if name.endswith("relation") else {}) for name in inputs}
     torch.onnx.export(
         network, (), str(model), kwargs=inputs, input_names=list(inputs),
         output_names=["mean", "scale", "chance"], dynamic_shapes=shapes, dynamo=True,
@@ -233,10 +226,7 @@ def export(network, model: Path, card: dict, example: Batch) -> float:
     served = MaskedSpanModel(model)
     with torch.no_grad():
         told = network(**inputs)
-    return max(
-        float(np.abs(a.numpy() - b).max())
-        for a, b in zip(told, served.run(example.inputs), strict=True)
-    )
+    return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(told, served.run(example.inputs), strict=True))
 
 
 def _vocabulary(minutes: Minutes) -> Iterator[str]:
@@ -283,9 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             samples.append(sample(minutes, usage, places))
         del read_inputs
         network, losses = train(samples, names, arguments.epochs, arguments.seed, arguments.base)
-        weights = hashlib.sha256(
-            b"".join(v.numpy().tobytes() for v in network.state_dict().values())
-        ).hexdigest()
+        weights = hashlib.sha256(b"".join(v.numpy().tobytes() for v in network.state_dict().values())).hexdigest()
         card = {
             "version": arguments.version or f"masked-{weights[:8]}",
             "data": data,

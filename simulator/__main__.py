@@ -26,8 +26,9 @@ def main(argv: Sequence[str]) -> int:
         now = time.monotonic()
         if now - shown >= _PROGRESS_SECONDS:
             shown = now
-            print(f"simulator: {share:6.1%}  {requests:,} requests, {spans:,} spans, "
-                  f"{now - begun:.0f} s", file=sys.stderr)
+            print(
+                f"simulator: {share:6.1%}  {requests:,} requests, {spans:,} spans, {now - begun:.0f} s", file=sys.stderr
+            )
 
     try:
         config, output = parse(argv)

@@ -106,18 +106,20 @@ _GB = 10**9
 
 
 def _meters(
-    names: Sequence[str], cpu: str, memory: str, million_io: str, gb_out: str, compute: str,
+    names: Sequence[str],
+    cpu: str,
+    memory: str,
+    million_io: str,
+    gb_out: str,
+    compute: str,
     storage: str,
 ) -> tuple[Meter, ...]:
     per_operation = Decimal(million_io).scaleb(-6)
     return (
-        Meter(CPU, names[0], Decimal(cpu), "vCPU-Hours", _CPU_HOUR, "Compute", compute,
-              "Containers"),
-        Meter(MEMORY, names[1], Decimal(memory), "GB-Hours", _GB_HOUR, "Compute", compute,
-              "Containers"),
+        Meter(CPU, names[0], Decimal(cpu), "vCPU-Hours", _CPU_HOUR, "Compute", compute, "Containers"),
+        Meter(MEMORY, names[1], Decimal(memory), "GB-Hours", _GB_HOUR, "Compute", compute, "Containers"),
         Meter(IO, names[2], per_operation, "Operations", 1, "Storage", storage, "Block Storage"),
-        Meter(TRANSMIT, names[3], Decimal(gb_out), "GB", _GB, "Networking", compute,
-              "Data Transfer"),
+        Meter(TRANSMIT, names[3], Decimal(gb_out), "GB", _GB, "Networking", compute, "Data Transfer"),
     )
 
 
@@ -129,13 +131,18 @@ def _meters(
 # (azure.microsoft.com/pricing/details/{container-instances,managed-disks,bandwidth}).
 TARIFFS = {
     "aws": Tariff(
-        "AWS", "Amazon Web Services, Inc.", "US East (N. Virginia)",
+        "AWS",
+        "Amazon Web Services, Inc.",
+        "US East (N. Virginia)",
         "Amazon Elastic Compute Cloud",
         _meters(
-            ("Fargate-vCPU-Hours:perCPU", "Fargate-GB-Hours", "EBS:VolumeIOUsage",
-             "DataTransfer-Out-Bytes"),
-            "0.04048", "0.004445", "0.05", "0.09",
-            "Amazon Elastic Container Service", "Amazon Elastic Block Store",
+            ("Fargate-vCPU-Hours:perCPU", "Fargate-GB-Hours", "EBS:VolumeIOUsage", "DataTransfer-Out-Bytes"),
+            "0.04048",
+            "0.004445",
+            "0.05",
+            "0.09",
+            "Amazon Elastic Container Service",
+            "Amazon Elastic Block Store",
         ),
         (
             Machine("BoxUsage:m5.large", 2, 8, Decimal("0.096")),
@@ -144,11 +151,23 @@ TARIFFS = {
         ),
     ),
     "gcp": Tariff(
-        "Google Cloud", "Google LLC", "Iowa", "Compute Engine",
+        "Google Cloud",
+        "Google LLC",
+        "Iowa",
+        "Compute Engine",
         _meters(
-            ("Autopilot Pod mCPU Requests", "Autopilot Pod Memory Requests",
-             "Class B Operations", "Network Internet Egress"),
-            "0.0445", "0.0049225", "0.4", "0.12", "Kubernetes Engine", "Cloud Storage",
+            (
+                "Autopilot Pod mCPU Requests",
+                "Autopilot Pod Memory Requests",
+                "Class B Operations",
+                "Network Internet Egress",
+            ),
+            "0.0445",
+            "0.0049225",
+            "0.4",
+            "0.12",
+            "Kubernetes Engine",
+            "Cloud Storage",
         ),
         (
             Machine("e2-standard-2", 2, 8, Decimal("0.06701142")),
@@ -157,11 +176,18 @@ TARIFFS = {
         ),
     ),
     "azure": Tariff(
-        "Microsoft", "Microsoft Corporation", "East US", "Virtual Machines",
+        "Microsoft",
+        "Microsoft Corporation",
+        "East US",
+        "Virtual Machines",
         _meters(
-            ("Standard vCPU Duration", "Standard Memory Duration", "E Disk Operations",
-             "Standard Data Transfer Out"),
-            "0.0405", "0.00445", "0.2", "0.087", "Container Instances", "Storage",
+            ("Standard vCPU Duration", "Standard Memory Duration", "E Disk Operations", "Standard Data Transfer Out"),
+            "0.0405",
+            "0.00445",
+            "0.2",
+            "0.087",
+            "Container Instances",
+            "Storage",
         ),
         (
             Machine("Standard_D2s_v5", 2, 8, Decimal("0.096")),
@@ -203,9 +229,7 @@ class Ledger:
         """Header of the bill: FOCUS 1.0's name of the provider's column, or 1.4's."""
         return [self.provider_column if name == "ProviderName" else name for name in COLUMNS]
 
-    def add(
-        self, minute: int, pods: Sequence[Pod], usage: MinuteUsage, deltas: MinuteDelta
-    ) -> None:
+    def add(self, minute: int, pods: Sequence[Pod], usage: MinuteUsage, deltas: MinuteDelta) -> None:
         """Count one minute's usage by pod, and what of it each fault adds."""
         block = minute // BLOCK_MINUTES
         for pod in pods:
@@ -253,9 +277,7 @@ class Ledger:
             self.excess[fault, window] += _EXACT.multiply(quantity, meter.price * factor)
         for (fault, index, block), (added_cpu, added_memory) in self._pool_added.items():
             cpu, memory = self._pools[index, block]
-            more = self._machines(index, cpu, memory) - self._machines(
-                index, cpu - added_cpu, memory - added_memory
-            )
+            more = self._machines(index, cpu, memory) - self._machines(index, cpu - added_cpu, memory - added_memory)
             minute = block * BLOCK_MINUTES
             window = minute - minute % WINDOW_MINUTES
             cost = self._machine(index).price * factor * more
@@ -283,39 +305,41 @@ class Ledger:
 
     # ---- rows -------------------------------------------------------------------------------
 
-    def _metered_row(
-        self, hour: int, billed: Billed, meter: Meter, used: int, factor: Decimal
-    ) -> dict[str, str]:
+    def _metered_row(self, hour: int, billed: Billed, meter: Meter, used: int, factor: Decimal) -> dict[str, str]:
         quantity = _round(_EXACT.divide(Decimal(used), Decimal(meter.per_unit)))
         row = self._row(hour, quantity, meter.price * factor, meter.unit)
-        return row | self._resource(billed, "node") | {
-            "ChargeDescription": f"${_text(meter.price * factor)} per {meter.unit} {meter.sku}",
-            "ServiceCategory": meter.category,
-            "ServiceName": meter.service_name,
-            "ServiceSubcategory": meter.subcategory,
-            "SkuId": meter.sku,
-            "SkuMeter": meter.sku,
-            "SkuPriceId": f"{meter.sku}.OnDemand",
-        }
+        return (
+            row
+            | self._resource(billed, "node")
+            | {
+                "ChargeDescription": f"${_text(meter.price * factor)} per {meter.unit} {meter.sku}",
+                "ServiceCategory": meter.category,
+                "ServiceName": meter.service_name,
+                "ServiceSubcategory": meter.subcategory,
+                "SkuId": meter.sku,
+                "SkuMeter": meter.sku,
+                "SkuPriceId": f"{meter.sku}.OnDemand",
+            }
+        )
 
-    def _machine_row(
-        self, hour: int, billed: Billed, blocks: int, factor: Decimal
-    ) -> dict[str, str]:
+    def _machine_row(self, hour: int, billed: Billed, blocks: int, factor: Decimal) -> dict[str, str]:
         machine = self._machine(billed.index)
         quantity = _round(_EXACT.divide(Decimal(blocks), Decimal(_BLOCKS_PER_HOUR)))
         row = self._row(hour, quantity, machine.price * factor, "Hours")
-        return row | self._resource(billed, "node pool") | {
-            "ChargeDescription":
-                f"${_text(machine.price * factor)} per On Demand Linux {machine.sku} Hour",
-            "ServiceCategory": "Compute",
-            "ServiceName": self._tariff.compute,
-            "ServiceSubcategory": "Virtual Machines",
-            "SkuId": machine.sku,
-            "SkuMeter": machine.sku,
-            "SkuPriceDetails":
-                f'{{"CoreCount": {machine.vcpus}, "MemorySize": "{machine.memory_gb} GiB"}}',
-            "SkuPriceId": f"{machine.sku}.OnDemand",
-        }
+        return (
+            row
+            | self._resource(billed, "node pool")
+            | {
+                "ChargeDescription": f"${_text(machine.price * factor)} per On Demand Linux {machine.sku} Hour",
+                "ServiceCategory": "Compute",
+                "ServiceName": self._tariff.compute,
+                "ServiceSubcategory": "Virtual Machines",
+                "SkuId": machine.sku,
+                "SkuMeter": machine.sku,
+                "SkuPriceDetails": f'{{"CoreCount": {machine.vcpus}, "MemorySize": "{machine.memory_gb} GiB"}}',
+                "SkuPriceId": f"{machine.sku}.OnDemand",
+            }
+        )
 
     def daily_rows(self, day: int) -> Iterator[dict[str, str]]:
         """What is charged by the day without a resource: support, and tax on it."""
@@ -332,13 +356,27 @@ class Ledger:
         }
         yield support
         tax = _text(_round(self._support * _TAX_RATE))
-        yield support | dict.fromkeys(
-            ("ListUnitPrice", "ContractedUnitPrice", "PricingQuantity", "PricingUnit", "SkuId",
-             "ConsumedQuantity", "ConsumedUnit", "PricingCategory"), "",
-        ) | dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), tax) | {
-            "ChargeCategory": "Tax",
-            "ChargeDescription": "Sales tax",
-        }
+        yield (
+            support
+            | dict.fromkeys(
+                (
+                    "ListUnitPrice",
+                    "ContractedUnitPrice",
+                    "PricingQuantity",
+                    "PricingUnit",
+                    "SkuId",
+                    "ConsumedQuantity",
+                    "ConsumedUnit",
+                    "PricingCategory",
+                ),
+                "",
+            )
+            | dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), tax)
+            | {
+                "ChargeCategory": "Tax",
+                "ChargeDescription": "Sales tax",
+            }
+        )
 
     def _time(self, hour: int) -> datetime:
         return self._config.start + timedelta(hours=hour)

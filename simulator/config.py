@@ -26,7 +26,12 @@ SWALLOWED_EXCEPTION = "swallowed_exception"
 CACHE_LOSS = "cache_loss"
 QUEUE_BACKLOG = "queue_backlog"
 NOVEL_KINDS = (
-    SHORT_CIRCUIT, N_PLUS_ONE, INTERMITTENT_STALL, SWALLOWED_EXCEPTION, CACHE_LOSS, QUEUE_BACKLOG,
+    SHORT_CIRCUIT,
+    N_PLUS_ONE,
+    INTERMITTENT_STALL,
+    SWALLOWED_EXCEPTION,
+    CACHE_LOSS,
+    QUEUE_BACKLOG,
 )
 ALL_KINDS = KINDS + NOVEL_KINDS
 
@@ -82,9 +87,7 @@ class Config:
             if not low <= value <= high:
                 raise UsageError(f"--{name} {value:g} is outside of {low:g} to {high:g}")
         if self.metrics_interval_s % 60 or not 60 <= self.metrics_interval_s <= 900:
-            raise UsageError(
-                f"--metrics-interval-s {self.metrics_interval_s} is not whole minutes of 60 to 900"
-            )
+            raise UsageError(f"--metrics-interval-s {self.metrics_interval_s} is not whole minutes of 60 to 900")
         if self.billing not in BILLINGS:
             raise UsageError(f"--billing {self.billing} is none of {', '.join(BILLINGS)}")
         if self.mix not in MIXES:
@@ -172,17 +175,32 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     add("--days", type=float, default=7.0, help="fractions of a day work: 0.1")
     add("--requests-per-day", type=int, default=50_000, help="mean over the simulated time")
     add("--anomaly-rate", type=float, default=0.12, help="share of traces that a fault touches")
-    add("--faults", type=_weights, metavar="KIND=WEIGHT,...",
-        help=f"of {', '.join(ALL_KINDS)} [the mix's kinds in equal weights]")
-    add("--mix", default="source", help="source: clear and partial faults; faint: weak, partial;"
-        " novel: kinds that no detector is made for, clear and partial")
-    add("--case", help="storm: one fault that lasts for hours; deploy: many new releases, no fault;"
-        " either way whatever the anomaly rate")
+    add(
+        "--faults",
+        type=_weights,
+        metavar="KIND=WEIGHT,...",
+        help=f"of {', '.join(ALL_KINDS)} [the mix's kinds in equal weights]",
+    )
+    add(
+        "--mix",
+        default="source",
+        help="source: clear and partial faults; faint: weak, partial;"
+        " novel: kinds that no detector is made for, clear and partial",
+    )
+    add(
+        "--case",
+        help="storm: one fault that lasts for hours; deploy: many new releases, no fault;"
+        " either way whatever the anomaly rate",
+    )
     add("--severity", type=float, default=1.0, help="exponent on the faults' factors")
     add("--billing", default="mixed", help="metered, machine or mixed")
     add("--start", default="2025-03-03T00:00Z", help="ISO time at a full hour")
-    add("--warm-up-hours", type=float, help="time without faults at the start"
-        f" [{WARM_UP_SHARE:.0%}% of the time, at most {WARM_UP_MAX_HOURS:g} hours]")
+    add(
+        "--warm-up-hours",
+        type=float,
+        help="time without faults at the start"
+        f" [{WARM_UP_SHARE:.0%}% of the time, at most {WARM_UP_MAX_HOURS:g} hours]",
+    )
     add("--metrics-interval-s", type=int, default=60, help="whole minutes, in seconds")
     found = parser.parse_args(argv)
     config = Config(

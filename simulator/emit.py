@@ -51,11 +51,18 @@ _FLUSH_MS = 30_000
 
 # Kinds of spans in OTLP, by (role, transport).
 _KINDS = {
-    (SERVER, ROOT): 2, (SERVER, "http"): 2, (SERVER, QUEUE): 5,
-    (CLIENT, "http"): 3, (CLIENT, QUEUE): 4, (CLIENT, DB): 3,
+    (SERVER, ROOT): 2,
+    (SERVER, "http"): 2,
+    (SERVER, QUEUE): 5,
+    (CLIENT, "http"): 3,
+    (CLIENT, QUEUE): 4,
+    (CLIENT, DB): 3,
 }
 _KIND_NAMES = {
-    2: "SPAN_KIND_SERVER", 3: "SPAN_KIND_CLIENT", 4: "SPAN_KIND_PRODUCER", 5: "SPAN_KIND_CONSUMER",
+    2: "SPAN_KIND_SERVER",
+    3: "SPAN_KIND_CLIENT",
+    4: "SPAN_KIND_PRODUCER",
+    5: "SPAN_KIND_CONSUMER",
 }
 _SERVER_STATUS = {OK: 200, INTERNAL: 500, UPSTREAM: 502}
 _ERROR_TYPE = {UNAVAILABLE: "connection_refused", TIMEOUT: "timeout"}
@@ -125,9 +132,7 @@ class HourlyLines:
             self._hour = hour
             name = datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%dT%H.jsonl.gz")
             # No name and no time in the header: equal worlds are equal bytes.
-            self._file = gzip.GzipFile(
-                "", "wb", _GZIP_LEVEL, (self._folder / name).open("wb"), mtime=0
-            )
+            self._file = gzip.GzipFile("", "wb", _GZIP_LEVEL, (self._folder / name).open("wb"), mtime=0)
         self._buffer.append(line)
         self._buffered += len(line)
         if self._buffered > _BUFFER_BYTES:
@@ -228,8 +233,13 @@ class SpanWriter:
     """Spans to ``traces/``, logs about them to ``logs/``."""
 
     def __init__(
-        self, config: Config, topology: Topology, placement: Placement, resources: Resources,
-        traces: HourlyLines, logs: HourlyLines,
+        self,
+        config: Config,
+        topology: Topology,
+        placement: Placement,
+        resources: Resources,
+        traces: HourlyLines,
+        logs: HourlyLines,
     ) -> None:
         rng = random.Random(f"emit/{config.seed}")
         self._traces, self._logs = traces, logs
@@ -246,16 +256,19 @@ class SpanWriter:
         faker = Faker("en_US")
         faker.seed_instance(key_of(config.seed, "people"))
         self._agents = [_json(faker.user_agent()) for _ in range(100)]
-        self._people = [
-            (_json(faker.user_name()), _json(faker.country_code())) for _ in range(400)
-        ]
+        self._people = [(_json(faker.user_name()), _json(faker.country_code())) for _ in range(400)]
         self._domain = faker.domain_name()
         self._heads: dict[tuple[int, int, int], str] = {}
         self._tails: dict[tuple[int, int, int, int], str] = {}
         self.span_count = 0
 
     def write(
-        self, endpoint: Endpoint, request: Request, key: int, hexes: str, arrival_ms: float,
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        key: int,
+        hexes: str,
+        arrival_ms: float,
         pods: list[Pod],
     ) -> None:
         """All spans of one request, and its logs. arrival_ms: since the world's start."""
@@ -269,17 +282,19 @@ class SpanWriter:
             parent = parent_of(span)
             parent_id = span_id(key, hexes, *parent) if parent else ""
             head = self._heads.get((number, index, role)) or self._head(number, site, role)
-            tail = self._tails.get((number, index, role, outcome)) or self._tail(
-                number, site, role, outcome
-            )
+            tail = self._tails.get((number, index, role, outcome)) or self._tail(number, site, role, outcome)
             details = "" if parent else self._details(key)
             pod = pods[slot]
-            self._spans.add(arrival_ms + end, pod, (
-                f'{{"traceId":"{trace_id}","spanId":"{own_id}","parentSpanId":"{parent_id}",{head}'
-                f'"startTimeUnixNano":"{first_ns + int(start * _NS_PER_MS)}",'
-                f'"endTimeUnixNano":"{first_ns + int(end * _NS_PER_MS)}",'
-                f'"attributes":[{details}{tail}}}'
-            ))
+            self._spans.add(
+                arrival_ms + end,
+                pod,
+                (
+                    f'{{"traceId":"{trace_id}","spanId":"{own_id}","parentSpanId":"{parent_id}",{head}'
+                    f'"startTimeUnixNano":"{first_ns + int(start * _NS_PER_MS)}",'
+                    f'"endTimeUnixNano":"{first_ns + int(end * _NS_PER_MS)}",'
+                    f'"attributes":[{details}{tail}}}'
+                ),
+            )
             if outcome:
                 self._log_failure(span, trace_id, own_id, arrival_ms + end, pod)
         for span in request.swallowed:
@@ -380,16 +395,19 @@ class SpanWriter:
 
     # ---- logs --------------------------------------------------------------------------------
 
-    def _log_failure(
-        self, span: Span, trace_id: str, own_id: str, time_ms: float, pod: Pod
-    ) -> None:
+    def _log_failure(self, span: Span, trace_id: str, own_id: str, time_ms: float, pod: Pod) -> None:
         site = span.site
         message = _DATABASE_MESSAGE if site.transport == DB else _MESSAGES[span.outcome]
         whom = f"call to {site.service.name}" if span.role == CLIENT else site.operation.name
         self._log(17, "ERROR", f"{whom}: {message}", trace_id, own_id, time_ms, pod)
 
     def _chat(
-        self, request: Request, key: int, hexes: str, arrival_ms: float, pods: list[Pod],
+        self,
+        request: Request,
+        key: int,
+        hexes: str,
+        arrival_ms: float,
+        pods: list[Pod],
         draw: float,
     ) -> None:
         served = [span for span in request.spans if span.role == SERVER]
@@ -399,23 +417,37 @@ class SpanWriter:
         self._log(level, text, body, hexes[:32], own_id, arrival_ms + start, pods[slot])
 
     def _log(
-        self, number: int, text: str, body: str, trace_id: str, own_id: str, time_ms: float,
+        self,
+        number: int,
+        text: str,
+        body: str,
+        trace_id: str,
+        own_id: str,
+        time_ms: float,
         pod: Pod,
     ) -> None:
         time_ns = self._start_ns + int(time_ms * _NS_PER_MS)
         shown = f'"SEVERITY_NUMBER_{text}"' if self._enum_names else number
-        self._records.add(time_ms, pod, (
-            f'{{"timeUnixNano":"{time_ns}","observedTimeUnixNano":"{time_ns}",'
-            f'"severityNumber":{shown},"severityText":"{text}",'
-            f'"body":{{"stringValue":{_json(body)}}},"traceId":"{trace_id}","spanId":"{own_id}"}}'
-        ))
+        self._records.add(
+            time_ms,
+            pod,
+            (
+                f'{{"timeUnixNano":"{time_ns}","observedTimeUnixNano":"{time_ns}",'
+                f'"severityNumber":{shown},"severityText":"{text}",'
+                f'"body":{{"stringValue":{_json(body)}}},"traceId":"{trace_id}","spanId":"{own_id}"}}'
+            ),
+        )
 
 
 class MetricWriter:
     """Pods' usage to ``metrics/``: one export request a node and interval."""
 
     def __init__(
-        self, config: Config, placement: Placement, resources: Resources, lines: HourlyLines,
+        self,
+        config: Config,
+        placement: Placement,
+        resources: Resources,
+        lines: HourlyLines,
         idle: list[list[int]],
     ) -> None:
         """idle: usage of a minute by dimension and slot, for what counters show at the start."""
@@ -426,13 +458,9 @@ class MetricWriter:
         self._end_ms = config.start_ms + config.minutes * MINUTE_MS
         self._interval = config.metrics_interval_s // 60
         self._cpu_metric, self._cpu_is_counter = rng.choice(_CPU_METRICS)
-        self._memory_metric = rng.choice(
-            ("k8s.pod.memory.working_set", "container.memory.working_set")
-        )
+        self._memory_metric = rng.choice(("k8s.pod.memory.working_set", "container.memory.working_set"))
         self._numbers_as_text = rng.random() < 0.8  # 64-bit integers are strings in proto3 JSON
-        self._nodes = {
-            node.name: (number, rng.randrange(3000)) for number, node in enumerate(placement.nodes)
-        }
+        self._nodes = {node.name: (number, rng.randrange(3000)) for number, node in enumerate(placement.nodes)}
         slots = len(placement.pods)
         self._totals = [
             [idle[dimension][slot] * -placement.pods[slot].started_minute for slot in range(slots)]

@@ -200,9 +200,7 @@ class Visits:
     queries: frozenset[int]  # pods that asked their database
 
 
-def plan(
-    config: Config, topology: Topology, rate: np.ndarray, visits: Sequence[Visits]
-) -> list[Fault]:
+def plan(config: Config, topology: Topology, rate: np.ndarray, visits: Sequence[Visits]) -> list[Fault]:
     """Episodes after the warm-up that touch about ``anomaly_rate`` of the expected requests.
 
     rate: (minutes,) expected requests a minute. Kinds take turns by their weights; culprits are
@@ -265,7 +263,7 @@ def _storm(config: Config, topology: Topology, visits: Sequence[Visits]) -> Faul
     low, high = _STORM_TOUCHED
     nearest, best = math.inf, None
     for _ in range(_STORM_TRIES):
-        kind, = rng.choices(kinds, weights)
+        (kind,) = rng.choices(kinds, weights)
         drawn = _draw(config, topology, kind, config.warm_up_minutes, config.minutes, rng)
         if not drawn:
             continue
@@ -319,9 +317,7 @@ def _log_uniform(low: float, high: float, rng: random.Random) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
-def _draw(
-    config: Config, topology: Topology, kind: str, first: int, last: int, rng: random.Random
-) -> Fault | None:
+def _draw(config: Config, topology: Topology, kind: str, first: int, last: int, rng: random.Random) -> Fault | None:
     """One episode of ``kind`` at random; None where the service drawn can't have it."""
     manner = _manner(config)
     service = rng.choice(topology.services)
@@ -341,12 +337,14 @@ def _draw(
             pool_wait = rng.uniform(*_POOL_WAIT)
         side_effect = rng.uniform(0.1, 0.6)
     elif kind == RETRY_LOOP:
-        targets = sorted({
-            step.target.service.index
-            for operation in service.operations
-            for step in operation.steps
-            if step.transport != DB
-        })
+        targets = sorted(
+            {
+                step.target.service.index
+                for operation in service.operations
+                for step in operation.steps
+                if step.transport != DB
+            }
+        )
         if not targets:
             return None
         target = rng.choice(targets)
@@ -367,13 +365,25 @@ def _draw(
         if not service.tier:
             return None
         mode = ERROR if service.is_consumer else rng.choice((REFUSE, ERROR, ERROR, HANG))
-    return Fault("", 0, kind, service.index, start * MINUTE_MS, (start + length) * MINUTE_MS,
-                 severity, share, slot, mode, target, pool_wait, side_effect, part)
+    return Fault(
+        "",
+        0,
+        kind,
+        service.index,
+        start * MINUTE_MS,
+        (start + length) * MINUTE_MS,
+        severity,
+        share,
+        slot,
+        mode,
+        target,
+        pool_wait,
+        side_effect,
+        part,
+    )
 
 
-def _touch_chances(
-    fault: Fault, topology: Topology, visits: Sequence[Visits]
-) -> np.ndarray:
+def _touch_chances(fault: Fault, topology: Topology, visits: Sequence[Visits]) -> np.ndarray:
     """(endpoints,) chance that a request which the fault chooses is touched, from the sample."""
     slots = topology.services[fault.service].slots if fault.slot is None else (fault.slot,)
     touched = np.zeros(len(topology.endpoints))
@@ -401,9 +411,7 @@ def _minutes(fault: Fault) -> slice:
     return slice(int(fault.start_ms // MINUTE_MS), int(fault.end_ms // MINUTE_MS) + 1)
 
 
-def _fit(
-    fault: Fault, chances: np.ndarray, most: float, clean: np.ndarray
-) -> tuple[Fault, float]:
+def _fit(fault: Fault, chances: np.ndarray, most: float, clean: np.ndarray) -> tuple[Fault, float]:
     """The episode, cut short (or down) to touch at most ``most`` traces; and how many it does."""
     expected = clean @ chances  # (minutes,)
 

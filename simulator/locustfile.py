@@ -261,8 +261,12 @@ def options(parser: ArgumentParser) -> None:
     group.add_argument("--input", default="", help="directory with traces/, metrics/, logs/, billing/")
     group.add_argument("--brokers", default="127.0.0.1:9092", help="host:port[,host:port], or none to drop messages")
     group.add_argument("--encoding", choices=["protobuf", "json"], default="protobuf", help="of telemetry")
-    group.add_argument("--key", choices=["none", "trace_id"], default="none",
-                       help="trace_id: a message a trace, keyed by its id, as partition_traces_by_id of the Collector")
+    group.add_argument(
+        "--key",
+        choices=["none", "trace_id"],
+        default="none",
+        help="trace_id: a message a trace, keyed by its id, as partition_traces_by_id of the Collector",
+    )
     group.add_argument("--speed", type=float, default=1.0, help="multiple of real time")
     group.add_argument("--rate", type=float, default=None, help="spans a second in place of --speed, or inf")
     group.add_argument("--billing-delay", type=float, default=6.0, help="hours of event time that bills come later")

@@ -121,8 +121,13 @@ def build(config: Config, topology: Topology, namespace: str) -> Placement:
     releases = _releases(config, topology)
     for service in topology.services:
         _schedule(
-            config, placement, service, homes[service.index], namespace,
-            releases.get(service.index, {}), rng,
+            config,
+            placement,
+            service,
+            homes[service.index],
+            namespace,
+            releases.get(service.index, {}),
+            rng,
         )
     for pods in placement.changes.values():
         pods.sort(key=lambda pod: pod.slot)
@@ -171,25 +176,24 @@ def _billed(placement: Placement, kind: str, node_count: int, rng: random.Random
             nodes.append((name, f"{rng.randrange(10**18, 9 * 10**18)}"))
         else:
             name = f"aks-{pool.replace('-', '')}-{rng.randrange(10**7, 10**8)}-vm{_hex(rng, 6)}"
-            nodes.append((name, (
-                f"/subscriptions/{account}/resourceGroups/mc_{cluster}_{region}/providers"
-                f"/Microsoft.Compute/virtualMachines/{name}"
-            )))
+            nodes.append(
+                (
+                    name,
+                    (
+                        f"/subscriptions/{account}/resourceGroups/mc_{cluster}_{region}/providers"
+                        f"/Microsoft.Compute/virtualMachines/{name}"
+                    ),
+                )
+            )
     if kind == METERED:
-        (name, resource_id), = nodes
+        ((name, resource_id),) = nodes
     elif placement.provider == "aws":
         name = f"eks-{pool}"
         group = uuid.UUID(int=rng.getrandbits(128), version=4)
-        resource_id = (
-            f"arn:aws:autoscaling:{region}:{account}:autoScalingGroup:{group}"
-            f":autoScalingGroupName/{name}"
-        )
+        resource_id = f"arn:aws:autoscaling:{region}:{account}:autoScalingGroup:{group}:autoScalingGroupName/{name}"
     elif placement.provider == "gcp":
         name = f"gke-{cluster}-{pool}-grp"
-        resource_id = (
-            f"//compute.googleapis.com/projects/{account}/zones/{region}-b"
-            f"/instanceGroupManagers/{name}"
-        )
+        resource_id = f"//compute.googleapis.com/projects/{account}/zones/{region}-b/instanceGroupManagers/{name}"
     else:
         name = f"aks-{pool.replace('-', '')}-vmss"
         resource_id = (

@@ -43,9 +43,7 @@ _HOUR_MS = 3_600_000
 _NS_PER_MS = 1_000_000
 
 # Times of 2000 to 2100 in ns have 18 or 19 digits; zero and broken ones are left alone.
-_TIME = re.compile(
-    rb'("(?:start_?|end_?|observed_?)?[tT]ime_?[uU]nix_?[nN]ano"\s*:\s*"?)([1-9][0-9]{17,18})(?![0-9])'
-)
+_TIME = re.compile(rb'("(?:start_?|end_?|observed_?)?[tT]ime_?[uU]nix_?[nN]ano"\s*:\s*"?)([1-9][0-9]{17,18})(?![0-9])')
 _SPAN = re.compile(rb'"start_?[tT]ime_?[uU]nix_?[nN]ano"')
 _TRACE_ID = re.compile(rb'("trace_?[iI]d"\s*:\s*")([0-9a-fA-F]{8})(?=[0-9a-fA-F]{24}")')
 

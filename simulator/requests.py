@@ -116,9 +116,7 @@ class Draws:
         places = np.arange(count * _COLUMNS, dtype=np.uint64)
         self._places = mix_array(places)[None, :]
         self._count = count
-        self._sigmas = [
-            (site.operation.sigma, _NET_SIGMA, _USE_SIGMA) for site in endpoint.sites
-        ]
+        self._sigmas = [(site.operation.sigma, _NET_SIGMA, _USE_SIGMA) for site in endpoint.sites]
 
     def batch(self, ids: np.ndarray) -> tuple[list[int], list[list[list[float]]], list[str]]:
         """(keys, draws[request][site][column], hex of trace and span ids) of first attempts.
@@ -128,9 +126,7 @@ class Draws:
         keys = mix_array(np.uint64(self._base) ^ mix_array(ids))
         hashed = mix_array(keys[:, None] ^ self._places).reshape(len(ids), self._count, _COLUMNS)
         draws = np.empty((len(ids), self._count, _SERVER_ID))
-        draws[:, :, :_NORMALS] = np.exp(
-            normal_array(hashed[:, :, :_NORMALS]) * np.array(self._sigmas)
-        )
+        draws[:, :, :_NORMALS] = np.exp(normal_array(hashed[:, :, :_NORMALS]) * np.array(self._sigmas))
         draws[:, :, _NORMALS:] = unit_array(hashed[:, :, _NORMALS:_SERVER_ID])
         trace_ids = np.stack([mix_array(~keys), mix_array(mix_array(~keys))], axis=1)
         span_ids = hashed[:, :, _SERVER_ID:].reshape(len(ids), -1)
@@ -143,7 +139,8 @@ class Draws:
         sigmas = self._sigmas[site]
         return [
             math.exp(normal(mix(key ^ mix(first + column))) * sigmas[column])
-            if column < _NORMALS else unit(mix(key ^ mix(first + column)))
+            if column < _NORMALS
+            else unit(mix(key ^ mix(first + column)))
             for column in range(_SERVER_ID)
         ]
 
@@ -171,9 +168,20 @@ class _Body:
     """What one call takes of its pod: time of its own, and work."""
 
     __slots__ = (
-        "own_ms", "own_cpu_us", "cpu_us", "memory_bytes", "own_io", "io_operations",
-        "transmit_bytes", "receive_bytes", "query_factor", "slow_queries", "loop", "cold_cache",
-        "n_plus_one", "early_return",
+        "own_ms",
+        "own_cpu_us",
+        "cpu_us",
+        "memory_bytes",
+        "own_io",
+        "io_operations",
+        "transmit_bytes",
+        "receive_bytes",
+        "query_factor",
+        "slow_queries",
+        "loop",
+        "cold_cache",
+        "n_plus_one",
+        "early_return",
     )
 
     def __init__(self, site: Site, draw: list[float], slowdown: float, pod: Pod) -> None:
@@ -206,9 +214,7 @@ class _Body:
 
     def count_call(self, site: Site, attempts: int, outcome: int) -> None:
         """Add the caller's work for a call it made."""
-        self.cpu_us += self.own_cpu_us * (
-            _CLIENT_CPU_SHARE * (attempts - 1) + _FAILURE_CPU_SHARE * (outcome != OK)
-        )
+        self.cpu_us += self.own_cpu_us * (_CLIENT_CPU_SHARE * (attempts - 1) + _FAILURE_CPU_SHARE * (outcome != OK))
         self.transmit_bytes += attempts * site.operation.request_bytes
         self.receive_bytes += attempts * site.operation.response_bytes
 
@@ -253,7 +259,12 @@ class Request:
         self.duration_ms, self.outcome = self._serve(root, 0, row, slot, 0.0, failing)
 
     def _serve(
-        self, site: Site, path: int, draw: list[float], slot: int, start: float,
+        self,
+        site: Site,
+        path: int,
+        draw: list[float],
+        slot: int,
+        start: float,
         failing: Fault | None,
     ) -> tuple[float, int]:
         """The callee's side of a call: its body, with all that it calls. (end, outcome)"""
@@ -311,15 +322,17 @@ class Request:
                 self.swallowed.append(Span(site, path, SERVER, slot, start, end, INTERNAL))
 
         self.spans.append(Span(site, path, SERVER, slot, start, end, outcome))
-        self.uses.append(Use(
-            minute=int((self._arrival_ms + start) // MINUTE_MS),
-            slot=slot,
-            cpu_us=int(body.cpu_us),
-            memory_byte_ms=int(body.memory_bytes * (end - start + _RETENTION_MS)),
-            io_operations=int(body.io_operations + draw[_JITTER]),  # unbiased rounding
-            transmit_bytes=int(body.transmit_bytes),
-            receive_bytes=int(body.receive_bytes),
-        ))
+        self.uses.append(
+            Use(
+                minute=int((self._arrival_ms + start) // MINUTE_MS),
+                slot=slot,
+                cpu_us=int(body.cpu_us),
+                memory_byte_ms=int(body.memory_bytes * (end - start + _RETENTION_MS)),
+                io_operations=int(body.io_operations + draw[_JITTER]),  # unbiased rounding
+                transmit_bytes=int(body.transmit_bytes),
+                receive_bytes=int(body.receive_bytes),
+            )
+        )
         return end, outcome
 
     def _draw(self, site: Site, path: int) -> list[float]:
@@ -329,13 +342,9 @@ class Request:
     @staticmethod
     def _is_made(child: Site, row: list[float], body: _Body) -> bool:
         """Whether a call takes a step: by its branch, or since no cache answers in its place."""
-        return row[_BRANCH] < child.probability or bool(
-            body.cold_cache and child.transport == DB
-        )
+        return row[_BRANCH] < child.probability or bool(body.cold_cache and child.transport == DB)
 
-    def _leaves_at(
-        self, body: _Body, site: Site, path: int, jitter: float, fail_at: int
-    ) -> int:
+    def _leaves_at(self, body: _Body, site: Site, path: int, jitter: float, fail_at: int) -> int:
         """The step before which a fault makes a body return; ``fail_at`` where nothing changes."""
         children = site.children
         step = body.early_return.steps_done(len(children), jitter)
@@ -372,9 +381,7 @@ class Request:
                 body.cold_cache = fault
             elif fault.kind == N_PLUS_ONE:
                 body.n_plus_one = fault
-            elif fault.kind == SHORT_CIRCUIT or (
-                fault.kind == SWALLOWED_EXCEPTION and self._hits(fault, site, path)
-            ):
+            elif fault.kind == SHORT_CIRCUIT or (fault.kind == SWALLOWED_EXCEPTION and self._hits(fault, site, path)):
                 body.early_return = fault
 
     def _hits(self, fault: Fault, site: Site, path: int) -> bool:
@@ -410,9 +417,7 @@ class Request:
         self.spans.append(Span(site, path, CLIENT, slot, time, end, outcome))
         return end, outcome
 
-    def _call(
-        self, site: Site, path: int, caller_slot: int, time: float, loop: Fault | None
-    ) -> tuple[float, int, int]:
+    def _call(self, site: Site, path: int, caller_slot: int, time: float, loop: Fault | None) -> tuple[float, int, int]:
         """A synchronous call with its retries. (end, outcome of the last attempt, attempts)"""
         path <<= _ATTEMPT_BITS
         attempt = 0
@@ -435,9 +440,7 @@ class Request:
             elif failing and failing.mode == HANG or refused_below <= fate < hung_below:
                 end, outcome = time + site.timeout_ms, TIMEOUT
             else:
-                end, outcome = self._serve(
-                    site, here, draw, slot, time + network + delay, failing
-                )
+                end, outcome = self._serve(site, here, draw, slot, time + network + delay, failing)
                 end += network
                 if end - time > site.timeout_ms:
                     end, outcome = time + site.timeout_ms, TIMEOUT

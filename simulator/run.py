@@ -33,18 +33,33 @@ _CHUNK_REQUESTS = 2000
 _HOURS_PER_DAY = 24
 
 _TIME = pa.timestamp("ms", "UTC")
-_TRACES_SCHEMA = pa.schema([
-    ("trace_id", pa.string()), ("is_anomalous", pa.bool_()), ("fault_id", pa.string()),
-    ("culprit_service_name", pa.string()), ("anomaly_kind", pa.string()),
-])
-_FAULTS_SCHEMA = pa.schema([
-    ("fault_id", pa.string()), ("otel_service_name", pa.string()), ("anomaly_kind", pa.string()),
-    ("start_time", _TIME), ("end_time", _TIME), ("severity", pa.float64()),
-])
-_COSTS_SCHEMA = pa.schema([
-    ("fault_id", pa.string()), ("window_start", _TIME), ("otel_service_name", pa.string()),
-    ("excess_cost", pa.decimal128(28, 12)),
-])
+_TRACES_SCHEMA = pa.schema(
+    [
+        ("trace_id", pa.string()),
+        ("is_anomalous", pa.bool_()),
+        ("fault_id", pa.string()),
+        ("culprit_service_name", pa.string()),
+        ("anomaly_kind", pa.string()),
+    ]
+)
+_FAULTS_SCHEMA = pa.schema(
+    [
+        ("fault_id", pa.string()),
+        ("otel_service_name", pa.string()),
+        ("anomaly_kind", pa.string()),
+        ("start_time", _TIME),
+        ("end_time", _TIME),
+        ("severity", pa.float64()),
+    ]
+)
+_COSTS_SCHEMA = pa.schema(
+    [
+        ("fault_id", pa.string()),
+        ("window_start", _TIME),
+        ("otel_service_name", pa.string()),
+        ("excess_cost", pa.decimal128(28, 12)),
+    ]
+)
 
 # called with (share of the time done, requests so far, spans so far)
 Progress = Callable[[float, int, int], None]
@@ -81,8 +96,7 @@ def run(world: World, output: Path, progress: Progress = lambda *_: None) -> Tal
             running.minute(minute, arrivals)
             if (minute + 1) % MINUTES_PER_HOUR == 0 or minute + 1 == world.config.minutes:
                 running.close_hour(minute // MINUTES_PER_HOUR)
-                progress((minute + 1) / world.config.minutes, running.requests,
-                         running.spans.span_count)
+                progress((minute + 1) / world.config.minutes, running.requests, running.spans.span_count)
         running.spans.flush(float("inf"))
     _write_faults(world, output)
     _write_costs(world, running.ledger, output)
@@ -102,16 +116,13 @@ class _Run:
     def __init__(self, world: World, output: Path, stack: ExitStack) -> None:
         config = world.config
         traces, logs, metrics = (
-            stack.enter_context(HourlyLines(output / name))
-            for name in ("traces", "logs", "metrics")
+            stack.enter_context(HourlyLines(output / name)) for name in ("traces", "logs", "metrics")
         )
         resources = Resources(config, world.placement)
         self._world = world
         self._pods = list(world.placement.pods)
         self._meter = UsageMeter(config.seed, world.topology)
-        self._metrics = MetricWriter(
-            config, world.placement, resources, metrics, self._meter.idle(0).tolist()
-        )
+        self._metrics = MetricWriter(config, world.placement, resources, metrics, self._meter.idle(0).tolist())
         self._numbers = {fault: number for number, fault in enumerate(world.faults)}
         self._labels = Labels(output / "truth", stack)
         self.spans = SpanWriter(config, world.topology, world.placement, resources, traces, logs)
@@ -141,27 +152,30 @@ class _Run:
         self.bill.write(hour)
         self._labels.flush()
 
-    def _request(
-        self, arrival: _Arrival, slowdown: Sequence[float], active: Sequence[Fault]
-    ) -> None:
+    def _request(self, arrival: _Arrival, slowdown: Sequence[float], active: Sequence[Fault]) -> None:
         def handle(faults: Sequence[Fault]) -> Request:
             by_service: dict[int, list[Fault]] = {}
             for fault in faults:
                 by_service.setdefault(fault.service, []).append(fault)
             return Request(
-                arrival.endpoint, self._world.draws[arrival.endpoint.index], arrival.key,
-                arrival.rows, arrival.arrival_ms, slowdown, self._pods, by_service,
+                arrival.endpoint,
+                self._world.draws[arrival.endpoint.index],
+                arrival.key,
+                arrival.rows,
+                arrival.arrival_ms,
+                slowdown,
+                self._pods,
+                by_service,
             )
 
         chosen = [
-            fault for fault in active
+            fault
+            for fault in active
             if fault.start_ms <= arrival.arrival_ms < fault.end_ms and fault.chooses(arrival.key)
         ]
         request = handle(chosen)
         self._meter.add(request.uses)
-        self.spans.write(
-            arrival.endpoint, request, arrival.key, arrival.hexes, arrival.arrival_ms, self._pods
-        )
+        self.spans.write(arrival.endpoint, request, arrival.key, arrival.hexes, arrival.arrival_ms, self._pods)
         self.requests += 1
         # Of several faults the one without which the whole request's time would change most.
         culprit, largest = None, -1.0
@@ -209,9 +223,7 @@ def _with_draws(
     for minute, (_, offsets, indices) in chunk:
         arrivals = []
         for offset, index in zip(offsets.tolist(), indices.tolist()):
-            arrivals.append(_Arrival(
-                world.topology.endpoints[index], minute * MINUTE_MS + offset, *drawn[position]
-            ))
+            arrivals.append(_Arrival(world.topology.endpoints[index], minute * MINUTE_MS + offset, *drawn[position]))
             drawn[position] = None
             position += 1
         yield minute, arrivals
@@ -248,9 +260,7 @@ class Labels:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = stack.enter_context(
-            pq.ParquetWriter(folder / "traces.parquet", _TRACES_SCHEMA)
-        )
+        self._writer = stack.enter_context(pq.ParquetWriter(folder / "traces.parquet", _TRACES_SCHEMA))
         self._rows: list[tuple] = []
 
     def add(self, trace_id: str, fault: Fault | None, culprit: str | None) -> None:
@@ -270,8 +280,14 @@ def _write_faults(world: World, output: Path) -> None:
     services = world.topology.services
     start_ms = world.config.start_ms
     rows = [
-        (fault.fault_id, services[fault.service].name, fault.kind, start_ms + int(fault.start_ms),
-         start_ms + int(fault.end_ms), fault.severity)
+        (
+            fault.fault_id,
+            services[fault.service].name,
+            fault.kind,
+            start_ms + int(fault.start_ms),
+            start_ms + int(fault.end_ms),
+            fault.severity,
+        )
         for fault in world.faults
     ]
     _write_table(rows, _FAULTS_SCHEMA, output / "truth" / "faults.parquet")
@@ -282,8 +298,12 @@ def _write_costs(world: World, ledger: Ledger, output: Path) -> None:
     services = world.topology.services
     place = _COSTS_SCHEMA.field("excess_cost").type.scale
     rows = [
-        (world.faults[fault].fault_id, world.config.start_ms + window * MINUTE_MS,
-         services[world.faults[fault].service].name, rounded)
+        (
+            world.faults[fault].fault_id,
+            world.config.start_ms + window * MINUTE_MS,
+            services[world.faults[fault].service].name,
+            rounded,
+        )
         for (fault, window), cost in sorted(ledger.excess.items())
         if (rounded := round(cost, place))
     ]

@@ -151,9 +151,23 @@ class Site:
     """A step at one place of an endpoint's call tree; flat, as the inner loop reads it."""
 
     __slots__ = (
-        "index", "parent", "transport", "operation", "service", "service_index", "first_slot",
-        "replicas", "probability", "is_critical", "attempts", "timeout_ms", "network_ms",
-        "own_ms", "error_rate", "is_parallel", "children",
+        "index",
+        "parent",
+        "transport",
+        "operation",
+        "service",
+        "service_index",
+        "first_slot",
+        "replicas",
+        "probability",
+        "is_critical",
+        "attempts",
+        "timeout_ms",
+        "network_ms",
+        "own_ms",
+        "error_rate",
+        "is_parallel",
+        "children",
     )
 
     def __init__(self, index: int, parent: Site | None, step: Step) -> None:
@@ -244,20 +258,22 @@ def _services(count: int, rng: random.Random) -> list[Service]:
     first_slot = 0
     for index, (name, noun, tier, databases, is_consumer) in enumerate(drawn):
         replicas = rng.choice((2, 3, 4)) if tier == 0 else rng.choice((1, 2, 2, 3, 3, 4))
-        services.append(Service(
-            index=index,
-            name=name,
-            noun=noun,
-            tier=tier,
-            database=rng.choice(databases) if databases and rng.random() < 0.85 else None,
-            is_consumer=is_consumer,
-            replicas=replicas,
-            first_slot=first_slot,
-            language=rng.choice(_LANGUAGES),
-            peak_utilisation=rng.uniform(0.3, 0.7),
-            idle_cpu=rng.uniform(0.01, 0.05),
-            idle_memory=rng.uniform(0.12e9, 0.35e9),
-        ))
+        services.append(
+            Service(
+                index=index,
+                name=name,
+                noun=noun,
+                tier=tier,
+                database=rng.choice(databases) if databases and rng.random() < 0.85 else None,
+                is_consumer=is_consumer,
+                replicas=replicas,
+                first_slot=first_slot,
+                language=rng.choice(_LANGUAGES),
+                peak_utilisation=rng.uniform(0.3, 0.7),
+                idle_cpu=rng.uniform(0.01, 0.05),
+                idle_memory=rng.uniform(0.12e9, 0.35e9),
+            )
+        )
         first_slot += replicas
     return services
 
@@ -281,9 +297,7 @@ def _operation(service: Service, method: str, name: str, rng: random.Random) -> 
     )
 
 
-def _add_operations(
-    service: Service, later: list[Service], covered: set[int], rng: random.Random
-) -> None:
+def _add_operations(service: Service, later: list[Service], covered: set[int], rng: random.Random) -> None:
     """Give ``service`` its operations; their calls go to those of ``later`` services."""
     patterns = [("publish", topic) for topic in _TOPICS] if service.is_consumer else list(_ROUTES)
     for method, pattern in rng.sample(patterns, rng.choice((1, 2, 2, 3))):
@@ -317,9 +331,7 @@ def _database_step(caller: Operation, statement: str, rng: random.Random) -> Ste
     return Step(DB, service.queries[statement], probability, True, 1, 0.0, 0.0)
 
 
-def _add_call(
-    caller: Operation, later: list[Service], covered: set[int], spans_max: float, rng: random.Random
-) -> bool:
+def _add_call(caller: Operation, later: list[Service], covered: set[int], spans_max: float, rng: random.Random) -> bool:
     """Add a call to an operation of a ``later`` service, one that nobody calls yet if there is one.
 
     returns: False where none fits below ``spans_max``.
@@ -338,15 +350,17 @@ def _add_call(
     covered.add(id(target))
     is_queue = target.service.is_consumer
     timeout_ms = max(_TIMEOUT_MIN_MS, target.nominal_ms * rng.uniform(*_TIMEOUT_FACTOR))
-    caller.steps.append(Step(
-        transport=QUEUE if is_queue else HTTP,
-        target=target,
-        probability=rng.choice((1.0, 1.0, 1.0, rng.uniform(0.25, 0.95))),
-        is_critical=not is_queue and rng.random() < 0.7,
-        attempts=1 if is_queue else rng.choices((1, 2, 3), (65, 30, 5))[0],
-        timeout_ms=round(timeout_ms, -1),
-        network_ms=rng.uniform(20, 80) if is_queue else rng.uniform(0.2, 0.8),
-    ))
+    caller.steps.append(
+        Step(
+            transport=QUEUE if is_queue else HTTP,
+            target=target,
+            probability=rng.choice((1.0, 1.0, 1.0, rng.uniform(0.25, 0.95))),
+            is_critical=not is_queue and rng.random() < 0.7,
+            attempts=1 if is_queue else rng.choices((1, 2, 3), (65, 30, 5))[0],
+            timeout_ms=round(timeout_ms, -1),
+            network_ms=rng.uniform(20, 80) if is_queue else rng.uniform(0.2, 0.8),
+        )
+    )
     _settle(caller)
     return True
 
@@ -354,8 +368,7 @@ def _add_call(
 def _settle(operation: Operation) -> None:
     """Bring the expected spans and duration of an operation up to date with its steps."""
     operation.spans = 1.0 + sum(
-        step.probability * (1.0 if step.transport == DB else 1.0 + step.target.spans)
-        for step in operation.steps
+        step.probability * (1.0 if step.transport == DB else 1.0 + step.target.spans) for step in operation.steps
     )
     waits = [
         step.probability * (step.target.nominal_ms + 2 * step.network_ms)
@@ -367,9 +380,7 @@ def _settle(operation: Operation) -> None:
     operation.nominal_ms = operation.own_ms + below
 
 
-def _endpoints(
-    entries: list[Service], order: list[Service], covered: set[int], rng: random.Random
-) -> list[Endpoint]:
+def _endpoints(entries: list[Service], order: list[Service], covered: set[int], rng: random.Random) -> list[Endpoint]:
     """Endpoints until every operation is reached by one of them."""
     count_min = max(4, round(0.6 * (len(entries) + len(order))))
     operations = [operation for service in order for operation in service.operations]
@@ -381,15 +392,14 @@ def _endpoints(
         spans_max = rng.uniform(*_ENDPOINT_SPANS)
         while root.spans < spans_max:
             # What is not called yet comes first, however many spans it brings.
-            missing = [service for service in order
-                       if any(id(operation) not in covered for operation in service.operations)]
+            missing = [
+                service for service in order if any(id(operation) not in covered for operation in service.operations)
+            ]
             near = [service for service in order if service.tier == 1] or order
             if not _add_call(root, missing or near, covered, spans_max + 5, rng):
                 if not _add_call(root, order, covered, spans_max + 5, rng):
                     break
-        first = next(
-            (step.target for step in root.steps if step.transport == HTTP), root.steps[0].target
-        )
+        first = next((step.target for step in root.steps if step.transport == HTTP), root.steps[0].target)
         root.method = first.method if first.method in ("GET", "POST", "PUT") else "POST"
         path = first.name if first.name.startswith("/") else f"/{first.service.noun}"
         version = 1

@@ -38,19 +38,17 @@ class UsageMeter:
         self._seed = seed
         self._slots = topology.slot_count
         services = [service for service in topology.services for _ in service.slots]
-        self._idle = np.array([
-            [service.idle_cpu * MINUTE_MS * 1000 for service in services],
-            [service.idle_memory * MINUTE_MS for service in services],
-            [_IDLE_IO_OPERATIONS] * self._slots,
-            [_IDLE_BYTES] * self._slots,
-            [_IDLE_BYTES] * self._slots,
-        ])
-        self._work: dict[int, MinuteUsage] = defaultdict(
-            lambda: [[0] * self._slots for _ in range(DIMENSIONS)]
+        self._idle = np.array(
+            [
+                [service.idle_cpu * MINUTE_MS * 1000 for service in services],
+                [service.idle_memory * MINUTE_MS for service in services],
+                [_IDLE_IO_OPERATIONS] * self._slots,
+                [_IDLE_BYTES] * self._slots,
+                [_IDLE_BYTES] * self._slots,
+            ]
         )
-        self._deltas: dict[int, MinuteDelta] = defaultdict(
-            lambda: defaultdict(lambda: [0] * DIMENSIONS)
-        )
+        self._work: dict[int, MinuteUsage] = defaultdict(lambda: [[0] * self._slots for _ in range(DIMENSIONS)])
+        self._deltas: dict[int, MinuteDelta] = defaultdict(lambda: defaultdict(lambda: [0] * DIMENSIONS))
 
     def add(self, uses: Iterable[Use]) -> None:
         """Count the work of one request."""
@@ -81,7 +79,5 @@ class UsageMeter:
         usage = self.idle(minute).tolist()
         work = self._work.pop(minute, None)
         if work:
-            usage = [
-                [idle + done for idle, done in zip(*rows)] for rows in zip(usage, work)
-            ]
+            usage = [[idle + done for idle, done in zip(*rows)] for rows in zip(usage, work)]
         return usage, dict(self._deltas.pop(minute, {}))

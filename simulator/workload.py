@@ -51,8 +51,7 @@ class Workload:
         """
         load = self.rate[minute] / self.usual_peak
         return [
-            (1 - 0.5 * service.peak_utilisation)
-            / (1 - min(service.peak_utilisation * load, _UTILISATION_MAX))
+            (1 - 0.5 * service.peak_utilisation) / (1 - min(service.peak_utilisation * load, _UTILISATION_MAX))
             for service in topology.services
         ]
 

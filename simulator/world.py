@@ -86,8 +86,7 @@ def _visits(endpoint: int, request: Request) -> Visits:
         endpoint=endpoint,
         slots=Counter(span.slot for span in spans if span.role == SERVER),
         calls=frozenset(
-            (span.slot, span.site.service_index) for span in spans
-            if span.role == CLIENT and span.site.transport != DB
+            (span.slot, span.site.service_index) for span in spans if span.role == CLIENT and span.site.transport != DB
         ),
         queries=frozenset(span.slot for span in spans if span.site.transport == DB),
     )

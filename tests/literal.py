@@ -50,9 +50,7 @@ def resource(
     }
     return {
         "attributes": [
-            {"key": key, "value": {"stringValue": value}}
-            for key, value in attributes.items()
-            if value is not None
+            {"key": key, "value": {"stringValue": value}} for key, value in attributes.items() if value is not None
         ]
     }
 
@@ -74,11 +72,7 @@ def span(
 
 def span_request(*groups: tuple[Mapping, Sequence[Mapping]]) -> dict[str, Any]:
     """An ExportTraceServiceRequest of (resource, spans)."""
-    return {
-        "resourceSpans": [
-            {"resource": owner, "scopeSpans": [{"spans": list(spans)}]} for owner, spans in groups
-        ]
-    }
+    return {"resourceSpans": [{"resource": owner, "scopeSpans": [{"spans": list(spans)}]} for owner, spans in groups]}
 
 
 def cpu_gauge(owner: Mapping, points: Iterable[tuple[int, float]]) -> dict[str, Any]:

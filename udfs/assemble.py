@@ -30,9 +30,7 @@ def _assemble(trace_id: str, fragments: list[bytes]) -> tuple[int | None, str | 
 
 # STRING and not BYTES: a minute's traces are gathered by an aggregate that has to take back the
 # earlier state of a trace, and the engine finds no byte array equal to another.
-@udf(
-    result_type="ROW<minute_ms BIGINT, packed STRING>", func_type="pandas", deterministic=False
-)
+@udf(result_type="ROW<minute_ms BIGINT, packed STRING>", func_type="pandas", deterministic=False)
 def assemble(trace_ids: pd.Series, fragments: pd.Series) -> pd.DataFrame:
     """trace_id, ARRAY<BYTES> fragments -> the minute its first span starts in, the packed trace as base64.
 

@@ -63,27 +63,17 @@ class Attribute(KeyedProcessFunction):
         self._idle_policy = idle_policy
 
     def open(self, context: RuntimeContext) -> None:
-        self._events = {
-            kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)
-        }
+        self._events = {kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)}
 
         def map_state(name: str, key_type: object) -> object:
-            return context.get_map_state(
-                MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
-            )
+            return context.get_map_state(MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY()))
 
         self._sending = Sent()
-        self._sent = {
-            kind: map_state(f"sent_{kind}", Types.LONG()) for kind in (ALLOCATIONS, CHARGE_ANOMALIES)
-        }
-        self._is_rebilled = context.get_state(
-            ValueStateDescriptor("is_rebilled", Types.PICKLED_BYTE_ARRAY())
-        )
+        self._sent = {kind: map_state(f"sent_{kind}", Types.LONG()) for kind in (ALLOCATIONS, CHARGE_ANOMALIES)}
+        self._is_rebilled = context.get_state(ValueStateDescriptor("is_rebilled", Types.PICKLED_BYTE_ARRAY()))
         # (newest event time, start of the first open window, attribute.Known); only where windows close,
         # as all that follows.
-        self._progress = context.get_state(
-            ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY())
-        )
+        self._progress = context.get_state(ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY()))
         # kind and event_key -> end of the event, in ms.
         self._ends = map_state("ends", Types.STRING())
         # A charge's key -> end of its period.
@@ -157,9 +147,7 @@ class Attribute(KeyedProcessFunction):
             bill = attribute.bill_of(price.standing(charges))
             for window_ms, past in self._past.items():
                 bill[window_ms] = past + bill.get(window_ms, [])
-            yield from self._changes(
-                CHARGE_ANOMALIES, resource_id, self._irregularities(resource_id, bill)
-            )
+            yield from self._changes(CHARGE_ANOMALIES, resource_id, self._irregularities(resource_id, bill))
         self._close(consumers, charges)
 
     def _changes(self, kind: str, resource_id: str, found: dict[int, list[dict]]) -> Iterator[Row]:
@@ -255,9 +243,7 @@ class Attribute(KeyedProcessFunction):
     @staticmethod
     def _irregularities(resource_id: str, bill: dict) -> dict[int, list[dict]]:
         """Rows of charge_anomalies by window."""
-        costs: defaultdict[tuple[str, str], defaultdict[int, int]] = defaultdict(
-            lambda: defaultdict(int)
-        )
+        costs: defaultdict[tuple[str, str], defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         periods: defaultdict[tuple[str, str], dict[int, tuple[int, int]]] = defaultdict(dict)
         for window_ms, charges in bill.items():
             for charge, by_dimension in charges:

@@ -49,9 +49,7 @@ class Latest:
     def apply(self, kind: RowKind, key: str | int, payload: str | bytes) -> None:
         """Take in one change."""
         versions = self._versions.get(key) or {}
-        count = versions.get(payload, 0) + (
-            -1 if kind in (RowKind.UPDATE_BEFORE, RowKind.DELETE) else 1
-        )
+        count = versions.get(payload, 0) + (-1 if kind in (RowKind.UPDATE_BEFORE, RowKind.DELETE) else 1)
         versions = {version: n for version, n in versions.items() if version != payload}
         if count:
             versions[payload] = count

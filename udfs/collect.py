@@ -21,9 +21,7 @@ from udfs.pure import focus, otlp, rates
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.rates import Exchange
 
-_COLLECTED = (
-    "ROW<fragments MAP<STRING, BYTES>, pods MAP<STRING, BYTES>, rejects ARRAY<STRING>>"
-)
+_COLLECTED = "ROW<fragments MAP<STRING, BYTES>, pods MAP<STRING, BYTES>, rejects ARRAY<STRING>>"
 
 
 class _Collect(ScalarFunction):
@@ -68,9 +66,7 @@ class _CollectSpans(_Collect):
         return otlp.collect_spans(line)
 
     def records(self, fragments: dict[str, bytes]) -> int:
-        return sum(
-            len(spans) for packed in fragments.values() for *_, spans in orjson.loads(packed)[1]
-        )
+        return sum(len(spans) for packed in fragments.values() for *_, spans in orjson.loads(packed)[1])
 
 
 class _CollectMetrics(_Collect):
@@ -134,9 +130,7 @@ class _CollectChargeRecord(_CollectCharges):
     """A FOCUS row as a JSON object, and when it was delivered (ISO text) -> the same, one row."""
 
     def eval(self, line: bytes, delivered: str) -> Iterator[tuple]:
-        yield self._row(
-            *collect_charge_record(line or b"", delivered, self._cost_column, self._exchange)
-        )
+        yield self._row(*collect_charge_record(line or b"", delivered, self._cost_column, self._exchange))
 
 
 def charge_row(charge: dict) -> tuple:
@@ -158,16 +152,12 @@ def reject_row(reject: str) -> tuple:
 _CHARGE_TYPES = ["STRING", "STRING", "STRING", "STRING", "BIGINT", "STRING", "STRING"]
 
 
-def collect_charges(
-    cost_column: str, exchange: Exchange | None
-) -> UserDefinedTableFunctionWrapper:
+def collect_charges(cost_column: str, exchange: Exchange | None) -> UserDefinedTableFunctionWrapper:
     """Table function of a billing file's path; exchange: see focus.collect_charge."""
     return udtf(_CollectCharges(cost_column, exchange), result_types=_CHARGE_TYPES)
 
 
-def collect_charge_records(
-    cost_column: str, exchange: Exchange | None
-) -> UserDefinedTableFunctionWrapper:
+def collect_charge_records(cost_column: str, exchange: Exchange | None) -> UserDefinedTableFunctionWrapper:
     """Table function of a record (BYTES) and when it was delivered."""
     return udtf(_CollectChargeRecord(cost_column, exchange), result_types=_CHARGE_TYPES)
 

@@ -66,12 +66,8 @@ class Detect(KeyedProcessFunction):
         path = DEFAULT_MODELS if self._has_default_models else self._models_path
         self._models = Models(path) if path else None
         self._usage = Latest(context, USAGE, Types.LONG())
-        self._detector = context.get_state(
-            ValueStateDescriptor("detector", Types.PICKLED_BYTE_ARRAY())
-        )
-        self._pending = context.get_map_state(
-            MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
-        )
+        self._detector = context.get_state(ValueStateDescriptor("detector", Types.PICKLED_BYTE_ARRAY()))
+        self._pending = context.get_map_state(MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY()))
         # The buckets that were read lately, each as (its frame, minute -> usage): a copy of what is in state.
         self._buckets: dict[int, tuple[str, dict[str, Usage]]] = {}
         self._model_ms = metrics.Gauge(context, "model_ms")
@@ -91,9 +87,7 @@ class Detect(KeyedProcessFunction):
         for result in results:
             yield from self._rows(result)
 
-    def _stepped(
-        self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]
-    ) -> list[MinuteResult]:
+    def _stepped(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[MinuteResult]:
         """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
         if self._models:
             detector.predictor = self._models.at(minute_ms)
@@ -198,9 +192,7 @@ class DetectAsItComes(Detect):
     def open(self, context: RuntimeContext) -> None:
         super().open(context)
         self._traces = Traces(context)
-        self._progress = context.get_state(
-            ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY())
-        )
+        self._progress = context.get_state(ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY()))
         self._is_started = False
         self._tick_ms = 0
         self._busy_ms = 0
@@ -257,9 +249,7 @@ class DetectAsItComes(Detect):
         minutes = self._traces.minutes()
         buckets = sorted(self._known_buckets())
         between = {
-            minute_ms
-            for bucket_ms in buckets
-            for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
+            minute_ms for bucket_ms in buckets for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
         }
         over = sorted(m for m in between.union(minutes) if progress.judged_ms < m <= over_ms)
         still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]

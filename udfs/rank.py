@@ -32,8 +32,7 @@ class Rank(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         self._evidence = {
-            kind: Latest(context, kind, Types.STRING(), self._keep_ms)
-            for kind in (INCIDENTS, ALLOCATIONS)
+            kind: Latest(context, kind, Types.STRING(), self._keep_ms) for kind in (INCIDENTS, ALLOCATIONS)
         }
         self._sending = Sent()
         self._sent = context.get_state(ValueStateDescriptor("sent", Types.PICKLED_BYTE_ARRAY()))
@@ -58,9 +57,7 @@ class Rank(KeyedProcessFunction):
             return
         window_ms = context.get_current_key()
         incidents, service_traces = zip(*minutes, strict=True)
-        allocations = [
-            row for payload in self._evidence[ALLOCATIONS].values() for row in orjson.loads(payload)
-        ]
+        allocations = [row for payload in self._evidence[ALLOCATIONS].values() for row in orjson.loads(payload)]
         rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
         payload = orjson.dumps(rows, default=str)
         digest, sent = self._sending.digest(payload), self._sent.value()

@@ -71,9 +71,7 @@ def series_of(rows: Sequence[Mapping]) -> list[Series]:
         total = sum((totals[name] for name in rest), Decimal())
         series.append(Series(f"{len(rest)} {OTHERS}", SPECIAL[OTHERS], total, summed))
     return series + [
-        Series(SPECIAL[n], SPECIAL[n], totals[n], costs[n])
-        for n in (SYSTEM, IDLE, UNALLOCATED)
-        if n in costs
+        Series(SPECIAL[n], SPECIAL[n], totals[n], costs[n]) for n in (SYSTEM, IDLE, UNALLOCATED) if n in costs
     ]
 
 
@@ -135,9 +133,7 @@ def cost_chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart" role="img"'
         f' aria-label="Cost by service over time in {name}; the table below has its totals">'
     ]
-    tick_places = max(0, -math.floor(math.log10(tick))) + (
-        tick / 10 ** math.floor(math.log10(tick)) == 2.5
-    )
+    tick_places = max(0, -math.floor(math.log10(tick))) + (tick / 10 ** math.floor(math.log10(tick)) == 2.5)
     for i in range(round((high - low) / tick) + 1):
         y = y_of(low + i * tick)
         parts.append(
@@ -180,13 +176,7 @@ def cost_chart(
                 f" {fmt.significant(score, 4)}</title></rect>"
             )
     zero, floor = y_of(0.0), SCORE_TOP + SCORE_HEIGHT
-    parts += [
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        for y in (zero, floor)
-    ]
+    parts += [f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>' for y in (zero, floor)]
     middle = SCORE_TOP + SCORE_HEIGHT / 2 + 3.5
-    parts.append(
-        f'<text class="tick" x="{LEFT - 8}" y="{middle:.1f}" text-anchor="end">highest S</text>'
-        "</svg>"
-    )
+    parts.append(f'<text class="tick" x="{LEFT - 8}" y="{middle:.1f}" text-anchor="end">highest S</text></svg>')
     return "".join(parts)

@@ -28,9 +28,7 @@ def places(values: Iterable[Number]) -> int:
     largest = max((abs(float(value)) for value in values), default=0.0)
     if largest == 0.0 or not math.isfinite(largest):
         return LEAST_PLACES
-    return min(
-        max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(largest)), LEAST_PLACES), MOST_PLACES
-    )
+    return min(max(SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(largest)), LEAST_PLACES), MOST_PLACES)
 
 
 def counted(number: int, noun: str) -> str:
@@ -84,6 +82,4 @@ def kind(anomaly_kind: str | None) -> str:
 
 def clean(text: object) -> str:
     """``text`` without what could steer a terminal or reorder a line: names come from outside."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c)[0] == "C" else c for c in str(text)
-    )
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c)[0] == "C" else c for c in str(text))

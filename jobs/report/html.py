@@ -83,10 +83,7 @@ def table(
 
 def scrollable(label: str, content: str, css: str = "wide") -> str:
     """``content`` in a box that scrolls, by keyboard too."""
-    return (
-        f'<div class="{css}" tabindex="0" role="region"{_attribute("aria-label", label)}>'
-        f"{content}</div>"
-    )
+    return f'<div class="{css}" tabindex="0" role="region"{_attribute("aria-label", label)}>{content}</div>'
 
 
 def section(key: str, title: str, body: str, note: str = "", controls: str = "") -> str:

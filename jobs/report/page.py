@@ -122,10 +122,7 @@ def _ranked_section(rows: Sequence[dict], total: int) -> str:
 
     note = "What the anomaly itself cost, the most first: deal with these from the top."
     if total > len(rows):
-        note = (
-            f"The {len(rows):,} highest of {total:,} rows;"
-            " all of them are in ranked_anomalies.parquet."
-        )
+        note = f"The {len(rows):,} highest of {total:,} rows; all of them are in ranked_anomalies.parquet."
     content = table(RANKED_COLUMNS, map(line, rows), key="ranked", sorted_by="Excess cost")
     return section(
         "ranked-title",
@@ -270,15 +267,9 @@ def write_report(output_dir: Path, input_dir: Path | None, target: Path) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the report that ``argv`` asks for; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.report", description="The HTML report of a run."
-    )
-    parser.add_argument(
-        "--tables", type=Path, required=True, metavar="DIR", help="the job's output"
-    )
-    parser.add_argument(
-        "--input", type=Path, metavar="DIR", help="the job's input, for the exemplar trace"
-    )
+    parser = argparse.ArgumentParser(prog="python -m jobs.report", description="The HTML report of a run.")
+    parser.add_argument("--tables", type=Path, required=True, metavar="DIR", help="the job's output")
+    parser.add_argument("--input", type=Path, metavar="DIR", help="the job's input, for the exemplar trace")
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="what to write")
     arguments = parser.parse_args(argv)
     try:

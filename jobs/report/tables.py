@@ -89,9 +89,7 @@ class Tables:
             try:
                 self._connection.from_parquet(str(path)).create_view(table)
             except duckdb.Error as error:
-                raise JobError(
-                    f"{path}: cannot be read as Parquet, {str(error).splitlines()[0]}"
-                ) from error
+                raise JobError(f"{path}: cannot be read as Parquet, {str(error).splitlines()[0]}") from error
 
     def __enter__(self) -> Tables:
         return self

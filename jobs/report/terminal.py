@@ -34,10 +34,7 @@ class _Column:
 
 def _text_width(text: str) -> int:
     """Terminal cells that ``text`` takes: wide characters take two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _cut(text: str, width: int) -> str:
@@ -98,9 +95,7 @@ def _columns(rows: list[dict]) -> list[_Column]:
 
 
 def _summary(summary: Summary) -> list[str]:
-    warming = (
-        f", {summary.warming_traces:,} seen while warming up" if summary.warming_traces else ""
-    )
+    warming = f", {summary.warming_traces:,} seen while warming up" if summary.warming_traces else ""
     lines = [
         f"{fmt.counted(summary.traces, 'trace')}, {summary.anomalous_traces:,} anomalous"
         f" ({fmt.percent(summary.anomalous_share)}){warming}; {fmt.counted(summary.spans, 'span')}",
@@ -109,8 +104,7 @@ def _summary(summary: Summary) -> list[str]:
         lines.append(
             f"{fmt.clean(money.currency)} {fmt.exact(money.charged)} charged"
             f" = {fmt.exact(money.allocated)} allocated + {fmt.exact(money.idle)} idle"
-            f" + {fmt.exact(money.unallocated)} unallocated"
-            + (f"; {fmt.exact(money.leak)} LOST" if money.leak else "")
+            f" + {fmt.exact(money.unallocated)} unallocated" + (f"; {fmt.exact(money.leak)} LOST" if money.leak else "")
         )
     if not summary.rejected:
         return [*lines, "no record rejected"]
@@ -149,9 +143,7 @@ def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) ->
         columns = _columns(rows)
         separator = _fit(columns, width)
         table = [
-            separator.join(
-                _pad(text, column) for text, column in zip(line, columns, strict=True)
-            ).rstrip()
+            separator.join(_pad(text, column) for text, column in zip(line, columns, strict=True)).rstrip()
             for line in zip(*([column.title, *column.cells] for column in columns), strict=True)
         ]
         rule = separator.join("─" * column.width for column in columns)

@@ -118,10 +118,7 @@ def _terms(elements: Sequence[dict], cost: Decimal, currency: str) -> str:
         )
     total = sum(costs, Decimal())
     differs = tag(f"the shares sum to {fmt.exact(total)}", "bad") if total != cost else ""
-    caption = (
-        "Formula (1): c_s = Σ u / U · C over the resources that the culprit used in W;"
-        f" money in {currency}"
-    )
+    caption = f"Formula (1): c_s = Σ u / U · C over the resources that the culprit used in W; money in {currency}"
     foot = row_head("c_s", span=7) + number(fmt.fixed(cost, decimal_places)) + td(differs)
     return scrollable("Formula (1), resource by resource", table(TERM_COLUMNS, rows, caption, foot))
 
@@ -145,8 +142,7 @@ def _excess(row: dict, explanation: dict, currency: str) -> str:
     if len(ordered) > MOST_TERMS:
         rest = sum((Decimal(element["x_Cost"]) for element in ordered[MOST_TERMS:]), Decimal())
         rows.append(
-            row_head(f"{len(ordered) - MOST_TERMS:,} smaller ones", span=5)
-            + number(fmt.fixed(rest, decimal_places))
+            row_head(f"{len(ordered) - MOST_TERMS:,} smaller ones", span=5) + number(fmt.fixed(rest, decimal_places))
         )
     caption = (
         "What its traces used beyond such traces' usual, in all services that they touch, and what that"
@@ -168,8 +164,7 @@ def _formula(row: dict, explanation: dict, currency: str) -> str:
     mean, traces = explanation.get("x_MeanTraceScore"), explanation.get("x_AnomalousTraces")
     if mean is not None and traces is not None:
         lines.append(
-            "α   = mean trace score · log2(1 + anomalous traces)"
-            f" = {mean:.6f} · log2(1 + {traces:,}) = {alpha:.6f}"
+            f"α   = mean trace score · log2(1 + anomalous traces) = {mean:.6f} · log2(1 + {traces:,}) = {alpha:.6f}"
         )
     # Of a credit S is negative: its size is that of the same cost.
     sign, size, symbol = ("-", -cost, "|c_s|") if cost < 0 else ("", cost, "c_s")
@@ -238,11 +233,7 @@ def _waterfall(trace_id: str, spans: Sequence[Span], service: str, verdict: dict
         note += f", scored {fmt.significant(score, 4)}, threshold {fmt.significant(threshold, 4)}"
     if len(shown) < len(tree):
         note += f"; {len(tree) - len(shown):,} shorter spans are left out"
-    absent = (
-        f"<p>The culprit, {text(service)}, left no span in this trace.</p>"
-        if culprit is None
-        else ""
-    )
+    absent = f"<p>The culprit, {text(service)}, left no span in this trace.</p>" if culprit is None else ""
     columns = (
         ("Service and operation", ""),
         ('<span class="hidden">Marks</span>', ""),

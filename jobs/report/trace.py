@@ -128,9 +128,7 @@ def culprit_span(tree: Sequence[Span], service: str | None, operation: str | Non
     candidates = [span for span in tree if span.otel_service_name == service] or [
         span for span in tree if span.peer and span.peer == service
     ]
-    return max(
-        candidates, key=lambda s: (s.operation == operation, s.error, s.own_ns), default=None
-    )
+    return max(candidates, key=lambda s: (s.operation == operation, s.error, s.own_ns), default=None)
 
 
 def abridge(tree: Sequence[Span], keep: Span | None, most: int) -> list[Span]:

@@ -43,9 +43,7 @@ def _number(name: str, value: float) -> str:
 def table(measures: Measures) -> str:
     """The measures of one run as text, one a line."""
     width = max(map(len, measures))
-    return "\n".join(
-        f"{name:<{width}}  {_number(name, value):>12}" for name, value in measures.items()
-    )
+    return "\n".join(f"{name:<{width}}  {_number(name, value):>12}" for name, value in measures.items())
 
 
 def _names(by_seed: dict[int, Measures]) -> list[str]:
@@ -62,9 +60,7 @@ def seeds_table(by_seed: dict[int, Measures]) -> str:
     lines = [["", "mean", "± 95 %", *(f"seed {seed}" for seed in by_seed)]]
     for name in _names(by_seed):
         values = _values(by_seed, name)
-        lines.append(
-            [name, *(_number(name, value) for value in (*mean_and_interval(values), *values))]
-        )
+        lines.append([name, *(_number(name, value) for value in (*mean_and_interval(values), *values))])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -86,8 +82,7 @@ def _of_seeds(by_seed: dict[int, Measures]) -> dict:
     intervals = {name: mean_and_interval(_values(by_seed, name)) for name in _names(by_seed)}
     return {
         "seeds": {
-            str(seed): {name: _or_null(value) for name, value in measures.items()}
-            for seed, measures in by_seed.items()
+            str(seed): {name: _or_null(value) for name, value in measures.items()} for seed, measures in by_seed.items()
         },
         "mean": {name: _or_null(mean) for name, (mean, _) in intervals.items()},
         "interval_95": {name: _or_null(half) for name, (_, half) in intervals.items()},
@@ -100,21 +95,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="How good a run is: detection, culprit, cost.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--tables", type=Path, metavar="DIR", help="the output of a run, with --truth"
-    )
-    source.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", help="worlds to simulate and run"
-    )
+    source.add_argument("--tables", type=Path, metavar="DIR", help="the output of a run, with --truth")
+    source.add_argument("--seeds", type=int, nargs="+", metavar="N", help="worlds to simulate and run")
     parser.add_argument("--truth", type=Path, metavar="DIR", help="the truth/ of the run's input")
     parser.add_argument(
         "--weak-labels",
         action="store_true",
         help="truth/ knows injections only: labels.parquet, faults.parquet",
     )
-    parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="leave every seed's input and output here"
-    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave every seed's input and output here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures there, too")
     for option in SIMULATOR_OPTIONS:
         parser.add_argument(option, metavar="X", help="the simulator's, with --seeds")

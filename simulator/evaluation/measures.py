@@ -69,8 +69,7 @@ def culprit_ranks(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     that overlap compete, and so does every false alarm: it is what a person on call sees.
     """
     anomalous = verdicts[
-        verdicts["is_anomalous"].fillna(False).astype(bool)
-        & verdicts["culprit_service_name"].notna()
+        verdicts["is_anomalous"].fillna(False).astype(bool) & verdicts["culprit_service_name"].notna()
     ].sort_values("start_time", kind="stable")
     starts = anomalous["start_time"].to_numpy("datetime64[ms]")
     codes, names = pd.factorize(anomalous["culprit_service_name"], sort=True)
@@ -79,27 +78,17 @@ def culprit_ranks(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     last = np.searchsorted(starts, faults["end_time"].to_numpy("datetime64[ms]"))
     own = names.get_indexer(faults["otel_service_name"])
     return np.array(
-        [
-            _place(codes[a:b], scores[a:b], len(names), code)
-            for a, b, code in zip(first, last, own, strict=True)
-        ]
+        [_place(codes[a:b], scores[a:b], len(names), code) for a, b, code in zip(first, last, own, strict=True)]
     )
 
 
-def culprit_ranks_of_own_traces(
-    verdicts: pd.DataFrame, truth: pd.DataFrame, faults: pd.DataFrame
-) -> np.ndarray:
+def culprit_ranks_of_own_traces(verdicts: pd.DataFrame, truth: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     """As ``culprit_ranks``, over the verdicts on the traces that the fault struck.  # (faults,)
 
     Says how good the choice of the culprit is where another fault at the same time can't hide it.
     """
-    anomalous = verdicts[
-        verdicts["is_anomalous"].fillna(False).astype(bool)
-        & verdicts["culprit_service_name"].notna()
-    ]
-    struck = truth.loc[truth["fault_id"].notna(), ["trace_id", "fault_id"]].merge(
-        anomalous, on="trace_id"
-    )
+    anomalous = verdicts[verdicts["is_anomalous"].fillna(False).astype(bool) & verdicts["culprit_service_name"].notna()]
+    struck = truth.loc[truth["fault_id"].notna(), ["trace_id", "fault_id"]].merge(anomalous, on="trace_id")
     codes, names = pd.factorize(struck["culprit_service_name"], sort=True)
     scores = struck["anomaly_score"].fillna(0.0).to_numpy(float)
     rows = struck.groupby("fault_id").indices
@@ -108,9 +97,7 @@ def culprit_ranks_of_own_traces(
     return np.array(
         [
             _place(codes[at], scores[at], len(names), code)
-            for at, code in zip(
-                (rows.get(fault, nothing) for fault in faults["fault_id"]), own, strict=True
-            )
+            for at, code in zip((rows.get(fault, nothing) for fault in faults["fault_id"]), own, strict=True)
         ]
     )
 
@@ -131,12 +118,7 @@ def ranking_ranks(ranked: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     """Best rank of each fault's service in the windows it overlaps, else UNNAMED.  # (faults,)"""
     pairs = _overlaps(ranked, faults)
     own = pairs[pairs["otel_service_name"] == pairs["fault_service"]]
-    return (
-        own.groupby("fault")["rank"]
-        .min()
-        .reindex(range(len(faults)), fill_value=UNNAMED)
-        .to_numpy(float)
-    )
+    return own.groupby("fault")["rank"].min().reindex(range(len(faults)), fill_value=UNNAMED).to_numpy(float)
 
 
 def ranking_chance(ranked: pd.DataFrame, faults: pd.DataFrame, services: int, top: int) -> float:
@@ -187,11 +169,7 @@ def culprits(
     A fault's money is its excess cost over all windows and services; one that saved money weighs
     nothing. A fault that nothing names counts as wrong.
     """
-    excess = (
-        costs.assign(excess_cost=_floats(costs["excess_cost"]))
-        .groupby("fault_id")["excess_cost"]
-        .sum()
-    )
+    excess = costs.assign(excess_cost=_floats(costs["excess_cost"])).groupby("fault_id")["excess_cost"].sum()
     money = np.clip(faults["fault_id"].map(excess).fillna(0.0).to_numpy(float), 0.0, None)
     of_time = culprit_ranks(verdicts, faults)
     of_traces = culprit_ranks_of_own_traces(verdicts, truth, faults)
@@ -211,9 +189,7 @@ def culprits(
     return measures
 
 
-def attribution(
-    ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attributed_cost"
-) -> Measures:
+def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attributed_cost") -> Measures:
     """A, bias and the share on the right service, of ``column`` against the counterfactual truth.
 
     Over all (window, service) that are true or predicted, with ĉ the ranking's cost and Δ the sum
@@ -226,9 +202,7 @@ def attribution(
     """
     currencies = sorted(ranked.loc[_floats(ranked[column]) != 0.0, "billing_currency"].unique())
     if len(currencies) > 1:
-        raise ValueError(
-            f"ranked_anomalies is in {len(currencies)} currencies {currencies}, must be in 1"
-        )
+        raise ValueError(f"ranked_anomalies is in {len(currencies)} currencies {currencies}, must be in 1")
     keys = ["window_start", "otel_service_name"]
     predicted = ranked[keys].assign(cost=_floats(ranked[column])).groupby(keys)["cost"].sum()
     true = costs[keys].assign(cost=_floats(costs["excess_cost"])).groupby(keys)["cost"].sum()
@@ -311,11 +285,13 @@ class _Worth:
         self._time = dict(zip(faults["fault_id"], zip(epoch_ms(faults["start_time"]), epoch_ms(faults["end_time"]))))
         self._of = faults.groupby("otel_service_name")["fault_id"].agg(list).to_dict()
         self._costs: dict[str, list[tuple[int, float]]] = {}
-        for fault, start, cost in zip(costs["fault_id"], epoch_ms(costs["window_start"]), _floats(costs["excess_cost"])):
+        for fault, start, cost in zip(
+            costs["fault_id"], epoch_ms(costs["window_start"]), _floats(costs["excess_cost"])
+        ):
             self._costs.setdefault(fault, []).append((int(start), float(cost)))
 
     def of_repair(self, service: str, window_start: int, ended: set[str]) -> float:
-        """Of the service's faults that are on REPAIR_MS after the window, and not in ``ended``; they are from now on."""
+        """Of the service's faults that are on REPAIR_MS after the window, not in ``ended``; they are from now on."""
         at = window_start + WINDOW_MS + REPAIR_MS
         on = [f for f in self._of.get(service, ()) if self._time[f][0] <= at < self._time[f][1] and f not in ended]
         ended.update(on)
@@ -349,10 +325,7 @@ def epoch_ms(times: pd.Series) -> np.ndarray:
 def unconserved(allocated: dict[str, Decimal], charged: dict[str, Decimal]) -> Decimal:
     """What is charged and not allocated, or the reverse, over all currencies: 0, or money leaks."""
     return sum(
-        (
-            abs(allocated.get(c, Decimal()) - charged.get(c, Decimal()))
-            for c in allocated.keys() | charged.keys()
-        ),
+        (abs(allocated.get(c, Decimal()) - charged.get(c, Decimal())) for c in allocated.keys() | charged.keys()),
         Decimal(),
     )
 
@@ -383,9 +356,7 @@ def weak_labels(
         "positive flagged": _share((found & positive).sum(), positive.sum()),
         "quiet traces": float(negative.sum()),
         "quiet flagged": _share((found & negative).sum(), negative.sum()),
-        "right culprit, of positive flagged": _share(
-            (right & positive).sum(), (found & positive).sum()
-        ),
+        "right culprit, of positive flagged": _share((right & positive).sum(), (found & positive).sum()),
         "faults": float(len(faults)),
         "faults unnamed": _share(np.isinf(of_time).sum(), len(faults)),
     }
@@ -397,9 +368,7 @@ def weak_labels(
         }
     measures["faults in the ranking"] = _share(np.isfinite(of_ranking).sum(), len(faults))
     by_kind = pd.Series(of_ranking <= max(TOPS)).groupby(faults["anomaly_kind"].to_numpy()).mean()
-    return measures | {
-        f"AC@{max(TOPS)} ranking, {kind}": float(share) for kind, share in by_kind.items()
-    }
+    return measures | {f"AC@{max(TOPS)} ranking, {kind}": float(share) for kind, share in by_kind.items()}
 
 
 def _floats(money: pd.Series) -> np.ndarray:

@@ -99,9 +99,7 @@ def evaluate_weak(tables: Path, truth: Path, billing: Path | None = None) -> m.M
         _read(tables / "ranked_anomalies.parquet"),
     )
     labels, faults = _read(truth / "labels.parquet"), _read(truth / "faults.parquet")
-    services = {name for names in labels["services"] for name in names} | set(
-        faults["otel_service_name"]
-    )
+    services = {name for names in labels["services"] for name in names} | set(faults["otel_service_name"])
     measures = m.weak_labels(verdicts, ranked, labels, faults, len(services))
     if billing is not None and billing.is_dir():
         measures["unconserved"] = float(m.unconserved(_allocated(tables), charged(billing)))
@@ -125,9 +123,7 @@ def _run(arguments: Sequence[str], log: Path) -> float:
     return time.monotonic() - started
 
 
-def run_seed(
-    seed: int, directory: Path, simulator_arguments: Sequence[str], say: Callable[[str], None]
-) -> m.Measures:
+def run_seed(seed: int, directory: Path, simulator_arguments: Sequence[str], say: Callable[[str], None]) -> m.Measures:
     """Simulate the world of ``seed`` in ``directory``, run the job on it, and evaluate that.
 
     Raises:
@@ -141,17 +137,9 @@ def run_seed(
         directory / "simulator.log",
     )
     say(f"seed {seed}: simulated in {seconds:.0f} s, running the job")
-    seconds = _run(
-        ["jobs.anomaly_cost", "--input", str(world), "--output", str(tables)], directory / "job.log"
-    )
+    seconds = _run(["jobs.anomaly_cost", "--input", str(world), "--output", str(tables)], directory / "job.log")
     measures = evaluate(tables, world / "truth", world / "billing")
-    spans = (
-        pc.sum(pq.read_table(tables / "trace_verdicts.parquet", columns=["span_count"])[0]).as_py()
-        or 0
-    )
+    spans = pc.sum(pq.read_table(tables / "trace_verdicts.parquet", columns=["span_count"])[0]).as_py() or 0
     measures |= {"spans": float(spans), "job seconds": seconds, "spans a second": spans / seconds}
-    say(
-        f"seed {seed}: job took {seconds:.0f} s;"
-        f" F1 {measures['f1']:.3f}, AC@1 {measures['AC@1']:.3f}"
-    )
+    say(f"seed {seed}: job took {seconds:.0f} s; F1 {measures['f1']:.3f}, AC@1 {measures['AC@1']:.3f}")
     return measures

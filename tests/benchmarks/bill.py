@@ -45,9 +45,7 @@ def judge(directory: Path) -> list[dict]:
                 costs[series][window_ms] += units
                 period = charge["start_ms"], charge["end_ms"]
                 shortest = periods[series].get(window_ms, period)
-                periods[series][window_ms] = min(
-                    period, shortest, key=lambda of: (of[1] - of[0], of[0])
-                )
+                periods[series][window_ms] = min(period, shortest, key=lambda of: (of[1] - of[0], of[0]))
     return [
         row
         for series, by_window in sorted(costs.items())
@@ -82,7 +80,8 @@ def measure(directory: Path) -> dict[str, float]:
         "dear hours that are flagged": _share(flagged & dear, dear),
         "anomaly cost that is in flagged hours": (
             sum(excess[hour] for hour in flagged & costly) / sum(excess.values())
-            if sum(excess.values()) else float("nan")
+            if sum(excess.values())
+            else float("nan")
         ),
     }
 
@@ -116,8 +115,19 @@ def _simulate(arguments: tuple[str, int, int, int, str]) -> dict[str, float]:
     kind, seed, days, requests, folder = arguments
     directory = Path(folder) / f"{kind}-{seed}"
     command = [
-        sys.executable, "-m", "simulator", "--output", str(directory), "--seed", str(seed),
-        "--days", str(days), "--requests-per-day", str(requests), "--billing", kind,
+        sys.executable,
+        "-m",
+        "simulator",
+        "--output",
+        str(directory),
+        "--seed",
+        str(seed),
+        "--days",
+        str(days),
+        "--requests-per-day",
+        str(requests),
+        "--billing",
+        kind,
     ]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     return measure(directory)
@@ -139,10 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs) as pool:
         for kind in options.billing:
-            worlds = [
-                (kind, seed, options.days, options.requests_per_day, folder)
-                for seed in options.seeds
-            ]
+            worlds = [(kind, seed, options.days, options.requests_per_day, folder) for seed in options.seeds]
             print(_table(kind, list(pool.map(_simulate, worlds))), end="\n\n", flush=True)
     return 0
 

@@ -344,7 +344,6 @@ def _named(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
     return np.array([culprit[_within(start, a, b)].nunique() for a, b in times])
 
 
-
 def _within(times: np.ndarray, begin: float, end: float) -> np.ndarray:
     return (begin <= times) & (times < end)
 

@@ -45,7 +45,7 @@ _COMES_BACK_S = 100.0
 
 
 class Watch(threading.Thread):
-    """Reads the tables again and again: when each live trace had the verdict of so many spans, and when it was ranked."""
+    """Polls the tables: when each live trace had the verdict of so many spans, and when it was ranked."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(daemon=True)
@@ -85,8 +85,9 @@ class Watch(threading.Thread):
                 stands = {
                     (window, culprit): traces
                     for window, culprit, traces in connection.execute(
-                        "select window_start, otel_service_name, anomalous_traces - (select count(*) from trace_verdicts"
-                        " where culprit_service_name = otel_service_name and start_time >= window_start"
+                        "select window_start, otel_service_name,"
+                        " anomalous_traces - (select count(*) from trace_verdicts where"
+                        " culprit_service_name = otel_service_name and start_time >= window_start"
                         " and start_time < window_end and start_time <= %(since)s::timestamptz)"
                         " from ranked_anomalies where window_end > %(since)s::timestamptz",
                         {"since": self.since},
@@ -129,8 +130,11 @@ def _size(folder: Path) -> int:
 
 def _world(folder: Path, spans_per_minute: float, minutes: float, seed: int) -> Path:
     requests = round(spans_per_minute / _SPANS_A_TRACE * _MINUTES_A_DAY)
-    command = [sys.executable, "-m", "simulator", "--output", str(folder), "--seed", str(seed), "--services", "20",
-               "--days", str(max(minutes, _SHORTEST) / _MINUTES_A_DAY), "--requests-per-day", str(requests)]  # fmt: skip
+    days = str(max(minutes, _SHORTEST) / _MINUTES_A_DAY)
+    command = [
+        sys.executable, "-m", "simulator", "--output", str(folder), "--seed", str(seed), "--services", "20",
+        "--days", days, "--requests-per-day", str(requests),
+    ]  # fmt: skip
     subprocess.run(command, check=True)
     return folder
 
@@ -205,7 +209,9 @@ def measure(
         assert job.poll() is None, job.stderr.read()
         watch.end()
         end(job)
-    judged = {t: watch.judged[t, spans] for t, spans in counted.items() if t not in backlog and (t, spans) in watch.judged}
+    judged = {
+        t: watch.judged[t, spans] for t, spans in counted.items() if t not in backlog and (t, spans) in watch.judged
+    }
     before = {t: at for t, at in arrived.items() if judged.get(t, killed) < killed}
     print(f"live: {sent_spans / lasted * 60:,.0f} spans a minute for {lasted:.0f} s, {len(arrived):,} traces,"
           f" {len(judged):,} with a verdict on all their spans at the end")  # fmt: skip

@@ -1,3 +1,4 @@
+# ruff: noqa: F811 (fixtures of another module)
 """The job on a session cluster, from Kafka to PostgreSQL: what is killed, stopped and rescaled ends up with the
 tables of a directory read once; and what it counts, as Prometheus reads it."""
 
@@ -96,7 +97,12 @@ def standing(shown: str) -> set[str]:
 
 
 def test_what_it_counts_is_what_prometheus_reads(
-    cluster: Cluster, arguments: tuple, broker: Broker, database: Database, expected: Tables, world: Path  # noqa: F811
+    cluster: Cluster,
+    arguments: tuple,
+    broker: Broker,
+    database: Database,
+    expected: Tables,
+    world: Path,
 ) -> None:
     """... and the topics of the tables are what the SQL client reads."""
     job_id = cluster.run(*arguments, "--output", broker.url)
@@ -132,7 +138,10 @@ def test_what_it_counts_is_what_prometheus_reads(
 
 
 def test_a_killed_taskmanager_and_another_parallelism_change_nothing(
-    cluster: Cluster, arguments: tuple, database: Database, expected: Tables  # noqa: F811
+    cluster: Cluster,
+    arguments: tuple,
+    database: Database,
+    expected: Tables,
 ) -> None:
     """A TaskManager is killed in the middle; then stop with a savepoint at 1, and go on at 2."""
     job_id = cluster.run(*arguments)
@@ -149,7 +158,10 @@ def test_a_killed_taskmanager_and_another_parallelism_change_nothing(
 
 
 def test_after_a_killed_jobmanager_the_job_goes_on_from_its_newest_checkpoint(
-    cluster: Cluster, arguments: tuple, database: Database, expected: Tables  # noqa: F811
+    cluster: Cluster,
+    arguments: tuple,
+    database: Database,
+    expected: Tables,
 ) -> None:
     """Without high availability (ZooKeeper, Kubernetes) nobody but the operator knows of the job."""
     job_id = cluster.run(*arguments)

@@ -110,9 +110,7 @@ def test_bounded_kafka_gives_the_tables_of_the_directory(
     assert ids == {row[0] for row in expected["ranked_anomalies"]}
 
 
-def test_a_broker_that_asks_who_is_there_is_read_and_written(
-    broker: Broker, bounded: Tables, tmp_path: Path
-) -> None:
+def test_a_broker_that_asks_who_is_there_is_read_and_written(broker: Broker, bounded: Tables, tmp_path: Path) -> None:
     """TLS and SASL by settings, the secrets by the environment; a wrong one is told in one line."""
     secrets = {"KAFKA_USERNAME": Broker.USER, "KAFKA_SSL_TRUSTSTORE_PASSWORD": Broker.PASSWORD}
     command = ("--input", broker.secured_url, "--bounded", "--output", broker.secured_url, "--output", str(tmp_path),

@@ -270,7 +270,9 @@ def test_text_of_no_type_becomes_what_the_column_is(connection: psycopg.Connecti
 def restate(connection: psycopg.Connection, kind: str, window: datetime, event_key: str, rows: list[dict]) -> None:
     """As the job sends a window: an upsert."""
     window_ms = int(window.timestamp() * 1000)
-    named = [{"window_start": window_ms, "window_end": window_ms + 1_800_000, "updated_at": window_ms, **row} for row in rows]
+    named = [
+        {"window_start": window_ms, "window_end": window_ms + 1_800_000, "updated_at": window_ms, **row} for row in rows
+    ]
     connection.execute(
         "insert into anomaly_cost.restated (kind, time_ms, event_key, rows) values (%s, %s, %s, %s)"
         " on conflict (kind, time_ms, event_key) do update set rows = excluded.rows",
@@ -283,7 +285,8 @@ def test_a_window_is_restated_as_a_whole(connection: psycopg.Connection) -> None
     first, second = month(0, 3), month(0, 4)
     row = {"otel_service_name": "cart", "billing_currency": "USD", "dimension": "cpu", "cost_status": "billed"}
     ranked = {
-        "anomaly_id": "a", "rank": 1, "cost_weighted_score": 0.1, "excess_cost": None, "attributed_cost": "0.123456789012",
+        "anomaly_id": "a", "rank": 1, "cost_weighted_score": 0.1, "excess_cost": None,
+        "attributed_cost": "0.123456789012",
         "affected_services": ['q"uo\\te, {x}', "é"], "explanation": '{"x": 1.50}', **row,
     }  # fmt: skip
     restate(connection, "ranked", first, "", [ranked, ranked | {"anomaly_id": "b"}])
@@ -296,7 +299,10 @@ def test_a_window_is_restated_as_a_whole(connection: psycopg.Connection) -> None
     same = (0.1, Decimal("0.123456789012"), None, ['q"uo\\te, {x}', "é"], "1.50")
     assert found == [("a", 2, first, *same), ("c", 1, second, *same)]
 
-    for kind, table, cost in (("allocations", "cost_allocations", "allocated_cost"), ("charge_anomalies",) * 2 + ("billed_cost",)):
+    for kind, table, cost in (
+        ("allocations", "cost_allocations", "allocated_cost"),
+        ("charge_anomalies",) * 2 + ("billed_cost",),
+    ):
         for resource in ("node-1", "node-2"):
             restate(connection, kind, first, resource, [{"resource_id": resource, cost: "1", **row}])
         restate(connection, kind, first, "node-1", [])

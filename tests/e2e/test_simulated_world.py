@@ -70,9 +70,7 @@ def _unconserved(tables: dict[str, pa.Table], world: Path) -> list[tuple]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("billing", ["metered", "machine", "mixed"])
-def test_allocations_are_the_bill_and_verdicts_are_mostly_right(
-    job, tmp_path: Path, billing: str, seed: int
-) -> None:
+def test_allocations_are_the_bill_and_verdicts_are_mostly_right(job, tmp_path: Path, billing: str, seed: int) -> None:
     world = simulate(tmp_path / "world", seed, billing)
     tables = job(world)
 
@@ -80,7 +78,7 @@ def test_allocations_are_the_bill_and_verdicts_are_mostly_right(
     assert tables["rejected_records"].num_rows == 0
     truth = duckdb.sql(f"select * from '{world}/truth/traces.parquet'").to_arrow_table()
     verdicts = tables["trace_verdicts"]  # noqa: F841 (read by duckdb)
-    (traces, true, flagged, both), = duckdb.sql(
+    ((traces, true, flagged, both),) = duckdb.sql(
         """
         select count(*), count_if(truth.is_anomalous), count_if(verdicts.is_anomalous),
             count_if(truth.is_anomalous and verdicts.is_anomalous)

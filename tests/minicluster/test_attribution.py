@@ -42,9 +42,7 @@ def test_an_hour_is_split_by_window_and_usage(job, tmp_path: Path) -> None:
     write_lines(
         tmp_path / "in/metrics/a.jsonl",
         [
-            cpu_gauge(
-                resource("cart", "cart-1", "node-1"), _steady(1.0, NOON_MS, NOON_MS + HOUR_MS)
-            ),
+            cpu_gauge(resource("cart", "cart-1", "node-1"), _steady(1.0, NOON_MS, NOON_MS + HOUR_MS)),
             cpu_gauge(
                 resource("search", "search-1", "node-1"),
                 _steady(3.0, NOON_MS, NOON_MS + HOUR_MS // 2),
@@ -117,9 +115,7 @@ def test_a_pod_that_metrics_do_not_name_is_known_from_its_spans(job, tmp_path: P
     )
     write_bill(tmp_path / "in/billing/bill.csv", [charge("node-1", NOON_MS, end_ms, "1")])
     rows = _rows(job(tmp_path / "in")["cost_allocations"])
-    assert {key: row["allocated_cost"] for key, row in rows.items()} == {
-        ("12:00", "node-1", "cpu", "cart"): Decimal(1)
-    }
+    assert {key: row["allocated_cost"] for key, row in rows.items()} == {("12:00", "node-1", "cpu", "cart"): Decimal(1)}
 
 
 def test_a_trace_belongs_to_the_window_of_its_first_span(job, tmp_path: Path) -> None:
@@ -146,9 +142,7 @@ def test_a_trace_belongs_to_the_window_of_its_first_span(job, tmp_path: Path) ->
 
 def test_a_bill_alone_and_spans_alone_are_enough(job, tmp_path: Path) -> None:
     """... and a folder may have any name."""
-    write_bill(
-        tmp_path / "bill/billing/bill.csv", [charge("node-1", NOON_MS, NOON_MS + HOUR_MS, "1")]
-    )
+    write_bill(tmp_path / "bill/billing/bill.csv", [charge("node-1", NOON_MS, NOON_MS + HOUR_MS, "1")])
     write_lines(
         tmp_path / "O'Brien & co/traces/a.jsonl",
         [span_request((resource("cart"), [span(7, 1, None, NOON_MS, 5)]))],
@@ -161,9 +155,7 @@ def test_a_bill_alone_and_spans_alone_are_enough(job, tmp_path: Path) -> None:
     assert spans["cost_allocations"].num_rows == 0
 
 
-def test_the_unusable_is_rejected_once_and_the_rest_of_its_request_is_used(
-    job, tmp_path: Path
-) -> None:
+def test_the_unusable_is_rejected_once_and_the_rest_of_its_request_is_used(job, tmp_path: Path) -> None:
     good, backwards = span(1, 1, None, NOON_MS, 5), span(2, 1, None, NOON_MS, -5)
     request = span_request((resource("cart", "cart-1", "n"), [good, backwards]))
     write_lines(tmp_path / "in/traces/a.jsonl", [request, b"{ not json", b""])
@@ -211,9 +203,7 @@ def _counter(owner: dict, uid: str, points: list[tuple[int, float]]) -> dict:
     return {"resourceMetrics": [{"resource": pod, "scopeMetrics": [{"metrics": [metric]}]}]}
 
 
-def test_a_pod_that_moves_and_a_counter_that_resets_are_used_where_and_as_much_as_they_are(
-    job, tmp_path: Path
-) -> None:
+def test_a_pod_that_moves_and_a_counter_that_resets_are_used_where_and_as_much_as_they_are(job, tmp_path: Path) -> None:
     """cart-0 runs on node-1, then under another uid on node-2, its counter from 0 again; search-1 restarts."""
     half_ms = NOON_MS + HOUR_MS // 2
     until_ms = NOON_MS + HOUR_MS
@@ -221,8 +211,7 @@ def test_a_pod_that_moves_and_a_counter_that_resets_are_used_where_and_as_much_a
     second = [(t, 2 * (t - half_ms) / 1000) for t in range(half_ms, until_ms + 1, MINUTE_MS)]
     restart_ms = half_ms + 10 * MINUTE_MS
     restarted = [
-        (t, (t - (restart_ms if t > restart_ms else NOON_MS)) / 1000)
-        for t in range(NOON_MS, until_ms + 1, MINUTE_MS)
+        (t, (t - (restart_ms if t > restart_ms else NOON_MS)) / 1000) for t in range(NOON_MS, until_ms + 1, MINUTE_MS)
     ]
     write_lines(
         tmp_path / "in/metrics/a.jsonl",
@@ -251,10 +240,7 @@ def test_a_bill_is_restated_and_what_has_none_is_provisional(job, tmp_path: Path
     later_ms = end_ms + HOUR_MS
     write_lines(
         tmp_path / "in/metrics/a.jsonl",
-        [
-            cpu_gauge(resource("cart", f"cart-{n}", f"node-{n}"), _steady(1.0, NOON_MS, end_ms))
-            for n in (1, 2)
-        ]
+        [cpu_gauge(resource("cart", f"cart-{n}", f"node-{n}"), _steady(1.0, NOON_MS, end_ms)) for n in (1, 2)]
         + [cpu_gauge(resource("cart", "cart-3", "node-3"), _steady(0.5, end_ms, later_ms))],
     )
     first = [charge(f"node-{n}", NOON_MS, end_ms, "0.8") for n in (1, 2)]
@@ -275,9 +261,7 @@ def test_a_bill_is_restated_and_what_has_none_is_provisional(job, tmp_path: Path
     }
 
 
-def test_idle_is_named_and_currencies_are_converted_where_that_is_asked_for(
-    job, tmp_path: Path
-) -> None:
+def test_idle_is_named_and_currencies_are_converted_where_that_is_asked_for(job, tmp_path: Path) -> None:
     """Half of one vCPU is used; yen have no rate."""
     end_ms = NOON_MS + HOUR_MS
     write_lines(

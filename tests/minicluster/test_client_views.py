@@ -19,7 +19,13 @@ from tests.unit.literal_tables import write
 from tests.unit.test_queries import at, cost, element, ranked
 from tests.unit.test_sql_client import CLIENT
 
-VIEWS = ("top_anomalies_of_the_day", "cost_by_service_against_the_day_before", "unallocated_cost", "late_bills", "what_if")
+VIEWS = (
+    "top_anomalies_of_the_day",
+    "cost_by_service_against_the_day_before",
+    "unallocated_cost",
+    "late_bills",
+    "what_if",
+)
 
 NOTHING = {"usage": None, "total_usage": None}
 COSTS = [

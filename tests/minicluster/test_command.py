@@ -53,9 +53,7 @@ def test_an_unreadable_file_is_named_before_the_engine_starts(
 
 
 def test_a_file_that_breaks_off_fails_the_job_with_one_line(tmp_path: Path) -> None:
-    requests = [
-        span_request((resource("cart"), [span(trace, 1, None, NOON_MS, 5)])) for trace in range(1, 999)
-    ]
+    requests = [span_request((resource("cart"), [span(trace, 1, None, NOON_MS, 5)])) for trace in range(1, 999)]
     path = tmp_path / "in/traces/a.jsonl.gz"
     write_lines(path, requests)
     whole = path.read_bytes()

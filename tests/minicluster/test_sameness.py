@@ -37,10 +37,7 @@ def _world(target: Path) -> None:
             "search": span(trace, 2, 1, start_ms + 1, draw.uniform(2, 3), name="find"),
             "pay": span(trace, 3, 1, start_ms + 4, pay_ms, name="charge"),
         }
-        requests += [
-            span_request((resource(name, f"{name}-1", f"node-{name < 'd'}"), [spans[name]]))
-            for name in NAMES
-        ]
+        requests += [span_request((resource(name, f"{name}-1", f"node-{name < 'd'}"), [spans[name]])) for name in NAMES]
     for minute in range(121):
         metrics += [
             cpu_gauge(

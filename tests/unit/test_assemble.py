@@ -84,45 +84,53 @@ def test_own_time_is_what_no_child_covers() -> None:
 
 
 def test_the_gap_between_a_call_and_its_server_span_is_not_the_callers() -> None:
-    rows = columns(assembled(
-        span("handle", "", "shop", 0, 100, SERVER),
-        span("call", "handle", "shop", 10, 90, CLIENT, peer="cart"),
-        span("serve", "call", "cart", 40, 80, SERVER),
-    ))
+    rows = columns(
+        assembled(
+            span("handle", "", "shop", 0, 100, SERVER),
+            span("call", "handle", "shop", 10, 90, CLIENT, peer="cart"),
+            span("serve", "call", "cart", 40, 80, SERVER),
+        )
+    )
     assert rows["handle"]["own"] == 20
     assert rows["serve"]["own"] == 40
     assert (rows["call"]["own"], rows["call"]["answered"]) == (40, True)  # 80 long, 40 covered
 
 
 def test_a_call_that_nobody_answers_keeps_its_time() -> None:
-    rows = columns(assembled(
-        span("handle", "", "shop", 0, 100, SERVER),
-        span("call", "handle", "shop", 10, 90, CLIENT, error=1, peer="cart"),
-        span("answered", "handle", "shop", 10, 95, CLIENT, peer="tax"),
-        span("serve", "answered", "tax", 11, 94, SERVER),
-    ))
+    rows = columns(
+        assembled(
+            span("handle", "", "shop", 0, 100, SERVER),
+            span("call", "handle", "shop", 10, 90, CLIENT, error=1, peer="cart"),
+            span("answered", "handle", "shop", 10, 95, CLIENT, peer="tax"),
+            span("serve", "answered", "tax", 11, 94, SERVER),
+        )
+    )
     assert rows["call"]["own"] == 80
     assert rows["call"]["call"] and not rows["call"]["answered"]
     assert rows["call"]["own_error"]
 
 
 def test_the_lag_of_a_message_lies_behind_its_producer() -> None:
-    rows = columns(assembled(
-        span("handle", "", "shop", 0, 10, SERVER),
-        span("send", "handle", "shop", 5, 7, PRODUCER),
-        span("process", "send", "mail", 50, 60, CONSUMER),
-    ))
+    rows = columns(
+        assembled(
+            span("handle", "", "shop", 0, 10, SERVER),
+            span("send", "handle", "shop", 5, 7, PRODUCER),
+            span("process", "send", "mail", 50, 60, CONSUMER),
+        )
+    )
     assert rows["handle"]["own"] == 8
     assert (rows["send"]["own"], rows["process"]["own"]) == (43, 10)
 
 
 def test_without_kinds_a_span_whose_only_child_is_remote_is_a_call() -> None:
-    rows = columns(assembled(
-        span("handle", "", "shop", 0, 100),
-        span("client", "handle", "shop", 10, 90),
-        span("serve", "client", "cart", 40, 80),
-        span("query", "serve", "cart", 50, 60),
-    ))
+    rows = columns(
+        assembled(
+            span("handle", "", "shop", 0, 100),
+            span("client", "handle", "shop", 10, 90),
+            span("serve", "client", "cart", 40, 80),
+            span("query", "serve", "cart", 50, 60),
+        )
+    )
     assert rows["client"]["answered"] and rows["client"]["own"] == 40
     assert not rows["serve"]["call"] and rows["serve"]["own"] == 30
     # The entry of a service is its own work, though all that it does may be one call.
@@ -141,12 +149,14 @@ def test_the_gateways_handler_beside_the_call_is_not_blamed_for_it() -> None:
 
 
 def test_an_error_is_a_spans_own_unless_a_child_has_it() -> None:
-    rows = columns(assembled(
-        span("handle", "", "shop", 0, 100, SERVER, error=1),
-        span("call", "handle", "shop", 10, 90, CLIENT, error=1),
-        span("serve", "call", "cart", 20, 80, SERVER, error=1),
-        span("other", "handle", "shop", 90, 95, INTERNAL),
-    ))
+    rows = columns(
+        assembled(
+            span("handle", "", "shop", 0, 100, SERVER, error=1),
+            span("call", "handle", "shop", 10, 90, CLIENT, error=1),
+            span("serve", "call", "cart", 20, 80, SERVER, error=1),
+            span("other", "handle", "shop", 90, 95, INTERNAL),
+        )
+    )
     assert [name for name, row in rows.items() if row["own_error"]] == ["serve"]
     assert [name for name, row in rows.items() if row["error"]] == ["handle", "call", "serve"]
 
@@ -181,10 +191,15 @@ def test_parents_come_before_children_whatever_the_clocks_say() -> None:
 
 
 def test_cycles_are_cut_at_their_first_span() -> None:
-    rows = columns(assembled(
-        span("a", "c", "s", 1, 9), span("b", "a", "s", 2, 8), span("c", "b", "s", 3, 7),
-        span("early", "c", "s", 0, 5), span("self", "self", "s", 0, 1),
-    ))
+    rows = columns(
+        assembled(
+            span("a", "c", "s", 1, 9),
+            span("b", "a", "s", 2, 8),
+            span("c", "b", "s", 3, 7),
+            span("early", "c", "s", 0, 5),
+            span("self", "self", "s", 0, 1),
+        )
+    )
     assert {name: (row["parent"], row["depth"]) for name, row in rows.items()} == {
         "self": (None, 0), "a": (None, 0), "b": ("a", 1), "c": ("b", 2), "early": ("c", 3),
     }  # fmt: skip
@@ -198,15 +213,17 @@ def test_a_span_that_comes_twice_counts_once_and_the_later_end_wins() -> None:
 
 
 def test_error_logs_count_for_their_span_or_their_services_first() -> None:
-    rows = columns(assembled(
-        span("root", "", "shop", 0, 100),
-        span("serve", "root", "cart", 10, 90),
-        span("query", "serve", "cart", 20, 30),
-        fragments=(
-            logs(("cart", "query", 17, 1), ("cart", "query", 17, 2), ("cart", "query", 9, 3)),
-            logs(("cart", "", 21, 4), ("cart", "query", 17, 1), ("nobody", "", 17, 5)),
-        ),
-    ))
+    rows = columns(
+        assembled(
+            span("root", "", "shop", 0, 100),
+            span("serve", "root", "cart", 10, 90),
+            span("query", "serve", "cart", 20, 30),
+            fragments=(
+                logs(("cart", "query", 17, 1), ("cart", "query", 17, 2), ("cart", "query", 9, 3)),
+                logs(("cart", "", 21, 4), ("cart", "query", 17, 1), ("nobody", "", 17, 5)),
+            ),
+        )
+    )
     assert {name: row["logs"] for name, row in rows.items()} == {"root": 0, "serve": 1, "query": 2}
 
 

@@ -77,12 +77,12 @@ def test_a_charge_is_split_by_usage():
 def test_the_last_decimal_goes_to_the_largest_remainder_and_equal_ones_to_the_first_name():
     thirds = {"cpu": {"b": 1.0, "a": 1.0, "c": 1.0}}
     assert [row["allocated_cost"] for row in rows_of(thirds, charge("0.000000000008"))] == [
-        Decimal("2e-12"), Decimal("1e-12"), Decimal("1e-12")
+        Decimal("2e-12"),
+        Decimal("1e-12"),
+        Decimal("1e-12"),
     ]
     uneven = {"cpu": {"a": 1.0, "b": 2.0}}
-    assert [row["allocated_cost"] for row in rows_of(uneven, charge("0.000000000002"))] == [
-        0, Decimal("1e-12")
-    ]
+    assert [row["allocated_cost"] for row in rows_of(uneven, charge("0.000000000002"))] == [0, Decimal("1e-12")]
 
 
 def test_usage_of_no_known_service_counts_and_its_share_is_unallocated():
@@ -105,9 +105,7 @@ def test_a_dimension_without_any_telemetry_is_unallocated():
     assert (rows[0]["usage"], rows[0]["total_usage"]) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("resource_id", "dimension"), [(NO_RESOURCE, "cpu"), ("node-1", "other")]
-)
+@pytest.mark.parametrize(("resource_id", "dimension"), [(NO_RESOURCE, "cpu"), ("node-1", "other")])
 def test_what_no_usage_can_explain_is_unallocated(resource_id, dimension):
     rows = rows_of(
         {dimension: {"cart": 1.0}},
@@ -137,14 +135,17 @@ def test_a_correction_marks_the_dimension_and_currency_that_it_restates():
         charge("0.3", currency="EUR"),
     )
     assert [(r["dimension"], r["billing_currency"], r["cost_status"]) for r in rows] == [
-        ("cpu", "EUR", "billed"), ("cpu", "USD", "corrected"), ("memory", "USD", "billed")
+        ("cpu", "EUR", "billed"),
+        ("cpu", "USD", "corrected"),
+        ("memory", "USD", "billed"),
     ]
 
 
 def test_currencies_are_never_added():
     rows = rows_of({"cpu": {"cart": 1.0}}, charge("0.8"), charge("0.6", currency="EUR"))
     assert [(str(row["allocated_cost"]), row["billing_currency"]) for row in rows] == [
-        ("0.300000000000", "EUR"), ("0.400000000000", "USD")
+        ("0.300000000000", "EUR"),
+        ("0.400000000000", "USD"),
     ]
 
 
@@ -162,19 +163,17 @@ def test_a_bill_that_is_there_is_not_topped_up_with_a_rate():
 
 # ---- provisional ------------------------------------------------------------------------------
 
+
 def using(*amounts, service="cart", dimension="cpu"):
     """Usage of consecutive windows from HOUR on; None = no telemetry."""
     return {
-        HOUR + i * WINDOW_MS: {dimension: {service: amount}}
-        for i, amount in enumerate(amounts)
-        if amount is not None
+        HOUR + i * WINDOW_MS: {dimension: {service: amount}} for i, amount in enumerate(amounts) if amount is not None
     }
 
 
 def test_before_the_bill_metered_usage_costs_what_it_cost_last_time():
     # 0.8 USD for 10 + 30 core-seconds in the charge's hour: 0.02 USD each, in both its windows
-    rows = rows_of({**using(10.0, 30.0), LATER: {"cpu": {"cart": 5.0, "": 5.0}}}, charge("0.8"),
-                   window=LATER)
+    rows = rows_of({**using(10.0, 30.0), LATER: {"cpu": {"cart": 5.0, "": 5.0}}}, charge("0.8"), window=LATER)
     assert costs(rows) == {UNALLOCATED: "0.100000000000", "cart": "0.100000000000"}
     assert {row["cost_status"] for row in rows} == {"provisional"}
     assert rows[0]["charges"] == []
@@ -558,9 +557,7 @@ CHARGES = st.lists(
         hour=st.sampled_from([0, 0.25, 1, 2]),
         hours=st.sampled_from([0, 0.5, 1, 3]),
         key=st.uuids().map(str),
-        parts=st.sampled_from(
-            [[["cpu", "1"]], [["cpu", "0.7"], ["memory", "0.3"]], [["io", "1"]], [["other", "1"]]]
-        ),
+        parts=st.sampled_from([[["cpu", "1"]], [["cpu", "0.7"], ["memory", "0.3"]], [["io", "1"]], [["other", "1"]]]),
         per=st.sampled_from(["hour", "unit"]),
         currency=st.sampled_from(["USD", "EUR"]),
         charge_class=st.sampled_from([None, "Correction"]),
@@ -591,19 +588,14 @@ def test_allocated_idle_and_unallocated_are_what_was_charged(parts, charges, shu
     settled = [row for row in rows if row["cost_status"] != "provisional"]
     for currency in ("USD", "EUR"):
         charged = sum(to_units(each["cost"]) for each in charges if each["currency"] == currency)
-        assert charged == sum(
-            to_units(row["allocated_cost"])
-            for row in settled
-            if row["billing_currency"] == currency
-        )
+        assert charged == sum(to_units(row["allocated_cost"]) for row in settled if row["billing_currency"] == currency)
     allocated = defaultdict(int)
     for row in rows:
         key = row["window_start"], row["dimension"], row["billing_currency"]
         allocated[key, row["resource_cost"]] += to_units(row["allocated_cost"])
     assert all(to_units(cost) == units for (_, cost), units in allocated.items())
 
-    keys = [(r["window_start"], r["dimension"], r["otel_service_name"], r["billing_currency"])
-            for r in rows]
+    keys = [(r["window_start"], r["dimension"], r["otel_service_name"], r["billing_currency"]) for r in rows]
     assert len(keys) == len(set(keys))
 
     for each in charges:

@@ -359,9 +359,7 @@ def test_the_export_time_is_the_version_and_stands_above_any_delivery():
 
 
 def test_a_row_in_two_snapshots_has_two_keys_and_one_content():
-    first, second = (
-        collect_charge(row(x_SnapshotTime=f"2024-09-{day}T00:00:00Z")) for day in (19, 20)
-    )
+    first, second = (collect_charge(row(x_SnapshotTime=f"2024-09-{day}T00:00:00Z")) for day in (19, 20))
     assert first["key"] == second["key"]
     assert charge_key(first) != charge_key(second)
     correction = collect_charge(row(ChargeClass="Correction"), delivery="a")
@@ -498,9 +496,7 @@ CELLS = st.recursive(
     | st.binary(max_size=3)
     | st.sampled_from(["1E-999999", "99e999999", "0e999999", "9" * 99, "GB", "{}", "[1]", "NULL"]),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=4), inner, max_size=3)
-        | st.tuples(inner, inner)
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3) | st.tuples(inner, inner)
     ),
     max_leaves=4,
 )

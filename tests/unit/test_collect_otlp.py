@@ -28,10 +28,7 @@ NOON = NOON_MS * 1_000_000  # in the middle of a bucket, far from its neighbours
 def attributes(**pairs: object) -> list[dict]:
     """Attributes from keywords, "." written as "__"."""
     kinds = {str: "stringValue", bool: "boolValue", int: "intValue", float: "doubleValue"}
-    return [
-        {"key": key.replace("__", "."), "value": {kinds[type(value)]: value}}
-        for key, value in pairs.items()
-    ]
+    return [{"key": key.replace("__", "."), "value": {kinds[type(value)]: value}} for key, value in pairs.items()]
 
 
 def span(**changes: object) -> dict:
@@ -54,9 +51,7 @@ def request(signal: str, records: list, resource: list | None = None) -> bytes:
         "metrics": ("resourceMetrics", "scopeMetrics", "metrics"),
         "logs": ("resourceLogs", "scopeLogs", "logRecords"),
     }[signal]
-    return orjson.dumps(
-        {top: [{"resource": {"attributes": resource or []}, scope: [{leaf: records}]}]}
-    )
+    return orjson.dumps({top: [{"resource": {"attributes": resource or []}, scope: [{leaf: records}]}]})
 
 
 def spans_of(line: bytes) -> dict[str, list]:
@@ -169,9 +164,7 @@ def test_spans_are_read_as_emitters_write_them(changes, position, expected):
 def test_a_bad_span_is_rejected_and_the_rest_of_its_request_used(changes, reason, event_time_ms):
     resource = attributes(service__name="cart")
     fragments, _, rejects = collect_spans(request("traces", [span(**changes), span()], resource))
-    assert orjson.loads(fragments[TRACE])[1][0][3] == [
-        [SPAN, PARENT, "GET /cart", 2, 0, START, END, ""]
-    ]
+    assert orjson.loads(fragments[TRACE])[1][0][3] == [[SPAN, PARENT, "GET /cart", 2, 0, START, END, ""]]
     rejected = only_reject(rejects)
     assert rejected["stream"] == "otlp_spans"
     assert reason in rejected["reason"]
@@ -217,10 +210,7 @@ def test_many_traces_and_resources_in_one_request_are_kept_apart():
         for name in ("cart", "shop")
     ]
     found = spans_of(orjson.dumps({"resourceSpans": two}))
-    count = {
-        trace: sorted((group[0], len(group[3])) for group in groups)
-        for trace, groups in found.items()
-    }
+    count = {trace: sorted((group[0], len(group[3])) for group in groups) for trace, groups in found.items()}
     assert count[other] == [("cart", 1), ("shop", 1)]
     assert sum(n for _, n in count[TRACE]) == 4
 
@@ -285,9 +275,7 @@ def test_an_unusable_line_is_one_reject(line, reason):
 
 
 def test_long_payloads_are_cut_but_stay_different():
-    payloads = {
-        only_reject(collect_spans(b"x" * 10_000 + end)[2])["payload"] for end in (b"a", b"b")
-    }
+    payloads = {only_reject(collect_spans(b"x" * 10_000 + end)[2])["payload"] for end in (b"a", b"b")}
     assert len(payloads) == 2
     assert all(len(payload) == 4096 and "10001 characters" in payload for payload in payloads)
 
@@ -322,11 +310,7 @@ def test_operation_names_lose_their_ids(name, expected):
     assert operation_name(name) == expected
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["", "a", "b"]), st.sampled_from(["", "r", "s"])), min_size=1
-    )
-)
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.sampled_from(["", "r", "s"])), min_size=1))
 @settings(derandomize=True, max_examples=50)
 def test_owners_merge_the_same_in_any_order(owners):
     def merged(entries: list) -> bytes:
@@ -370,9 +354,7 @@ POD = attributes(service__name="cart", k8s__pod__uid="u-1", k8s__pod__name="cart
                  k8s__namespace__name="shop", k8s__node__name="node-1")  # fmt: skip
 
 
-def metric(
-    name: str, form: str = "gauge", unit: str = "", temporality: object = 2, **changes
-) -> dict:
+def metric(name: str, form: str = "gauge", unit: str = "", temporality: object = 2, **changes) -> dict:
     point = {"timeUnixNano": str(NOON), "asDouble": 1.5} | changes
     point = {key: value for key, value in point.items() if value is not ...}
     data: dict = {"dataPoints": [point]}
@@ -449,9 +431,7 @@ def test_usage_points_carry_dimension_preference_kind_and_base_units(
             "sum",
             attributes=attributes(operation="Sync"),
         ),
-        metric(
-            "container_cpu_usage_seconds_total", "sum", attributes=attributes(pod="p", container="")
-        ),
+        metric("container_cpu_usage_seconds_total", "sum", attributes=attributes(pod="p", container="")),
         {"name": "k8s.pod.cpu.time", "unit": "s", "sum": {"dataPoints": []}},
         {"name": "k8s.pod.cpu.time", "unit": "s", "sum": {}},
     ],
@@ -678,8 +658,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 JSON = st.recursive(
     LEAVES,
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=4)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=4)
     ),
     max_leaves=25,
 )
@@ -737,18 +716,12 @@ def test_no_bytes_raise(line, at, inserted, removed):
 
 
 @pytest.mark.parametrize("depth", [200, 300, 990, 1020, 100_000])
-@pytest.mark.parametrize(
-    "field", [b'"name"', b'"attributes"', b'"body"', b'"x_unix_nano"', b'"spanId"']
-)
+@pytest.mark.parametrize("field", [b'"name"', b'"attributes"', b'"body"', b'"x_unix_nano"', b'"spanId"'])
 def test_no_depth_raises(depth, field):
     for line in GOOD_LINES:
         for deep in (b"[" * depth + b"]" * depth, b'{"value":' * depth + b"1" + b"}" * depth):
-            assert_all_is_bytes_or_rejects(
-                line.replace(b'"name"', field + b":" + deep + b',"name"', 1)
-            )
-            assert_all_is_bytes_or_rejects(
-                line.replace(b'"body":{', field + b":" + deep + b',"body":{')
-            )
+            assert_all_is_bytes_or_rejects(line.replace(b'"name"', field + b":" + deep + b',"name"', 1))
+            assert_all_is_bytes_or_rejects(line.replace(b'"body":{', field + b":" + deep + b',"body":{'))
 
 
 # ---- real data ------------------------------------------------------------------------------

@@ -71,9 +71,7 @@ class _Trace:
         row[4:7] = [error, start, time]
         return time, error
 
-    def call(
-        self, service: str, pod: str, callee: str, parent: str, start: float
-    ) -> tuple[float, int]:
+    def call(self, service: str, pod: str, callee: str, parent: str, start: float) -> tuple[float, int]:
         span_id = f"{len(self.spans)}"
         row: list[Any] = [span_id, parent, "GET", CLIENT, 1, start, start + 1, callee]
         self.spans.append([service, pod, row])
@@ -103,9 +101,7 @@ def minute(
         work.update(trace.work)
     idle = random.Random(f"{number}")
     usage = {
-        (service, pod): {
-            "cpu": CPU_PER_MS * work[service, pod] + IDLE_CPU * idle.uniform(0.0098, 0.0102)
-        }
+        (service, pod): {"cpu": CPU_PER_MS * work[service, pod] + IDLE_CPU * idle.uniform(0.0098, 0.0102)}
         for service in OWN_MS
         for pod in PODS
     }

@@ -16,9 +16,7 @@ ROW = np.zeros(20, int)
 MINUTE_MS = 60_000
 
 
-def learnt(
-    profiles: Profiles, location: float, scale: float, minutes: int, weight: float = 1.0
-) -> Profiles:
+def learnt(profiles: Profiles, location: float, scale: float, minutes: int, weight: float = 1.0) -> Profiles:
     profiles.resize(1)
     rng = np.random.default_rng(7)
     for _ in range(minutes):
@@ -149,9 +147,7 @@ class _Pods:
                 noise = self.rng.normal(0, 0.5 + 0.2 * np.sqrt(served))
                 usage[name] = {"cpu": idle + cost * served + noise}
             self.minute += 1
-            odds = self.watch.step(
-                self.minute * MINUTE_MS, usage, dict.fromkeys(self.names, 0), counts
-            )
+            odds = self.watch.step(self.minute * MINUTE_MS, usage, dict.fromkeys(self.names, 0), counts)
         return odds
 
 

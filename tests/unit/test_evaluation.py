@@ -33,9 +33,7 @@ def verdict(trace_id: str, minute: float, culprit: str | None, score: float = 5.
     }
 
 
-def truth(
-    trace_id: str, fault: str | None = None, culprit: str | None = None, kind: str | None = None
-) -> dict:
+def truth(trace_id: str, fault: str | None = None, culprit: str | None = None, kind: str | None = None) -> dict:
     return {
         "trace_id": trace_id,
         "is_anomalous": fault is not None,
@@ -180,9 +178,7 @@ def test_culprits_of_a_faults_time_compete_by_traces_then_score(frames):
     ranks = m.culprit_ranks(frames["trace_verdicts"], frames["faults"])
     assert ranks.tolist() == [1.0, 1.0, m.UNNAMED]
     # With a third of cart's in that time, payment is second though its score is higher.
-    louder = pd.concat(
-        [frames["trace_verdicts"], frames["trace_verdicts"].iloc[[1]].assign(trace_id="b2")]
-    )
+    louder = pd.concat([frames["trace_verdicts"], frames["trace_verdicts"].iloc[[1]].assign(trace_id="b2")])
     assert m.culprit_ranks(louder, frames["faults"]).tolist() == [1.0, 2.0, m.UNNAMED]
 
 
@@ -210,12 +206,7 @@ def test_own_traces_leave_an_overlapping_fault_out(frames):
 
 
 def test_culprits_are_also_weighed_by_money_and_looked_up_in_the_ranking(frames):
-    found = m.culprits(
-        *(
-            frames[name]
-            for name in ("trace_verdicts", "ranked_anomalies", "traces", "faults", "costs")
-        )
-    )
+    found = m.culprits(*(frames[name] for name in ("trace_verdicts", "ranked_anomalies", "traces", "faults", "costs")))
     # Money: F1 2 + 1, F2 3, F3 -1 -> 0. The ranking: payment at 1, cart at 2, users nowhere.
     assert found == pytest.approx({
         "faults": 3, "faults unnamed": 1 / 3,
@@ -237,12 +228,8 @@ def test_the_ranking_counts_in_every_window_that_the_fault_overlaps_and_no_other
 
 def test_chance_is_what_a_ranking_dealt_at_random_would_name(frames):
     # F1 and F2 lie in window 0 (2 names at 3 or above), F3 in window 1 (1 name); 10 services.
-    assert m.ranking_chance(frames["ranked_anomalies"], frames["faults"], 10, 3) == pytest.approx(
-        5 / 30
-    )
-    assert m.ranking_chance(frames["ranked_anomalies"], frames["faults"], 10, 1) == pytest.approx(
-        3 / 30
-    )
+    assert m.ranking_chance(frames["ranked_anomalies"], frames["faults"], 10, 3) == pytest.approx(5 / 30)
+    assert m.ranking_chance(frames["ranked_anomalies"], frames["faults"], 10, 1) == pytest.approx(3 / 30)
 
 
 def test_attribution_is_signed_and_takes_in_what_is_true_or_predicted(frames):
@@ -257,9 +244,7 @@ def test_attribution_is_signed_and_takes_in_what_is_true_or_predicted(frames):
 
 
 def test_costs_in_two_currencies_are_never_added(tmp_path, frames):
-    mixed = frame(
-        tmp_path, "ranked_anomalies", [ranked("a", 0, 1, "1"), ranked("b", 0, 1, "1", "EUR")]
-    )
+    mixed = frame(tmp_path, "ranked_anomalies", [ranked("a", 0, 1, "1"), ranked("b", 0, 1, "1", "EUR")])
     with pytest.raises(ValueError, match="2 currencies"):
         m.attribution(mixed, frames["costs"])
 
@@ -288,9 +273,7 @@ def test_weak_labels_compare_injections_with_quiet_times(tmp_path, frames):
         {"trace_id": "f", "label": "negative", "services": ["search"]},
         {"trace_id": "c", "label": "ignore", "services": ["payment"]},
     ])  # fmt: skip
-    found = m.weak_labels(
-        frames["trace_verdicts"], frames["ranked_anomalies"], labels, frames["faults"], services=10
-    )
+    found = m.weak_labels(frames["trace_verdicts"], frames["ranked_anomalies"], labels, frames["faults"], services=10)
     assert found == pytest.approx({
         "positive traces": 3, "positive flagged": 2 / 3, "quiet traces": 2, "quiet flagged": 1 / 2,
         "right culprit, of positive flagged": 1 / 2, "faults": 3, "faults unnamed": 1 / 3,
@@ -315,10 +298,7 @@ def test_the_interval_is_students():
 def test_the_command_prints_a_run_and_writes_it_as_json(world, tmp_path, capsys):
     tables, source = world
     target = tmp_path / "measures.json"
-    assert (
-        main(["--tables", str(tables), "--truth", str(source / "truth"), "--json", str(target)])
-        == 0
-    )
+    assert main(["--tables", str(tables), "--truth", str(source / "truth"), "--json", str(target)]) == 0
     printed = capsys.readouterr().out
     assert "f1" in printed and "0.750" in printed
     result = json.loads(target.read_text())

@@ -66,10 +66,25 @@ ALLOWED = {
     "CommitmentDiscountStatus": {"Used", "Unused"},
     "PricingCategory": {"Standard", "Dynamic", "Committed", "Other"},
     "ServiceCategory": {
-        "AI and Machine Learning", "Analytics", "Business Applications", "Compute", "Databases",
-        "Developer Tools", "Multicloud", "Identity", "Integration", "Internet of Things",
-        "Management and Governance", "Media", "Migration", "Mobile", "Networking", "Security",
-        "Storage", "Web", "Other",
+        "AI and Machine Learning",
+        "Analytics",
+        "Business Applications",
+        "Compute",
+        "Databases",
+        "Developer Tools",
+        "Multicloud",
+        "Identity",
+        "Integration",
+        "Internet of Things",
+        "Management and Governance",
+        "Media",
+        "Migration",
+        "Mobile",
+        "Networking",
+        "Security",
+        "Storage",
+        "Web",
+        "Other",
     },
 }
 
@@ -181,14 +196,21 @@ def allocate(directory, seed, cost_column="EffectiveCost"):
         total = sum(usage.values())
         for service, part in apportion(units, usage).items():
             used = {"workloads": float(usage[service]), "idle": 0.0, "unmetered": None}[kind]
-            rows.append({
-                "window_start": datetime.fromtimestamp(window_ms / 1000, UTC),
-                "resource_id": resource_id, "dimension": dimension, "otel_service_name": service,
-                "usage": used, "total_usage": None if used is None else float(total if used else 0),
-                "share": usage[service] / total, "resource_cost": to_decimal(units),
-                "allocated_cost": to_decimal(part), "billing_currency": currency,
-                "cost_status": "billed",
-            })
+            rows.append(
+                {
+                    "window_start": datetime.fromtimestamp(window_ms / 1000, UTC),
+                    "resource_id": resource_id,
+                    "dimension": dimension,
+                    "otel_service_name": service,
+                    "usage": used,
+                    "total_usage": None if used is None else float(total if used else 0),
+                    "share": usage[service] / total,
+                    "resource_cost": to_decimal(units),
+                    "allocated_cost": to_decimal(part),
+                    "billing_currency": currency,
+                    "cost_status": "billed",
+                }
+            )
     return rows
 
 
@@ -219,24 +241,26 @@ def test_the_columns_are_those_of_focus_in_its_order_and_then_ours():
 
 
 def test_a_row_is_an_allocated_charge(tmp_path):
-    rows = exported(tmp_path, [
-        allocation("cart", "0.225", 3.0, 4.0),
-        allocation("__unallocated__", "0.075", 1.0, 4.0),
-        allocation("__idle__", "0.3", 0.0, 0.0, NOON + HALF_HOUR),
-    ])
+    rows = exported(
+        tmp_path,
+        [
+            allocation("cart", "0.225", 3.0, 4.0),
+            allocation("__unallocated__", "0.075", 1.0, 4.0),
+            allocation("__idle__", "0.3", 0.0, 0.0, NOON + HALF_HOUR),
+        ],
+    )
     assert of(rows, "ResourceId", "AllocatedResourceId", "EffectiveCost", "AllocatedMethodId") == [
         ("node-1", "cart", "0.225000000000", METHOD_ID),
         ("node-1", "", "0.075000000000", METHOD_ID),
         ("node-1", "", "0.300000000000", METHOD_ID),
     ]
     cart = rows[0]
-    assert json.loads(cart["AllocatedMethodDetails"]) == {"Elements": [
-        {"AllocatedRatio": 0.75, "UsageUnit": "Core-Seconds", "UsageQuantity": 3.0}]}
+    assert json.loads(cart["AllocatedMethodDetails"]) == {
+        "Elements": [{"AllocatedRatio": 0.75, "UsageUnit": "Core-Seconds", "UsageQuantity": 3.0}]
+    }
     assert json.loads(cart["AllocatedTags"]) == {SERVICE_TAG: "cart"}
-    assert (cart["ChargePeriodStart"], cart["ChargePeriodEnd"]) == (
-        "2024-04-30T12:00:00Z", "2024-04-30T12:30:00Z")
-    assert (cart["BillingPeriodStart"], cart["BillingPeriodEnd"]) == (
-        "2024-04-01T00:00:00Z", "2024-05-01T00:00:00Z")
+    assert (cart["ChargePeriodStart"], cart["ChargePeriodEnd"]) == ("2024-04-30T12:00:00Z", "2024-04-30T12:30:00Z")
+    assert (cart["BillingPeriodStart"], cart["BillingPeriodEnd"]) == ("2024-04-01T00:00:00Z", "2024-05-01T00:00:00Z")
     assert of(rows, "x_OtelServiceName") == [("cart",), ("__unallocated__",), ("__idle__",)]
 
 
@@ -244,7 +268,8 @@ def test_without_the_bill_all_costs_are_the_allocated_one_and_it_is_said_so(tmp_
     [row] = exported(tmp_path, [allocation("cart", "0.3")])
     assert {row[column] for column in COSTS} == {"0.300000000000"}
     assert of([row], "x_CostBasis", "BillingAccountId", "ServiceName", "HostProviderName") == [
-        ("allocation", "unknown", "unknown", "Not Applicable")]
+        ("allocation", "unknown", "unknown", "Not Applicable")
+    ]
     assert (row["ServiceCategory"], row["ServiceSubcategory"]) == ("Compute", "Other (Compute)")
     assert row["SkuId"] == row["PricingQuantity"] == row["Tags"] == ""
 
@@ -252,8 +277,7 @@ def test_without_the_bill_all_costs_are_the_allocated_one_and_it_is_said_so(tmp_
 def test_the_bill_gives_the_other_costs_in_the_same_proportions(tmp_path):
     rows = exported(
         tmp_path,
-        [allocation("cart", "0.225"), allocation("pay", "0.075"),
-         allocation("cart", "0.3", when=NOON + HALF_HOUR)],
+        [allocation("cart", "0.225"), allocation("pay", "0.075"), allocation("cart", "0.3", when=NOON + HALF_HOUR)],
         [source_row()],
     )
     assert of(rows, "EffectiveCost", "BilledCost", "ContractedCost", "ListCost") == [
@@ -262,11 +286,35 @@ def test_the_bill_gives_the_other_costs_in_the_same_proportions(tmp_path):
         ("0.300000000000", "0.400000000000", "0.450000000000", "0.500000000000"),
     ]
     assert of(rows, "PricingQuantity", "ConsumedQuantity", "PricingUnit", "ListUnitPrice")[0] == (
-        "1.500000000000", "1.500000000000", "vCPU-Hours", "0.250000000000000000")
-    assert of(rows[:1], "x_CostBasis", "BillingAccountId", "ServiceName", "SkuId", "SubAccountId",
-              "RegionId", "ServiceProviderName", "HostProviderName", "InvoiceIssuerName") == [
-        ("source", "acc-1", "Amazon Elastic Compute Cloud", "SKU-1", "cluster", "us-east-1", "AWS",
-         "AWS", "Amazon Web Services, Inc.")]
+        "1.500000000000",
+        "1.500000000000",
+        "vCPU-Hours",
+        "0.250000000000000000",
+    )
+    assert of(
+        rows[:1],
+        "x_CostBasis",
+        "BillingAccountId",
+        "ServiceName",
+        "SkuId",
+        "SubAccountId",
+        "RegionId",
+        "ServiceProviderName",
+        "HostProviderName",
+        "InvoiceIssuerName",
+    ) == [
+        (
+            "source",
+            "acc-1",
+            "Amazon Elastic Compute Cloud",
+            "SKU-1",
+            "cluster",
+            "us-east-1",
+            "AWS",
+            "AWS",
+            "Amazon Web Services, Inc.",
+        )
+    ]
     assert json.loads(rows[0]["Tags"]) == {"env": "prod", "team": "web"}
 
 
@@ -274,22 +322,49 @@ def test_where_source_rows_disagree_a_column_is_null_or_that_of_the_dearest(tmp_
     [row] = exported(
         tmp_path,
         [allocation("cart", "0.8")],
-        [source_row(), source_row(
-            EffectiveCost="1.0", SkuId="SKU-2", SkuPriceId="SKU-2-P", ServiceName="Amazon Fargate",
-            Tags='{"team": "web", "env": "test"}', ChargeClass="Correction")],
+        [
+            source_row(),
+            source_row(
+                EffectiveCost="1.0",
+                SkuId="SKU-2",
+                SkuPriceId="SKU-2-P",
+                ServiceName="Amazon Fargate",
+                Tags='{"team": "web", "env": "test"}',
+                ChargeClass="Correction",
+            ),
+        ],
     )
-    assert of([row], "ServiceName", "SkuId", "SkuPriceId", "PricingQuantity", "ListUnitPrice",
-              "RegionId", "ChargeClass", "Tags") == [
-        ("Amazon Fargate", "", "", "", "", "us-east-1", "", '{"team":"web"}')]
+    assert of(
+        [row],
+        "ServiceName",
+        "SkuId",
+        "SkuPriceId",
+        "PricingQuantity",
+        "ListUnitPrice",
+        "RegionId",
+        "ChargeClass",
+        "Tags",
+    ) == [("Amazon Fargate", "", "", "", "", "us-east-1", "", '{"team":"web"}')]
     assert row["BilledCost"] == "0.800000000000"
 
 
 def test_allowed_values_are_spelt_as_focus_does_and_others_are_null(tmp_path):
-    [row] = exported(tmp_path, [allocation("cart", "0.6")], [source_row(
-        hours=0.5, ChargeFrequency="usage-based", ServiceCategory="compute", PricingCategory="Spot",
-        ServiceSubcategory="")])
-    assert of([row], "ChargeFrequency", "ServiceCategory", "PricingCategory",
-              "ServiceSubcategory") == [("Usage-Based", "Compute", "", "Other (Compute)")]
+    [row] = exported(
+        tmp_path,
+        [allocation("cart", "0.6")],
+        [
+            source_row(
+                hours=0.5,
+                ChargeFrequency="usage-based",
+                ServiceCategory="compute",
+                PricingCategory="Spot",
+                ServiceSubcategory="",
+            )
+        ],
+    )
+    assert of([row], "ChargeFrequency", "ServiceCategory", "PricingCategory", "ServiceSubcategory") == [
+        ("Usage-Based", "Compute", "", "Other (Compute)")
+    ]
 
 
 def test_a_covered_charge_is_split_by_share_where_its_allocated_cost_is_nothing(tmp_path):
@@ -299,32 +374,31 @@ def test_a_covered_charge_is_split_by_share_where_its_allocated_cost_is_nothing(
         [source_row(hours=0.5, EffectiveCost="0")],
     )
     assert of(rows, "EffectiveCost", "BilledCost") == [
-        ("0.000000000000", "0.600000000000"), ("0.000000000000", "0.200000000000")]
+        ("0.000000000000", "0.600000000000"),
+        ("0.000000000000", "0.200000000000"),
+    ]
 
 
 def test_a_cost_that_the_source_leaves_null_is_the_allocated_one(tmp_path):
-    [row] = exported(
-        tmp_path, [allocation("cart", "0.6")], [source_row(hours=0.5, ListCost="", ContractedCost="null")]
-    )
+    [row] = exported(tmp_path, [allocation("cart", "0.6")], [source_row(hours=0.5, ListCost="", ContractedCost="null")])
     assert of([row], "EffectiveCost", "BilledCost", "ListCost", "ContractedCost") == [
-        ("0.600000000000", "0.800000000000", "0.600000000000", "0.600000000000")]
+        ("0.600000000000", "0.800000000000", "0.600000000000", "0.600000000000")
+    ]
 
 
 def test_provisional_rows_are_left_out_unless_asked_for(tmp_path):
-    rows = [allocation("cart", "0.3"), allocation("pay", "0.1", cost_status="provisional",
-                                                  when=NOON + HALF_HOUR)]
+    rows = [allocation("cart", "0.3"), allocation("pay", "0.1", cost_status="provisional", when=NOON + HALF_HOUR)]
     assert of(exported(tmp_path, rows), "x_CostStatus") == [("billed",)]
     both = exported(tmp_path, rows, with_provisional=True)
     assert of(both, "x_CostStatus", "EffectiveCost") == [
-        ("billed", "0.300000000000"), ("provisional", "0.100000000000")]
+        ("billed", "0.300000000000"),
+        ("provisional", "0.100000000000"),
+    ]
 
 
 def test_another_allocated_column_is_left_as_it_was_allocated(tmp_path):
-    [row] = exported(
-        tmp_path, [allocation("cart", "0.8")], [source_row(hours=0.5)], cost_column="BilledCost"
-    )
-    assert of([row], "BilledCost", "EffectiveCost", "x_CostBasis") == [
-        ("0.800000000000", "0.600000000000", "source")]
+    [row] = exported(tmp_path, [allocation("cart", "0.8")], [source_row(hours=0.5)], cost_column="BilledCost")
+    assert of([row], "BilledCost", "EffectiveCost", "x_CostBasis") == [("0.800000000000", "0.600000000000", "source")]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -334,17 +408,28 @@ def test_each_cost_sums_to_the_source_rows_to_the_last_decimal(tmp_path, seed):
     for i in range(80):
         start = NOON + timedelta(hours=draw.randrange(30))
         amounts = {name: f"{draw.uniform(-0.2, 1):.{draw.randrange(3, 13)}f}" for name in COSTS}
-        kind = draw.choice([
-            {"ConsumedUnit": "vCPU-Hours"}, {"ConsumedUnit": "Hours"}, {"ConsumedUnit": "GB-Hours"},
-            {"ConsumedUnit": "", "ResourceId": "", "ChargeCategory": "Tax", "SkuPriceId": ""},
-            {"ConsumedUnit": "Requests", "ChargeCategory": "Credit"},
-        ])
-        bill.append(source_row(
-            start, draw.choice([1, 1, 1, 24]),
-            **amounts | {"ResourceId": f"node-{draw.randrange(3)}",
-                         "BillingCurrency": draw.choice(["USD", "USD", "EUR"]),
-                         "SkuId": f"SKU-{i}"} | kind,
-        ))
+        kind = draw.choice(
+            [
+                {"ConsumedUnit": "vCPU-Hours"},
+                {"ConsumedUnit": "Hours"},
+                {"ConsumedUnit": "GB-Hours"},
+                {"ConsumedUnit": "", "ResourceId": "", "ChargeCategory": "Tax", "SkuPriceId": ""},
+                {"ConsumedUnit": "Requests", "ChargeCategory": "Credit"},
+            ]
+        )
+        bill.append(
+            source_row(
+                start,
+                draw.choice([1, 1, 1, 24]),
+                **amounts
+                | {
+                    "ResourceId": f"node-{draw.randrange(3)}",
+                    "BillingCurrency": draw.choice(["USD", "USD", "EUR"]),
+                    "SkuId": f"SKU-{i}",
+                }
+                | kind,
+            )
+        )
     source = write_bill(tmp_path / "input", bill)
     rows = exported(tmp_path, allocate(source, seed), bill)
     for column in COSTS:
@@ -380,9 +465,7 @@ def test_parquet_holds_what_the_csv_does(tmp_path):
 
 
 def test_version_1_3_has_the_names_that_1_4_took_out(tmp_path):
-    [row] = exported(
-        tmp_path, [allocation("cart", "0.6")], [source_row(hours=0.5)], version="1.3"
-    )
+    [row] = exported(tmp_path, [allocation("cart", "0.6")], [source_row(hours=0.5)], version="1.3")
     assert (row["ProviderName"], row["PublisherName"]) == ("AWS", "AWS")
     assert "InvoiceDetailId" not in row
     assert "ProviderName" not in TYPES
@@ -422,9 +505,7 @@ def test_a_bill_that_does_not_fit_is_not_taken_and_told(tmp_path, capsys):
         (["--tables", "torn", "--output", "o.csv"], 1, "cost_allocations.parquet"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(
-    tmp_path, monkeypatch, capsys, arguments, status, part
-):
+def test_what_is_wrong_is_told_in_one_line(tmp_path, monkeypatch, capsys, arguments, status, part):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "tables", "cost_allocations", [])
     (tmp_path / "broken/billing").mkdir(parents=True)

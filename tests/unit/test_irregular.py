@@ -131,13 +131,13 @@ def test_a_doubled_hour_a_missing_charge_and_a_credit_are_found_at_any_time_of_t
     assert irregular(quiet, hours=1) == {}
     at = 8 * DAY + hour
     for changed, sign in ((2 * quiet[at], 1), (None, -1), (-quiet[at], -1)):
-        costs_usd = [*quiet[:at], changed, *quiet[at + 1:]]
+        costs_usd = [*quiet[:at], changed, *quiet[at + 1 :]]
         found = irregular(costs_usd, hours=1)
         assert list(found) == [at], changed
         for row in found[at]:
             assert math.copysign(1, row["anomaly_score"]) == sign
             assert row["expected_cost"] == pytest.approx(Decimal(quiet[at] / 2), rel=Decimal("0.1"))
-    assert irregular([*quiet[:at], None, *quiet[at + 1:]], hours=1)[at][0]["billed_cost"] == 0
+    assert irregular([*quiet[:at], None, *quiet[at + 1 :]], hours=1)[at][0]["billed_cost"] == 0
 
 
 def test_a_cost_that_is_usual_at_another_time_of_the_day_is_irregular():
@@ -206,7 +206,7 @@ def test_between_the_old_level_and_the_new_nothing_is_irregular():
 def test_a_resource_that_stops_is_no_news_at_the_end_and_told_four_times_in_between():
     costs_usd = rhythm(9)
     at = 6 * DAY
-    stopped = [*costs_usd[:at], *[None] * DAY, *costs_usd[at + DAY:]]
+    stopped = [*costs_usd[:at], *[None] * DAY, *costs_usd[at + DAY :]]
     assert list(irregular(stopped, hours=1)) == [at, at + 1, at + 2, at + 3]
     assert irregular(costs_usd[:at], hours=1) == {}  # its bill may be yet to come
 
@@ -299,8 +299,7 @@ def test_later_charges_change_nothing(hours):
 def test_any_bill_in_any_order_gives_finite_scores_and_the_same_rows(by_number, of_period, shuffle):
     costs = {MONDAY + i * WINDOW_MS: cost for i, cost in by_number.items()}
     length = of_period * WINDOW_MS
-    periods = {ms: (ms - (ms - MONDAY) % length, ms - (ms - MONDAY) % length + length)
-               for ms in costs}
+    periods = {ms: (ms - (ms - MONDAY) % length, ms - (ms - MONDAY) % length + length) for ms in costs}
     rows = charge_anomalies("node-1", "cpu", "USD", costs, periods)
     assert all(math.isfinite(row["anomaly_score"]) for row in rows)
     assert len({row["window_start"] for row in rows}) == len(rows)

@@ -38,11 +38,7 @@ def test_imports_run_one_way(folder: str) -> None:
 
 def test_the_mathematics_does_not_know_its_wrappers() -> None:
     for path in (ROOT / "udfs/pure").rglob("*.py"):
-        wrong = {
-            name
-            for name in _imports(path)
-            if name.split(".")[0] == "udfs" and not name.startswith("udfs.pure")
-        }
+        wrong = {name for name in _imports(path) if name.split(".")[0] == "udfs" and not name.startswith("udfs.pure")}
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 

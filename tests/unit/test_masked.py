@@ -76,7 +76,8 @@ def culprits(results: list) -> set[str]:
 )
 def test_each_kind_is_found_and_blamed_on_who_caused_it(warm, world: World, culprit: str) -> None:
     results = [
-        result for result in last_word(run(warm(), world, minutes=25)).values()
+        result
+        for result in last_word(run(warm(), world, minutes=25)).values()
         if result.minute_ms >= minute(WARM + 5)[0]
     ]
     assert flagged(results) > 0.9
@@ -162,9 +163,7 @@ def test_no_span_sees_its_own_service_nor_what_it_brought_about(warm, model) -> 
             at = first[trace[row]] + asked.parent[at]
         changed = MaskedSpanModel.predict(model, asked._replace(reals=reals, bits=bits))
         for part in ("mean", "scale"):
-            np.testing.assert_allclose(
-                getattr(changed, part)[row], getattr(expected, part)[row], atol=1e-5
-            )
+            np.testing.assert_allclose(getattr(changed, part)[row], getattr(expected, part)[row], atol=1e-5)
 
 
 def test_a_span_sees_what_it_caused(warm, model) -> None:
@@ -303,8 +302,7 @@ def test_the_source_s_threshold_follows_a_storm_into_silence(warm, model) -> Non
 def test_ids_have_no_say(warm) -> None:
     start_ms, traces, usage = minute(WARM, World(slow={"tax": 6.0}, share=0.5))
     (expected, *_), (found, *_) = (
-        warm().step(start_ms, named, usage)
-        for named in (traces, [trace.replace(b'"60/', b'"xx/') for trace in traces])
+        warm().step(start_ms, named, usage) for named in (traces, [trace.replace(b'"60/', b'"xx/') for trace in traces])
     )
     assert [v["trace_id"] for v in found.verdicts] != [v["trace_id"] for v in expected.verdicts]
     assert [v["anomaly_score"] for v in found.verdicts] == pytest.approx(

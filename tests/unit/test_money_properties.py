@@ -74,10 +74,7 @@ USAGE = st.lists(
 
 
 def consumers(usage):
-    return [
-        (service, {START_MS + window * WINDOW_MS: {dimension: used}})
-        for window, dimension, service, used in usage
-    ]
+    return [(service, {START_MS + window * WINDOW_MS: {dimension: used}}) for window, dimension, service, used in usage]
 
 
 def charges_of(rows, exchange=None, delivery="bill"):
@@ -100,9 +97,7 @@ def allocated(rows_by_window):
 def test_allocated_and_idle_and_unallocated_are_what_is_charged(policy, bill, usage):
     rows, left = bill
     found = resource_rows("node-1", consumers(usage), charges_of(rows), idle_policy=policy)
-    assert allocated(found) == {
-        currency: to_units(cost) for currency, cost in left.items() if cost
-    }
+    assert allocated(found) == {currency: to_units(cost) for currency, cost in left.items() if cost}
     for of_window in found.values():
         parts, wholes = defaultdict(int), {}
         for row in of_window:

@@ -1,4 +1,4 @@
-"""Names from outside: what no database takes is left out, what no key holds is cut, and different ones stay different."""
+"""Names from outside: what no database takes is left out, what no key holds is cut, distinct ones stay distinct."""
 
 from __future__ import annotations
 

@@ -17,12 +17,14 @@ from jobs.environment import SQL
 from tests.unit.literal_tables import write
 
 QUERIES = SQL / "queries"
-BUDGETS = pa.schema({
-    "otel_service_name": pa.string(),
-    "month": pa.date32(),
-    "amount": pa.decimal128(28, 12),
-    "billing_currency": pa.string(),
-})
+BUDGETS = pa.schema(
+    {
+        "otel_service_name": pa.string(),
+        "month": pa.date32(),
+        "amount": pa.decimal128(28, 12),
+        "billing_currency": pa.string(),
+    }
+)
 
 
 def at(day, hour=0, minute=0, month=4):
@@ -46,31 +48,59 @@ def ask(folder: Path, query: str, edit=lambda sql: sql, budgets=(), **tables):
 
 def cost(when, service, amount, currency="USD", status="billed", **columns):
     return {
-        "window_start": when, "resource_id": "node-1", "dimension": "cpu",
-        "otel_service_name": service, "usage": 1.0, "total_usage": 1.0, "share": 1.0,
-        "resource_cost": amount, "allocated_cost": amount, "billing_currency": currency,
-        "cost_status": status, **columns,
+        "window_start": when,
+        "resource_id": "node-1",
+        "dimension": "cpu",
+        "otel_service_name": service,
+        "usage": 1.0,
+        "total_usage": 1.0,
+        "share": 1.0,
+        "resource_cost": amount,
+        "allocated_cost": amount,
+        "billing_currency": currency,
+        "cost_status": status,
+        **columns,
     }
 
 
 def budget(service, amount, currency="USD", month=4):
     return {
-        "otel_service_name": service, "month": date(2024, month, 1),
-        "amount": Decimal(amount), "billing_currency": currency,
+        "otel_service_name": service,
+        "month": date(2024, month, 1),
+        "amount": Decimal(amount),
+        "billing_currency": currency,
     }
 
 
 def element(dimension, allocated, usage=1.0, total=1.0, resource_cost=None, resource="node-1"):
     return {
-        "AllocatedRatio": usage / total, "UsageUnit": "Units", "UsageQuantity": usage,
-        "x_AllocatedCost": allocated, "x_Charges": [], "x_CostStatus": "billed",
-        "x_Dimension": dimension, "x_Rate": None, "x_ResourceId": resource,
-        "x_ResourceCost": resource_cost or allocated, "x_TotalUsage": total,
+        "AllocatedRatio": usage / total,
+        "UsageUnit": "Units",
+        "UsageQuantity": usage,
+        "x_AllocatedCost": allocated,
+        "x_Charges": [],
+        "x_CostStatus": "billed",
+        "x_Dimension": dimension,
+        "x_Rate": None,
+        "x_ResourceId": resource,
+        "x_ResourceCost": resource_cost or allocated,
+        "x_TotalUsage": total,
     }
 
 
-def ranked(when, culprit, elements, excess=(), rank=1, kind="latency_spike", traces=3, mean=2.0,
-           currency="USD", is_priced=True, **columns):
+def ranked(
+    when,
+    culprit,
+    elements,
+    excess=(),
+    rank=1,
+    kind="latency_spike",
+    traces=3,
+    mean=2.0,
+    currency="USD",
+    is_priced=True,
+    **columns,
+):
     """A row whose figures follow from its elements and excess, [(dimension, cost), ...]."""
     attributed = sum((Decimal(e["x_AllocatedCost"]) for e in elements), Decimal("0.000000000000"))
     excess_cost = sum((Decimal(c) for _, c in excess), Decimal(0)) if is_priced else None
@@ -87,13 +117,24 @@ def ranked(when, culprit, elements, excess=(), rank=1, kind="latency_spike", tra
     }
     return {
         "anomaly_id": f"{when:%Y-%m-%dT%H:%M:%SZ}/{culprit}/{currency}",
-        "window_start": when, "window_end": when + timedelta(minutes=30),
-        "otel_service_name": culprit, "rank": rank, "cost_weighted_score": score,
-        "anomaly_score": alpha, "threshold": 1.0, "anomalous_traces": traces, "total_traces": 10,
-        "attributed_cost": attributed, "excess_cost": excess_cost, "billing_currency": currency,
-        "cost_status": "billed", "anomaly_kind": kind, "affected_services": [],
+        "window_start": when,
+        "window_end": when + timedelta(minutes=30),
+        "otel_service_name": culprit,
+        "rank": rank,
+        "cost_weighted_score": score,
+        "anomaly_score": alpha,
+        "threshold": 1.0,
+        "anomalous_traces": traces,
+        "total_traces": 10,
+        "attributed_cost": attributed,
+        "excess_cost": excess_cost,
+        "billing_currency": currency,
+        "cost_status": "billed",
+        "anomaly_kind": kind,
+        "affected_services": [],
         "exemplar_trace_ids": [f"trace of {culprit} at {when:%H:%M}"],
-        "explanation": json.dumps(explanation), **columns,
+        "explanation": json.dumps(explanation),
+        **columns,
     }
 
 
@@ -122,12 +163,19 @@ def test_the_rest_of_the_month_costs_what_the_completed_days_did(tmp_path):
             cost(at(4, 11, 30), "cart", "0.6", status="provisional"),
             cost(at(2), "cart", "7", "EUR"),
         ],
-        budgets=[budget("cart", "30"), budget("checkout", "29.5"), budget("ghost", "5"),
-                 budget("cart", "1", month=3)],
+        budgets=[budget("cart", "30"), budget("checkout", "29.5"), budget("ghost", "5"), budget("cart", "1", month=3)],
     )
     # 3 days at 1 USD; what is left are half of the 4th and 26 days
-    assert columns(rows, "otel_service_name", "billing_currency", "cost_to_date", "projected_cost",
-                   "budget", "projected_over_budget", "verdict") == [
+    assert columns(
+        rows,
+        "otel_service_name",
+        "billing_currency",
+        "cost_to_date",
+        "projected_cost",
+        "budget",
+        "projected_over_budget",
+        "verdict",
+    ) == [
         ("cart", "EUR", 7, rows[0]["projected_cost"], None, None, None),
         ("cart", "USD", Decimal("3.6"), Decimal("30.1"), 30, Decimal("0.1"), "over"),
         ("checkout", "USD", 3, Decimal("29.5"), Decimal("29.5"), 0, "under"),
@@ -143,7 +191,8 @@ def test_the_rest_of_the_month_costs_what_the_completed_days_did(tmp_path):
 def test_from_two_weeks_on_weekdays_and_weekends_are_projected_apart(tmp_path):
     days = [cost(at(day), "cart", "1" if day in (6, 7, 13, 14) else "2") for day in range(1, 15)]
     [row] = ask(
-        tmp_path, "month_to_date_by_service",
+        tmp_path,
+        "month_to_date_by_service",
         cost_allocations=[*days, cost(at(14, 23, 30), "cart", "0")],
     )
     # left from Monday the 15th to Tuesday the 30th: 12 weekdays and 4 days of weekends
@@ -164,9 +213,7 @@ def test_at_the_end_of_the_month_nothing_is_projected_and_days_of_earlier_months
     [row] = ask(tmp_path, "month_to_date_by_service", cost_allocations=[*march, *april])
     assert (row["cost_to_date"], row["completed_days"]) == (1, 2)
     assert row["projected_cost"] == 1 + Decimal("29.5") * 2
-    [row] = ask(
-        tmp_path, "month_to_date_by_service", cost_allocations=[cost(at(30, 23, 30), "cart", "1")]
-    )
+    [row] = ask(tmp_path, "month_to_date_by_service", cost_allocations=[cost(at(30, 23, 30), "cart", "1")])
     assert (row["cost_to_date"], row["projected_cost"]) == (1, 1)
     assert row["share_of_month_elapsed"] == 1
 
@@ -190,8 +237,7 @@ def test_recurring_anomalies_sum_by_culprit_and_kind(tmp_path):
     cart, pay = rows
     assert (cart["otel_service_name"], cart["anomaly_kind"]) == ("cart", "latency_spike")
     assert (cart["occurrences"], cart["windows"], cart["days"]) == (2, 3, 2)
-    assert (cart["attributed_to_date"], cart["excess_to_date"]) == (
-        Decimal("1.5"), Decimal("0.25"))
+    assert (cart["attributed_to_date"], cart["excess_to_date"]) == (Decimal("1.5"), Decimal("0.25"))
     assert float(cart["excess_per_30_days"]) == pytest.approx(1.5)  # 0.25 in 5 days
     assert (cart["windows_without_excess"], cart["projected_monthly_cost"]) == (0, Decimal("1.5"))
     assert (pay["excess_to_date"], pay["excess_per_30_days"]) == (None, None)
@@ -199,10 +245,8 @@ def test_recurring_anomalies_sum_by_culprit_and_kind(tmp_path):
 
 
 WHAT_IF = [
-    ranked(at(1), "cart", [element("cpu", "3"), element("network", "1")],
-           [("cpu", "0.3"), ("network", "0.1")], rank=1),
-    ranked(at(1), "pay", [element("network", "2")], [("network", "0.25")], rank=2,
-           kind="retry_loop"),
+    ranked(at(1), "cart", [element("cpu", "3"), element("network", "1")], [("cpu", "0.3"), ("network", "0.1")], rank=1),
+    ranked(at(1), "pay", [element("network", "2")], [("network", "0.25")], rank=2, kind="retry_loop"),
     ranked(at(1), "ship", [element("cpu", "9")], rank=3, is_priced=False),
 ]
 
@@ -215,13 +259,13 @@ def scenario(ranked_by="excess", network="1.0", retry_loop="1.0"):
             .replace("values ('excess')\n", f"values ('{ranked_by}')\n")
         )
         return changed
+
     return edit
 
 
 def test_a_scenario_that_changes_nothing_ranks_as_the_job_did(tmp_path):
     rows = ask(tmp_path, "what_if", scenario(), ranked_anomalies=WHAT_IF)
-    assert columns(rows, "otel_service_name", "old_rank", "new_rank") == [
-        ("cart", 1, 1), ("pay", 2, 2), ("ship", 3, 3)]
+    assert columns(rows, "otel_service_name", "old_rank", "new_rank") == [("cart", 1, 1), ("pay", 2, 2), ("ship", 3, 3)]
     for row in rows:
         assert row["old_attributed_cost"] == row["new_attributed_cost"]
         assert row["old_excess_cost"] == row["new_excess_cost"]
@@ -231,12 +275,16 @@ def test_other_prices_and_severities_change_ranks(tmp_path):
     # as it stands in the file: the network at twice its price
     rows = ask(tmp_path, "what_if", ranked_anomalies=WHAT_IF)
     assert columns(rows, "otel_service_name", "new_rank", "new_excess_cost") == [
-        ("cart", 1, Decimal("0.5")), ("pay", 2, Decimal("0.5")), ("ship", 3, None)]
+        ("cart", 1, Decimal("0.5")),
+        ("pay", 2, Decimal("0.5")),
+        ("ship", 3, None),
+    ]
     rows = ask(tmp_path, "what_if", scenario(network="3.0"), ranked_anomalies=WHAT_IF)
-    assert columns(rows, "otel_service_name", "old_rank", "new_rank", "new_attributed_cost",
-                   "new_excess_cost") == [
-        ("pay", 2, 1, 6, Decimal("0.75")), ("cart", 1, 2, 6, Decimal("0.6")),
-        ("ship", 3, 3, 9, None)]
+    assert columns(rows, "otel_service_name", "old_rank", "new_rank", "new_attributed_cost", "new_excess_cost") == [
+        ("pay", 2, 1, 6, Decimal("0.75")),
+        ("cart", 1, 2, 6, Decimal("0.6")),
+        ("ship", 3, 3, 9, None),
+    ]
     rows = ask(tmp_path, "what_if", scenario(retry_loop="2.0"), ranked_anomalies=WHAT_IF)
     assert columns(rows, "otel_service_name", "new_rank") == [("pay", 1), ("cart", 2), ("ship", 3)]
 
@@ -245,8 +293,7 @@ def test_what_if_ranks_by_the_score_too(tmp_path):
     rows = ask(tmp_path, "what_if", scenario("score"), ranked_anomalies=WHAT_IF)
     assert columns(rows, "otel_service_name", "new_rank") == [("ship", 1), ("cart", 2), ("pay", 3)]
     scores = {row["otel_service_name"]: row["new_score"] for row in rows}
-    assert scores == pytest.approx(
-        {row["otel_service_name"]: row["cost_weighted_score"] for row in WHAT_IF})
+    assert scores == pytest.approx({row["otel_service_name"]: row["cost_weighted_score"] for row in WHAT_IF})
     rows = ask(tmp_path, "what_if", scenario("score", retry_loop="5.0"), ranked_anomalies=WHAT_IF)
     assert columns(rows, "otel_service_name", "new_rank") == [("pay", 1), ("ship", 2), ("cart", 3)]
 
@@ -269,7 +316,8 @@ def test_the_day_s_anomalies_are_summed_and_the_dearest_is_first(tmp_path):
     assert columns(rows[:3], "billing_currency", "place", "otel_service_name", "excess_cost") == [
         ("EUR", 1, "pay", Decimal("0.1")),
         ("USD", 1, "cart", Decimal("0.4")),
-        ("USD", 2, "pay", Decimal("0.3"))]
+        ("USD", 2, "pay", Decimal("0.3")),
+    ]
     cart = rows[1]
     assert (cart["day"], cart["windows"], cart["anomalous_traces"]) == (date(2024, 4, 2), 2, 10)
     assert (cart["trace_id"], cart["provisional_windows"]) == ("trace of cart at 11:00", 1)
@@ -283,7 +331,9 @@ def test_every_row_follows_from_its_explanation_and_one_that_does_not_is_listed(
         element("memory", "-0.100000000000", 7e11 / 3, 7e11, "-0.300000000000"),
     ]
     idle = element("cpu", "0.250000000000", 1.0, 2.0, "0.500000000000") | {
-        "UsageQuantity": 0.0, "x_TotalUsage": 7.0}  # a part of what is idle, in equal parts
+        "UsageQuantity": 0.0,
+        "x_TotalUsage": 7.0,
+    }  # a part of what is idle, in equal parts
     sound = [
         ranked(at(1), "cart", thirds, traces=1, mean=3.7),
         ranked(at(1), "pay", [idle]),
@@ -321,8 +371,16 @@ def test_a_day_is_compared_with_the_same_hours_of_the_day_before(tmp_path):
             cost(at(3, 9), "cart", "4", "EUR"),
         ],
     )
-    assert columns(rows, "otel_service_name", "billing_currency", "cost", "cost_the_day_before",
-                   "difference", "change", "provisional_cost") == [
+    assert columns(
+        rows,
+        "otel_service_name",
+        "billing_currency",
+        "cost",
+        "cost_the_day_before",
+        "difference",
+        "change",
+        "provisional_cost",
+    ) == [
         ("cart", "EUR", 4, 0, 4, None, 0),
         ("cart", "USD", 3, 2, 1, 0.5, 1),
         ("gone", "USD", 0, Decimal("0.5"), Decimal("-0.5"), -1.0, 0),
@@ -347,8 +405,7 @@ def test_unallocated_cost_tells_why(tmp_path):
             cost(at(2), "__unallocated__", "1", "EUR"),
         ],
     )
-    assert columns(rows, "day", "resource_id", "dimension", "reason", "windows", "cost",
-                   "share_of_day") == [
+    assert columns(rows, "day", "resource_id", "dimension", "reason", "windows", "cost", "share_of_day") == [
         (date(2024, 4, 2), "node-1", "cpu", "unknown workload", 1, 1, 1.0),
         (date(2024, 4, 1), "node-1", "cpu", "idle", 2, 3, 0.3),
         (date(2024, 4, 1), "node-1", "io", "unmetered", 1, Decimal("1.25"), 0.125),
@@ -370,8 +427,7 @@ def test_late_bills_are_listed_with_their_age_and_corrections_with_them(tmp_path
             cost(at(1, 11, 30), "cart", "1", status="provisional", resource_id="node-2"),
         ],
     )
-    assert columns(rows, "cost_status", "window_start", "resource_id", "age_hours", "dimensions",
-                   "cost") == [
+    assert columns(rows, "cost_status", "window_start", "resource_id", "age_hours", "dimensions", "cost") == [
         ("provisional", at(1, 9), "node-1", 2.5, 2, 3),
         ("provisional", at(1, 11, 30), "node-2", 0, 1, 1),
         ("corrected", at(1, 8), "node-1", 3.5, 1, 1),

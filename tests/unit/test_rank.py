@@ -77,9 +77,7 @@ def order(rows):
 
 
 def test_one_row_has_every_column_of_the_interface():
-    [row] = rank(
-        [incident("cart", 4.0, 6.0)], [allocation("cart", "1.5")], [{"cart": 10}, {"cart": 20}]
-    )
+    [row] = rank([incident("cart", 4.0, 6.0)], [allocation("cart", "1.5")], [{"cart": 10}, {"cart": 20}])
     assert row.keys() == COLUMNS
     assert row["window_start"] == HOUR
     assert row["window_end"] == HOUR + WINDOW_MS
@@ -108,9 +106,7 @@ def test_cost_and_severity_rank_together():
 
 def test_equal_scores_are_ranked_by_cost_then_severity_then_name():
     # with nothing allocated, S is 0 whatever alpha is
-    rows = rank(
-        [incident("b", 4.0), incident("a", 4.0), incident("z", 9.0)], [allocation("other", "1")]
-    )
+    rows = rank([incident("b", 4.0), incident("a", 4.0), incident("z", 9.0)], [allocation("other", "1")])
     assert [row["otel_service_name"] for row in rows] == ["z", "a", "b"]
     # what no float tells apart
     nearly = [allocation("a", "1e15"), allocation("b", "1000000000000000.000000000001")]
@@ -196,10 +192,7 @@ def test_five_exemplars_the_best_of_all_minutes_each_once():
     ],
 )
 def test_a_row_is_as_settled_as_the_least_settled_cost_it_rests_on(statuses, expected):
-    allocations = [
-        allocation("cart", "1", status=status, resource_id=f"node-{i}")
-        for i, status in enumerate(statuses)
-    ]
+    allocations = [allocation("cart", "1", status=status, resource_id=f"node-{i}") for i, status in enumerate(statuses)]
     allocations.append(allocation("checkout", "1", status="provisional"))
     [row] = rank([incident("cart", 4.0)], allocations)
     assert row["cost_status"] == expected
@@ -265,10 +258,7 @@ def test_without_any_price_no_excess_is_known():
 
 def test_a_month_of_it_costs_what_a_minute_of_it_does_as_often_as_it_comes():
     """Two minutes cost 4; it came in 30 of 1,440 minutes so far: 900 of a month's."""
-    minutes = [
-        [incident("cart", 4.0, excess_usage={"cart": {"cpu": 1.0}}, recurrence=[n, 1440])]
-        for n in (29, 30)
-    ]
+    minutes = [[incident("cart", 4.0, excess_usage={"cart": {"cpu": 1.0}}, recurrence=[n, 1440])] for n in (29, 30)]
     [row] = rank(None, [dear("cart", "2")], minutes=minutes)
     assert (row["excess_cost"], row["projected_monthly_cost"]) == (4, 4 // 2 * 900)
 
@@ -353,9 +343,7 @@ def test_elements_are_of_the_shape_of_focus_allocated_method_details():
     assert [c["key"] for c in why["Elements"][0]["x_Charges"]] == ["m", "x"]
     for keys in (why, *why["Elements"]):
         assert all(
-            key in ("Elements", "AllocatedRatio", "UsageUnit", "UsageQuantity")
-            or key.startswith("x_")
-            for key in keys
+            key in ("Elements", "AllocatedRatio", "UsageUnit", "UsageQuantity") or key.startswith("x_") for key in keys
         )
     assert all(list(keys) == sorted(keys) for keys in (why, *why["Elements"]))
     assert '": ' not in row["explanation"]
@@ -364,9 +352,7 @@ def test_elements_are_of_the_shape_of_focus_allocated_method_details():
 MINUTES = st.lists(
     st.lists(
         st.builds(
-            lambda culprit, scores, kind, affected: incident(
-                culprit, *scores, kind=kind, affected=affected
-            ),
+            lambda culprit, scores, kind, affected: incident(culprit, *scores, kind=kind, affected=affected),
             st.sampled_from("abc"),
             st.lists(st.floats(3, 50), min_size=1, max_size=8),
             st.sampled_from(["latency", "error"]),

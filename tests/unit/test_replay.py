@@ -233,9 +233,7 @@ def test_shares_of_users_add_up_to_all_messages_once(world: Path, users: int) ->
 
 @pytest.mark.parametrize("key", ["none", "trace_id"])
 def test_both_encodings_decode_to_the_same(world: Path, key: str) -> None:
-    as_json, as_protobuf = (
-        messages_of(Plan(world, encoding, key=key)) for encoding in ("json", "protobuf")
-    )
+    as_json, as_protobuf = (messages_of(Plan(world, encoding, key=key)) for encoding in ("json", "protobuf"))
     assert len(as_json) == len(as_protobuf)
     for one, other in zip(as_json, as_protobuf):
         assert one._replace(value=b"") == other._replace(value=b"")
@@ -289,8 +287,15 @@ def test_an_input_without_records_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"encoding": "xml"}, {"key": "span_id"}, {"speed": 0}, {"rate": -1.0}, {"loops": 0}, {"billing_delay_h": -1},
-     {"max_bytes": 0}],
+    [
+        {"encoding": "xml"},
+        {"key": "span_id"},
+        {"speed": 0},
+        {"rate": -1.0},
+        {"loops": 0},
+        {"billing_delay_h": -1},
+        {"max_bytes": 0},
+    ],
 )
 def test_a_plan_out_of_range_is_told(wrong: dict) -> None:
     with pytest.raises(ValueError, match="use"):

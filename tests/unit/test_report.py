@@ -90,9 +90,7 @@ def explained(service: str = "payment", **columns) -> dict:
     ]  # fmt: skip
     explanation = {"Elements": elements, "x_MeanTraceScore": 5.0, "x_AnomalousTraces": 3}
     # 10 * ln(1.015)
-    row = ranked(
-        service, 0.14888612, attributed_cost="0.015", anomaly_score=10.0, anomalous_traces=3
-    )
+    row = ranked(service, 0.14888612, attributed_cost="0.015", anomaly_score=10.0, anomalous_traces=3)
     return (
         row
         | {
@@ -208,19 +206,11 @@ def test_the_top_anomaly_is_shown_with_its_tree_and_its_arithmetic(tmp_path, sou
     assert "Top anomaly: payment" in page.text
     assert "node-1 cpu 2 8 Core-Seconds 0.25 0.04000000 0.01000000 SKU-CPU" in page.text
     assert "rate of 2026-01-04T23:00:00Z provisional" in page.text
-    assert (
-        "mean trace score · log2(1 + anomalous traces) = 5.000000 · log2(1 + 3) = 10.000000"
-        in page.text
-    )
-    assert (
-        "α · ln(1 + c_s) = 10.000000 · ln(1 + 0.015) = 10.000000 · 0.014888612 = 0.148886120"
-        in page.text
-    )
+    assert "mean trace score · log2(1 + anomalous traces) = 5.000000 · log2(1 + 3) = 10.000000" in page.text
+    assert "α · ln(1 + c_s) = 10.000000 · ln(1 + 0.015) = 10.000000 · 0.014888612 = 0.148886120" in page.text
     assert "the shares sum to" not in page.text
     assert "5 spans in 100 ms, scored 7.5, threshold 3.5" in page.text
-    culprits = [
-        attrs for tag, attrs in page.elements if tag == "tr" and attrs.get("class") == "culprit"
-    ]
+    culprits = [attrs for tag, attrs in page.elements if tag == "tr" and attrs.get("class") == "culprit"]
     assert len(culprits) == 1
     assert "payment charge culprit error 10 ms 80 ms 39 ms" in page.text
 
@@ -233,8 +223,14 @@ def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
         "exemplars": [[6.0, TRACE]], "operations": {"charge": 3}, "model_versions": {"rule-1": 3},
         "excess_usage": {"payment": {"cpu": 0.5}}, "unexplained_usage": {}, "recurrence": [1, 60],
     }  # fmt: skip
-    origin = {"billing_currency": "USD", "cost_status": "billed", "rate": None, "unit_rate": "0.005",
-              "idle_policy": "proportional", "idle_share": None}
+    origin = {
+        "billing_currency": "USD",
+        "cost_status": "billed",
+        "rate": None,
+        "unit_rate": "0.005",
+        "idle_policy": "proportional",
+        "idle_share": None,
+    }
     costs = [
         origin | {
             "resource_id": "node-1", "dimension": "cpu", "otel_service_name": "payment",
@@ -263,10 +259,7 @@ def test_a_poor_explanation_leaves_the_rest_of_the_report(tmp_path, explanation)
 
 def test_a_credit_shows_the_formula_that_it_is_ranked_by(tmp_path):
     row = ranked("cart", -1.0, attributed_cost="-0.1051709", anomaly_score=10.0)
-    assert (
-        "-α · ln(1 + |c_s|) = -10.000000 · ln(1 + 0.1051709)"
-        in Page(report(tmp_path, ranked_anomalies=[row])).text
-    )
+    assert "-α · ln(1 + |c_s|) = -10.000000 · ln(1 + 0.1051709)" in Page(report(tmp_path, ranked_anomalies=[row])).text
 
 
 def test_no_value_from_outside_becomes_markup(tmp_path, source):
@@ -288,9 +281,7 @@ def test_no_value_from_outside_becomes_markup(tmp_path, source):
         ranked_anomalies=[row],
         trace_verdicts=[VERDICT | {"culprit_service_name": HOSTILE, "culprit_operation": HOSTILE}],
         cost_allocations=[
-            allocation(
-                HOSTILE, "1", "1", resource_id=HOSTILE, dimension=HOSTILE, billing_currency=HOSTILE
-            )
+            allocation(HOSTILE, "1", "1", resource_id=HOSTILE, dimension=HOSTILE, billing_currency=HOSTILE)
         ],
         rejected_records=[{"stream": HOSTILE, "reason": HOSTILE, "payload": HOSTILE}],
     )
@@ -306,12 +297,7 @@ def test_the_page_asks_nothing_of_anyone_and_allows_its_own_script_only(tmp_path
     html = report(tmp_path, **RUN)
     page = Page(html)
     assert not re.search(r"https?://|@import|url\((?!#)", html)
-    linked = [
-        attrs
-        for tag, attrs in page.elements
-        if {"src", "href"} & attrs.keys()
-        if attrs.get("href") != "data:,"
-    ]
+    linked = [attrs for tag, attrs in page.elements if {"src", "href"} & attrs.keys() if attrs.get("href") != "data:,"]
     assert not linked
     policy = next(attrs["content"] for tag, attrs in page.elements if attrs.get("http-equiv"))
     assert re.search(r"default-src 'none'.*script-src 'sha256-[A-Za-z0-9+/]{43}='", policy)
@@ -356,14 +342,8 @@ def test_an_empty_run_has_a_report(tmp_path):
 
 
 def test_a_large_run_gives_a_small_file(tmp_path):
-    rows = [
-        ranked(f"service-{i % 40}", i / 100, window=i // 40, explanation="x" * 500)
-        for i in range(10_000)
-    ]
-    costs = [
-        allocation(f"service-{i % 40}", "0.01", "0.01", window_start=T0 + i // 40 * WINDOW)
-        for i in range(10_000)
-    ]
+    rows = [ranked(f"service-{i % 40}", i / 100, window=i // 40, explanation="x" * 500) for i in range(10_000)]
+    costs = [allocation(f"service-{i % 40}", "0.01", "0.01", window_start=T0 + i // 40 * WINDOW) for i in range(10_000)]
     html = report(tmp_path, ranked_anomalies=rows, cost_allocations=costs)
     assert "The 200 highest of 10,000 rows" in html
     assert len(html.encode()) < 1_000_000

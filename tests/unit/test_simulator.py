@@ -52,11 +52,7 @@ SMALL = Config(seed=3, services=8, days=0.1, requests_per_day=10_000)
 
 def lines(folder: Path) -> list[dict]:
     """All requests of a stream, in the order of files and lines."""
-    return [
-        orjson.loads(line)
-        for path in sorted(folder.glob("*.jsonl.gz"))
-        for line in gzip.open(path)
-    ]
+    return [orjson.loads(line) for path in sorted(folder.glob("*.jsonl.gz")) for line in gzip.open(path)]
 
 
 def spans_of(output: Path) -> dict[str, list[dict]]:
@@ -90,7 +86,8 @@ def billed(output: Path) -> Decimal:
 def fingerprint(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*")) if path.is_file()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -132,9 +129,19 @@ def test_equal_arguments_give_equal_bytes_whatever_the_hash_seed(small, tmp_path
     _, first = small
     again = tmp_path / "again"
     command = [
-        sys.executable, "-m", "simulator", "--output", str(again), "--seed", str(SMALL.seed),
-        "--services", str(SMALL.services), "--days", str(SMALL.days),
-        "--requests-per-day", str(SMALL.requests_per_day),
+        sys.executable,
+        "-m",
+        "simulator",
+        "--output",
+        str(again),
+        "--seed",
+        str(SMALL.seed),
+        "--services",
+        str(SMALL.services),
+        "--days",
+        str(SMALL.days),
+        "--requests-per-day",
+        str(SMALL.requests_per_day),
     ]
     environment = os.environ | {"PYTHONHASHSEED": "4711"}
     subprocess.run(command, check=True, env=environment, capture_output=True)
@@ -145,10 +152,13 @@ def test_each_seed_has_its_own_topology():
     graphs = set()
     for seed in range(6):
         shop = topology.build(Config(seed=seed))
-        graphs.add(tuple(
-            (site.service.name, site.operation.name, round(site.operation.own_ms, 6))
-            for endpoint in shop.endpoints for site in endpoint.sites
-        ))
+        graphs.add(
+            tuple(
+                (site.service.name, site.operation.name, round(site.operation.own_ms, 6))
+                for endpoint in shop.endpoints
+                for site in endpoint.sites
+            )
+        )
     assert len(graphs) == 6
 
 
@@ -195,7 +205,8 @@ def test_a_trace_is_spread_over_requests_and_a_request_holds_many_traces(small):
         seen = {
             span["traceId"]
             for entry in request["resourceSpans"]
-            for scope in entry["scopeSpans"] for span in scope["spans"]
+            for scope in entry["scopeSpans"]
+            for span in scope["spans"]
         }
         widest = max(widest, len(seen))
         for trace_id in seen:
@@ -367,9 +378,7 @@ def replace_faults(world: World, faults: list[Fault]) -> World:
     return replace(world, faults=faults)
 
 
-@pytest.mark.parametrize(
-    "billing, mix", [("metered", "source"), ("machine", "source"), ("metered", "novel")]
-)
+@pytest.mark.parametrize("billing, mix", [("metered", "source"), ("machine", "source"), ("metered", "novel")])
 def test_excess_cost_is_the_bill_less_the_bill_without_that_fault(billing, mix, tmp_path):
     config = replace(SMALL, seed=5, days=0.04, billing=billing, mix=mix, anomaly_rate=0.2)
     world = build(config)
@@ -401,18 +410,14 @@ def test_no_key_value_or_message_tells_an_anomalous_trace(monkeypatch, tmp_path)
     monkeypatch.setattr(topology, "_ERROR_RATE_PER_CALL", 0.05)
     run(build(replace(SMALL, days=0.2)), tmp_path)
     labels = {
-        row["trace_id"]: row["is_anomalous"]
-        for row in pq.read_table(tmp_path / "truth" / "traces.parquet").to_pylist()
+        row["trace_id"]: row["is_anomalous"] for row in pq.read_table(tmp_path / "truth" / "traces.parquet").to_pylist()
     }
     personal = {"user_agent.original", "enduser.id", "client.geo.country"}
     words = {True: set(), False: set()}
     for trace_id, spans in spans_of(tmp_path).items():
         into = words[labels[trace_id]]
         for span in spans:
-            into |= {
-                (key, value) for key, value in plain(span["attributes"]).items()
-                if key not in personal
-            }
+            into |= {(key, value) for key, value in plain(span["attributes"]).items() if key not in personal}
             into |= {("resource", key) for key in span["resource"]}
             into |= {("name", span["name"]), ("kind", span["kind"])}
             into |= {("field", field) for field in span}
@@ -431,9 +436,7 @@ def test_no_key_value_or_message_tells_an_anomalous_trace(monkeypatch, tmp_path)
 # ---- what faults do -----------------------------------------------------------------------------
 
 
-def requests_with(
-    kind: str, count: int = 20, **changes: object
-) -> list[tuple[requests.Request, requests.Request]]:
+def requests_with(kind: str, count: int = 20, **changes: object) -> list[tuple[requests.Request, requests.Request]]:
     """(without, with) pairs of requests that one drastic fault touches, over some services."""
     world = build(Config(seed=11, services=12, days=0.05, requests_per_day=1000))
     pods, slowdown = world.placement.pods, [1.0] * len(world.topology.services)
@@ -443,16 +446,28 @@ def requests_with(
             continue
         targets = [
             step.target.service.index
-            for operation in service.operations for step in operation.steps
+            for operation in service.operations
+            for step in operation.steps
             if step.transport == topology.HTTP
         ]
         if kind == RETRY_LOOP and not targets or kind == QUEUE_BACKLOG and not service.is_consumer:
             continue
-        fault = Fault(**{
-            "fault_id": "f", "key": 1, "kind": kind, "service": service.index, "start_ms": 0,
-            "end_ms": 1e9, "severity": 4.0, "share": 1.0, "slot": None,
-            "target": targets[0] if targets else None, "mode": fault_plan.NOVEL_MODES.get(kind), **changes,
-        })
+        fault = Fault(
+            **{
+                "fault_id": "f",
+                "key": 1,
+                "kind": kind,
+                "service": service.index,
+                "start_ms": 0,
+                "end_ms": 1e9,
+                "severity": 4.0,
+                "share": 1.0,
+                "slot": None,
+                "target": targets[0] if targets else None,
+                "mode": fault_plan.NOVEL_MODES.get(kind),
+                **changes,
+            }
+        )
         for endpoint in world.topology.endpoints:
             draws = world.draws[endpoint.index]
             keys, rows, _ = draws.batch(np.arange(count, dtype=np.uint64))
@@ -473,16 +488,14 @@ def test_a_latency_spike_makes_requests_longer_and_leaves_their_shape():
     pairs = requests_with(LATENCY_SPIKE, mode=fault_plan.WORK, side_effect=0.2)
     longer = [slow.duration_ms > usual.duration_ms for usual, slow in pairs]
     assert np.mean(longer) > 0.4  # consumers of queues and parallel calls are not waited for
-    assert all(work(slow)[0] > work(usual)[0] for usual, slow in pairs
-               if len(slow.spans) == len(usual.spans))
+    assert all(work(slow)[0] > work(usual)[0] for usual, slow in pairs if len(slow.spans) == len(usual.spans))
 
 
 def test_waiting_for_connections_costs_the_caller_more_than_the_culprit():
     plain_pairs = requests_with(LATENCY_SPIKE, mode=fault_plan.WORK)
     waiting = requests_with(LATENCY_SPIKE, mode=fault_plan.WORK, pool_wait=2.0)
     lost = [
-        np.mean([slow.duration_ms - usual.duration_ms for usual, slow in pairs])
-        for pairs in (plain_pairs, waiting)
+        np.mean([slow.duration_ms - usual.duration_ms for usual, slow in pairs]) for pairs in (plain_pairs, waiting)
     ]
     assert lost[1] > 2 * lost[0]
 
@@ -494,9 +507,7 @@ def test_a_retry_loop_repeats_calls_and_the_callee_works_for_each():
         assert max(span.path & 7 for span in looping.spans) >= 1
 
 
-@pytest.mark.parametrize(
-    "dimension, mode", [(0, "cpu"), (1, "memory"), (2, "io"), (3, "network")]
-)
+@pytest.mark.parametrize("dimension, mode", [(0, "cpu"), (1, "memory"), (2, "io"), (3, "network")])
 def test_resource_overuse_can_leave_every_span_as_it_was(dimension, mode):
     for usual, heavy in requests_with(RESOURCE_OVERUSE, mode=mode):
         assert heavy.spans == usual.spans
@@ -546,14 +557,9 @@ def test_n_plus_one_makes_each_statement_again_one_after_the_other():
 
 
 def test_an_intermittent_stall_holds_up_some_calls_and_leaves_the_others():
-    some, every = (
-        requests_with(INTERMITTENT_STALL, severity=10.0, part=part, count=100) for part in (0.3, 1.0)
-    )
+    some, every = (requests_with(INTERMITTENT_STALL, severity=10.0, part=part, count=100) for part in (0.3, 1.0))
     for usual, stalled in some:
-        assert any(
-            duration(after) > 1.01 * duration(before)
-            for before, after in zip(usual.spans, stalled.spans)
-        )
+        assert any(duration(after) > 1.01 * duration(before) for before, after in zip(usual.spans, stalled.spans))
     assert 0.2 < len(some) / len(every) < 0.45
 
 
@@ -571,9 +577,7 @@ def test_a_swallowed_exception_leaves_a_log_and_no_error():
 
 def test_a_swallowed_exception_is_logged_as_an_error_on_a_span_without_status(tmp_path):
     run(build(replace(SMALL, faults={SWALLOWED_EXCEPTION: 1.0})), tmp_path)
-    status = {
-        span["spanId"]: span["status"] for spans in spans_of(tmp_path).values() for span in spans
-    }
+    status = {span["spanId"]: span["status"] for spans in spans_of(tmp_path).values() for span in spans}
     told = defaultdict(list)
     for request in lines(tmp_path / "logs"):
         for entry in request["resourceLogs"]:
@@ -591,17 +595,17 @@ def test_without_its_cache_a_service_asks_its_database_each_time_and_for_longer(
     for usual, lost in requests_with(CACHE_LOSS, severity=2.0):
         (culprit,) = {fault.service for fault in lost.touched}
         before, after = (
-            {span[:2]: duration(span) for span in request.spans
-             if span.site.transport == topology.DB and span.site.service_index == culprit}
+            {
+                span[:2]: duration(span)
+                for span in request.spans
+                if span.site.transport == topology.DB and span.site.service_index == culprit
+            }
             for request in (usual, lost)
         )
         assert before.keys() <= after.keys()
         assert all(1.3 < after[place] / before[place] < 2.5 for place in before)
-        served = [span for span in lost.spans if span.role == requests.SERVER
-                  and span.site.service_index == culprit]
-        assert len(after) == sum(
-            child.transport == topology.DB for span in served for child in span.site.children
-        )
+        served = [span for span in lost.spans if span.role == requests.SERVER and span.site.service_index == culprit]
+        assert len(after) == sum(child.transport == topology.DB for span in served for child in span.site.children)
         more += len(after) > len(before)
     assert more > 0
 
@@ -610,9 +614,7 @@ def test_a_queue_backlog_lengthens_the_wait_for_the_consumer_and_nothing_else():
     for usual, late in requests_with(QUEUE_BACKLOG, severity=20.0):
         (culprit,) = {fault.service for fault in late.touched}
         assert late.duration_ms == usual.duration_ms
-        starts = [
-            {span[:3]: span.start_ms for span in request.spans} for request in (usual, late)
-        ]
+        starts = [{span[:3]: span.start_ms for span in request.spans} for request in (usual, late)]
         for before, after in zip(usual.spans, late.spans):
             assert after[:3] == before[:3]
             assert duration(after) == pytest.approx(duration(before))
@@ -620,7 +622,8 @@ def test_a_queue_backlog_lengthens_the_wait_for_the_consumer_and_nothing_else():
                 parent = requests.parent_of(after)
                 gaps = [
                     start[after[:3]] - start[parent_key]
-                    for start in starts for parent_key in start
+                    for start in starts
+                    for parent_key in start
                     if (parent_key[0].index, *parent_key[1:]) == parent
                 ]
                 assert gaps[1] - gaps[0] > 5 * after.site.network_ms
@@ -688,10 +691,7 @@ def test_many_releases_at_once_change_pods_and_speed_and_are_no_anomaly(monkeypa
             factor = pod.slow / old.slow
             assert 0.6 <= factor <= 1.8
             assert pod.heavy / old.heavy == pytest.approx(factor)
-            wave = max(
-                begin for share in RELEASE_SHARES
-                if (begin := round(share * config.minutes)) <= minute
-            )
+            wave = max(begin for share in RELEASE_SHARES if (begin := round(share * config.minutes)) <= minute)
             assert minute < wave + pod.service.replicas  # a replica a minute
             released[wave, pod.service.name].add(pod.slot)
     waves = Counter(wave for wave, _ in released)
@@ -699,9 +699,7 @@ def test_many_releases_at_once_change_pods_and_speed_and_are_no_anomaly(monkeypa
     for (_, name), slots in released.items():
         service = next(found for found in world.topology.services if found.name == name)
         assert slots == set(service.slots)
-    shown = {
-        span["resource"]["k8s.pod.name"] for spans in spans_of(tmp_path).values() for span in spans
-    }
+    shown = {span["resource"]["k8s.pod.name"] for spans in spans_of(tmp_path).values() for span in spans}
     assert {pod.name for pods in world.placement.changes.values() for pod in pods} & shown
 
 
@@ -718,23 +716,28 @@ def test_a_case_leaves_the_topology_and_the_requests_as_they_are():
 # ---- the command --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["--seed", "1"], "--output"),
-    (["--seed", "x"], "--seed"),
-    (["--seed", "1", "--services", "2"], "--services 2 is outside of 3 to 200"),
-    (["--seed", "1", "--days", "0"], "--days 0 is outside"),
-    (["--seed", "1", "--anomaly-rate", "0.9"], "--anomaly-rate 0.9 is outside"),
-    (["--seed", "1", "--faults", "gremlin=1"], "gremlin"),
-    (["--seed", "1", "--faults", "retry_loop=x"], "retry_loop=x"),
-    (["--seed", "1", "--mix", "odd"], "--mix odd is none of source, faint, novel"),
-    (["--seed", "1", "--case", "flood"], "--case flood is none of storm, deploy"),
-    (["--seed", "1", "--case", "storm", "--days", "1", "--warm-up-hours", "12"], "storm's begin"),
-    (["--seed", "1", "--case", "storm", "--days", "0.1", "--services", "3", "--faults",
-      "queue_backlog"], "no service can have a fault of queue_backlog"),
-    (["--seed", "1", "--billing", "free"], "--billing free"),
-    (["--seed", "1", "--start", "noon"], "--start noon"),
-    (["--seed", "1", "--output", "kafka://host:9092"], "kafka://host:9092"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--seed", "1"], "--output"),
+        (["--seed", "x"], "--seed"),
+        (["--seed", "1", "--services", "2"], "--services 2 is outside of 3 to 200"),
+        (["--seed", "1", "--days", "0"], "--days 0 is outside"),
+        (["--seed", "1", "--anomaly-rate", "0.9"], "--anomaly-rate 0.9 is outside"),
+        (["--seed", "1", "--faults", "gremlin=1"], "gremlin"),
+        (["--seed", "1", "--faults", "retry_loop=x"], "retry_loop=x"),
+        (["--seed", "1", "--mix", "odd"], "--mix odd is none of source, faint, novel"),
+        (["--seed", "1", "--case", "flood"], "--case flood is none of storm, deploy"),
+        (["--seed", "1", "--case", "storm", "--days", "1", "--warm-up-hours", "12"], "storm's begin"),
+        (
+            ["--seed", "1", "--case", "storm", "--days", "0.1", "--services", "3", "--faults", "queue_backlog"],
+            "no service can have a fault of queue_backlog",
+        ),
+        (["--seed", "1", "--billing", "free"], "--billing free"),
+        (["--seed", "1", "--start", "noon"], "--start noon"),
+        (["--seed", "1", "--output", "kafka://host:9092"], "kafka://host:9092"),
+    ],
+)
 def test_wrong_use_exits_2_with_one_line(arguments, says, tmp_path, capsys):
     if says != "--output":
         arguments = ["--output", str(tmp_path / "out"), *arguments]
@@ -752,10 +755,18 @@ def test_an_output_directory_that_is_not_empty_is_refused(tmp_path, capsys):
 
 
 def test_fault_mix_and_file_urls_are_understood(tmp_path):
-    config, output = parse([
-        "--output", f"file://{tmp_path}/w", "--seed", "1", "--faults", "retry_loop=2,latency_spike",
-        "--start", "2025-06-01T06:00+02:00",
-    ])
+    config, output = parse(
+        [
+            "--output",
+            f"file://{tmp_path}/w",
+            "--seed",
+            "1",
+            "--faults",
+            "retry_loop=2,latency_spike",
+            "--start",
+            "2025-06-01T06:00+02:00",
+        ]
+    )
     assert config.weights == {"retry_loop": 2.0, "latency_spike": 1.0}
     assert config.start.isoformat() == "2025-06-01T04:00:00+00:00"
     assert output == tmp_path / "w"
@@ -763,10 +774,15 @@ def test_fault_mix_and_file_urls_are_understood(tmp_path):
         parse(["--output", str(tmp_path), "--seed", "1", "--warm-up-hours", "999"])
 
 
-@pytest.mark.parametrize("arguments, kinds", [
-    ([], KINDS), (["--mix", "faint"], KINDS), (["--mix", "novel"], NOVEL_KINDS),
-    (["--faults", ",".join(ALL_KINDS)], ALL_KINDS),
-])
+@pytest.mark.parametrize(
+    "arguments, kinds",
+    [
+        ([], KINDS),
+        (["--mix", "faint"], KINDS),
+        (["--mix", "novel"], NOVEL_KINDS),
+        (["--faults", ",".join(ALL_KINDS)], ALL_KINDS),
+    ],
+)
 def test_a_mix_names_its_kinds_in_equal_weights(arguments, kinds, tmp_path):
     config, _ = parse(["--output", str(tmp_path / "w"), "--seed", "1", *arguments])
     assert config.weights == dict.fromkeys(kinds, 1.0)

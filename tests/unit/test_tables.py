@@ -35,9 +35,7 @@ def _part(folder: Path, name: str, *changes: tuple[str, str]) -> None:
     target = folder / "cost_allocations" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     side = {"c": "after", "d": "before"}
-    target.write_text(
-        "".join(f'{{"{side[op]}":{row},"op":"{op}"}}\n' for op, row in changes), encoding="utf-8"
-    )
+    target.write_text("".join(f'{{"{side[op]}":{row},"op":"{op}"}}\n' for op, row in changes), encoding="utf-8")
 
 
 def _fold(folder: Path) -> pa.Table:
@@ -78,9 +76,7 @@ def test_types_are_those_of_the_contract_and_rows_stand_in_the_order_of_their_ke
 
 def test_a_table_without_rows_is_an_empty_file_of_the_right_type(tmp_path: Path) -> None:
     assert tables.fold(tmp_path, "ranked_anomalies", tmp_path) == 0
-    assert pq.read_schema(tmp_path / "ranked_anomalies.parquet").equals(
-        tables.SCHEMAS["ranked_anomalies"]
-    )
+    assert pq.read_schema(tmp_path / "ranked_anomalies.parquet").equals(tables.SCHEMAS["ranked_anomalies"])
 
 
 def test_a_run_in_which_no_table_has_a_row_gives_empty_files_too(tmp_path: Path) -> None:

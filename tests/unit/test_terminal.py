@@ -51,8 +51,7 @@ RUN = {
         ranked("search", 0.5, window=1, cost_status="provisional"),
     ],
     "trace_verdicts": [
-        {"trace_id": f"{i:032x}", "span_count": 10, "is_anomalous": i < 3, "verdict_state": "ready"}
-        for i in range(8)
+        {"trace_id": f"{i:032x}", "span_count": 10, "is_anomalous": i < 3, "verdict_state": "ready"} for i in range(8)
     ],
     "cost_allocations": [
         allocation("cart", "0.6", "1"),
@@ -88,9 +87,7 @@ def test_the_limit_cuts_the_table_and_the_heading_says_so(tmp_path):
 def test_the_summary_accounts_for_every_trace_dollar_and_reject(tmp_path):
     text = ranked_table(write_outputs(tmp_path, **RUN), width=120)
     assert "8 traces, 3 anomalous (37.5 %); 80 spans" in text
-    assert (
-        "USD 1.000000000001 charged = 0.6 allocated + 0.3 idle + 0.100000000001 unallocated" in text
-    )
+    assert "USD 1.000000000001 charged = 0.6 allocated + 0.3 idle + 0.100000000001 unallocated" in text
     assert "LOST" not in text
     assert "2 records rejected\n  2 of focus_charges: no currency" in text
 
@@ -108,9 +105,7 @@ def test_every_line_fits_the_width_and_numbers_are_whole(tmp_path, width):
         "x",
     ]
     rows = [
-        ranked(
-            name, 1.0 + i, window=i, anomaly_kind="dependency_failure", cost_status="provisional"
-        )
+        ranked(name, 1.0 + i, window=i, anomaly_kind="dependency_failure", cost_status="provisional")
         for i, name in enumerate(names)
     ]
     text = ranked_table(write_outputs(tmp_path, **(RUN | {"ranked_anomalies": rows})), width=width)
@@ -127,9 +122,7 @@ def test_names_cannot_steer_the_terminal(tmp_path):
 def test_currencies_stand_beside_their_costs_and_are_not_added(tmp_path):
     rows = [ranked("cart", 1.0), ranked("cart", 0.5, billing_currency="EUR")]
     costs = [allocation("cart", "1", "1"), allocation("cart", "2", "2", billing_currency="EUR")]
-    text = ranked_table(
-        write_outputs(tmp_path, ranked_anomalies=rows, cost_allocations=costs), width=120
-    )
+    text = ranked_table(write_outputs(tmp_path, ranked_anomalies=rows, cost_allocations=costs), width=120)
     assert "0.01230 USD" in text and "0.01230 EUR" in text
     assert "USD 1 charged" in text and "EUR 2 charged" in text
 

@@ -49,8 +49,6 @@ def test_training_gives_a_model_that_loads_and_fine_tuning_learns_names(
     assert MaskedSpanModel(tuned).names[card["vocabulary"][0]] == 1
 
 
-def test_an_input_without_traces_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_input_without_traces_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_detector.main(["--input", str(tmp_path), "--model", str(tmp_path / "m.onnx")]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "train_detector: the input holds no traces"

@@ -54,6 +54,7 @@ IDLE_POLICIES = (PROPORTIONAL, NONE, EVEN)
 # is good to the last decimal.
 RATE_DIGITS = Context(prec=28)
 
+
 @dataclass(frozen=True)
 class Known:
     """What a resource's forgotten windows still say.
@@ -95,9 +96,7 @@ def resource_rows(
     known = known or Known()
     metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
     rows = {
-        window_ms: allocate_window(
-            resource_id, window_ms, usage, bill, metered, prices, idle_policy, known
-        )
+        window_ms: allocate_window(resource_id, window_ms, usage, bill, metered, prices, idle_policy, known)
         for window_ms in sorted(usage.keys() | bill.keys())
     }
     return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
@@ -110,9 +109,7 @@ def usage_of(
     parts: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
     for service, windows in consumers:
         for window_ms, by_dimension in windows.items():
-            parts[int(window_ms)] += [
-                (dimension, service, used) for dimension, used in by_dimension.items()
-            ]
+            parts[int(window_ms)] += [(dimension, service, used) for dimension, used in by_dimension.items()]
     return {window_ms: sum_usage(part) for window_ms, part in parts.items()}
 
 
@@ -155,12 +152,8 @@ def allocate_window(
             rates[dimension] = known.rates.get(dimension, {})
         if not rates[dimension] and prices:
             skus, is_billed = _skus(window_start_ms, dimension, bill), bool(bill)
-            rates[dimension] = prices.rates(
-                resource_id, dimension, window_start_ms, skus, is_billed
-            )
-    return allocate(
-        resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy
-    )
+            rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, is_billed)
+    return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy)
 
 
 def _skus(window_start_ms: int, dimension: str, bill: Mapping[int, Bill]) -> set[str]:
@@ -216,59 +209,72 @@ def allocate(
 
     costs = []  # (dimension, currency, cost in units, capacity, the columns that tell its origin)
     for (dimension, currency), entries in billed.items():
-        is_corrected = any(
-            charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge, _ in entries
-        )
+        is_corrected = any(charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge, _ in entries)
         of_window = _capacity(window_start_ms, dimension, [charge for charge, _ in entries])
-        costs.append((dimension, currency, sum(cost for _, cost in entries), of_window, {
-            "cost_status": CORRECTED if is_corrected else BILLED,
-            "charges": [_explain(charge, cost) for charge, cost in entries],
-            "rate": None,
-            "charge_period_end": max(charge["end_ms"] for charge, _ in entries),
-        }))
+        costs.append(
+            (
+                dimension,
+                currency,
+                sum(cost for _, cost in entries),
+                of_window,
+                {
+                    "cost_status": CORRECTED if is_corrected else BILLED,
+                    "charges": [_explain(charge, cost) for charge, cost in entries],
+                    "rate": None,
+                    "charge_period_end": max(charge["end_ms"] for charge, _ in entries),
+                },
+            )
+        )
     for dimension, by_currency in rates.items():
         total_usage = math.fsum(usage[dimension].values())
         for currency, rate in by_currency.items():
             of_window = Fraction(rate["capacity"]) if rate.get("capacity") else None
-            costs.append((dimension, currency, provisional_cost(rate, total_usage), of_window, {
-                "cost_status": PROVISIONAL, "charges": [], "rate": rate, "charge_period_end": None,
-            }))
+            costs.append(
+                (
+                    dimension,
+                    currency,
+                    provisional_cost(rate, total_usage),
+                    of_window,
+                    {
+                        "cost_status": PROVISIONAL,
+                        "charges": [],
+                        "rate": rate,
+                        "charge_period_end": None,
+                    },
+                )
+            )
 
     rows = []
     for dimension, currency, cost, of_window, origin in sorted(costs, key=lambda entry: entry[:2]):
-        can_allocate = (
-            resource_id != NO_RESOURCE and dimension != OTHER and dimension in metered_dimensions
-        )
+        can_allocate = resource_id != NO_RESOURCE and dimension != OTHER and dimension in metered_dimensions
         services = usage.get(dimension, {}) if can_allocate else None
         idle_share = _idle_share(services, of_window)
         whole = math.fsum((services or {}).values())
         unit_rate = RATE_DIGITS.divide(to_decimal(cost), _exactly(whole)) if whole else None
-        for service, used, total_usage, share, part in _shares(
-            cost, services, idle_share, idle_policy
-        ):
-            rows.append({
-                "window_start": window_start_ms,
-                "resource_id": resource_id,
-                "dimension": dimension,
-                "otel_service_name": service,
-                "usage": used,
-                "total_usage": total_usage,
-                "share": share,
-                "resource_cost": to_decimal(cost),
-                "allocated_cost": to_decimal(part),
-                "billing_currency": currency,
-                **origin,
-                "unit_rate": None if unit_rate is None else _text(unit_rate),
-                "idle_policy": idle_policy,
-                "capacity": None if of_window is None else float(of_window),
-                "idle_share": None if idle_share is None else float(idle_share),
-            })
+        for service, used, total_usage, share, part in _shares(cost, services, idle_share, idle_policy):
+            rows.append(
+                {
+                    "window_start": window_start_ms,
+                    "resource_id": resource_id,
+                    "dimension": dimension,
+                    "otel_service_name": service,
+                    "usage": used,
+                    "total_usage": total_usage,
+                    "share": share,
+                    "resource_cost": to_decimal(cost),
+                    "allocated_cost": to_decimal(part),
+                    "billing_currency": currency,
+                    **origin,
+                    "unit_rate": None if unit_rate is None else _text(unit_rate),
+                    "idle_policy": idle_policy,
+                    "capacity": None if of_window is None else float(of_window),
+                    "idle_share": None if idle_share is None else float(idle_share),
+                }
+            )
     return rows
 
 
-def _capacity(
-    window_start_ms: int, dimension: str, charges: Iterable[Mapping[str, Any]]
-) -> Fraction | None:
+def _capacity(window_start_ms: int, dimension: str, charges: Iterable[Mapping[str, Any]]) -> Fraction | None:
     """Usage that the charges pay for in W, each spread evenly over its period; None if unknown."""
     total = Fraction(0)
     for charge in charges:
@@ -320,8 +326,7 @@ def _shares(
             shares[IDLE] = idle
     parts = apportion(cost, integer_weights(shares))
     return [
-        (name, used.get(name, 0.0), total_usage, float(share), parts[name])
-        for name, share in sorted(shares.items())
+        (name, used.get(name, 0.0), total_usage, float(share), parts[name]) for name, share in sorted(shares.items())
     ]
 
 
@@ -376,9 +381,7 @@ def _rate(
         # Only windows with telemetry count, on both sides of the quotient: where a stream begins
         # in the middle of a charge period, half the usage doesn't stand against the whole cost.
         overlaps = windows_of(charge["start_ms"], charge["end_ms"])
-        metered = {
-            ms: overlap for ms, overlap in overlaps.items() if dimension in usage.get(ms, {})
-        }
+        metered = {ms: overlap for ms, overlap in overlaps.items() if dimension in usage.get(ms, {})}
         used = math.fsum(
             amount * (overlap / WINDOW_MS)
             for ms, overlap in metered.items()
@@ -442,9 +445,7 @@ def late_charge(charge: Mapping[str, Any], closed_ms: int, wait_ms: int) -> str 
     return reject("focus_charges", reason, charge, charge["start_ms"])
 
 
-def late_usage(
-    consumer: str, windows: Mapping[Any, Mapping[str, float]], closed_ms: int, wait_ms: int
-) -> str | None:
+def late_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], closed_ms: int, wait_ms: int) -> str | None:
     """A reject of usage of which all windows are closed; None if one isn't."""
     newest_ms = max(map(int, windows), default=closed_ms)
     if newest_ms >= closed_ms:

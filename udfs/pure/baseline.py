@@ -135,6 +135,4 @@ class Profiles:
         self.location[at] += gain * pull * self.scale[at]
         # A single sample says nothing of the spread around itself.
         gain = np.where(is_new, np.minimum(gain, 1 - 1 / counts), gain)
-        self.scale[at] = np.maximum(
-            self.scale[at] * np.exp(0.5 * gain * (spread - SCALE_NORM)), self._scale_floor
-        )
+        self.scale[at] = np.maximum(self.scale[at] * np.exp(0.5 * gain * (spread - SCALE_NORM)), self._scale_floor)

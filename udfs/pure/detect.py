@@ -264,9 +264,7 @@ class RuleDetector:
 
     # ---- judging ----------------------------------------------------------------------------
 
-    def _judge(
-        self, minute_ms: int, frame: Frame, reading: Reading, overuse: Mapping[str, float]
-    ) -> MinuteResult:
+    def _judge(self, minute_ms: int, frame: Frame, reading: Reading, overuse: Mapping[str, float]) -> MinuteResult:
         is_warming = self._is_warming(frame, reading)
         cells = self._cells(frame, reading, overuse, is_warming)
         self._learn(minute_ms, frame, reading, cells, is_warming)
@@ -288,21 +286,23 @@ class RuleDetector:
                 operation = self._operation_of(frame, reading, row, culprit)
                 kind = KINDS[channel]
                 affected.append(_on_way(frame, row))
-            result.verdicts.append({
-                "trace_id": trace.trace_id,
-                "start_time": trace.start_ns // NS_PER_MS,
-                "root_service_name": root[0],
-                "root_operation": root[1],
-                "span_count": len(trace.spans),
-                "anomaly_score": max(float(best[t]) + THRESHOLD, 0.0),
-                "threshold": THRESHOLD,
-                "is_anomalous": bool(is_anomalous[t]),
-                "culprit_service_name": culprit,
-                "culprit_operation": operation,
-                "anomaly_kind": kind,
-                "model_version": self.MODEL_VERSION,
-                "verdict_state": WARMING if is_warming[t] else READY,
-            })
+            result.verdicts.append(
+                {
+                    "trace_id": trace.trace_id,
+                    "start_time": trace.start_ns // NS_PER_MS,
+                    "root_service_name": root[0],
+                    "root_operation": root[1],
+                    "span_count": len(trace.spans),
+                    "anomaly_score": max(float(best[t]) + THRESHOLD, 0.0),
+                    "threshold": THRESHOLD,
+                    "is_anomalous": bool(is_anomalous[t]),
+                    "culprit_service_name": culprit,
+                    "culprit_operation": operation,
+                    "anomaly_kind": kind,
+                    "model_version": self.MODEL_VERSION,
+                    "verdict_state": WARMING if is_warming[t] else READY,
+                }
+            )
         result.incidents = incidents(result.verdicts, affected)
         roots = [frame.operations[frame.operation[root]] for root in frame.root]
         done = self._work(frame, reading)
@@ -326,9 +326,7 @@ class RuleDetector:
         evidence = reading.evidence
         touched = frame.trace * services + reading.service
         blamed = frame.trace[evidence.row] * services + evidence.service
-        keys, first, index = np.unique(
-            np.concatenate([touched, blamed]), return_index=True, return_inverse=True
-        )
+        keys, first, index = np.unique(np.concatenate([touched, blamed]), return_index=True, return_inverse=True)
         trace, service = np.divmod(keys, services)
         touched, blamed = index[: frame.count], index[frame.count :]
         weights, strongest = _by_cell(evidence, blamed, len(keys))
@@ -376,9 +374,7 @@ class RuleDetector:
     def _is_warming(self, frame: Frame, reading: Reading) -> np.ndarray:
         """Whether a trace's root operation or a service of it is not known well.  # (traces,)"""
         baselines = self._baselines
-        known = (baselines.samples >= SERVICE_SPANS_MIN) & (
-            baselines.minutes >= SERVICE_MINUTES_MIN
-        )
+        known = (baselines.samples >= SERVICE_SPANS_MIN) & (baselines.minutes >= SERVICE_MINUTES_MIN)
         young = ~known[reading.service]
         warming = np.bincount(frame.trace, young, minlength=len(frame.traces)) > 0
         return warming | (baselines.roots[reading.operation[frame.root]] < ROOT_TRACES_MIN)

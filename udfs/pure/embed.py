@@ -40,9 +40,7 @@ class SpanBaselines(Baselines):
         self._events = grown(self._events, rows)
         self._wander = grown(self._wander, services * e.TIME_CHANNELS)
 
-    def tokens(
-        self, frame: Frame, reading: Reading, usage: np.ndarray, names: Mapping[str, int]
-    ) -> Tokens:
+    def tokens(self, frame: Frame, reading: Reading, usage: np.ndarray, names: Mapping[str, int]) -> Tokens:
         """usage: (pods of the frame, dimensions) surplus in standard deviations, NaN = not known.
         names: the model's vocabulary, operation -> its place, from 1."""
         operation, calls = reading.operation, self._calls[reading.operation]
@@ -57,58 +55,63 @@ class SpanBaselines(Baselines):
 
         events = self._events[operation]
         scale = np.sqrt(reading.variance)
-        known = np.column_stack([
-            reading.is_entry,
-            frame.is_call,
-            frame.has_parent,
-            np.minimum(frame.depth, 12) / 4,
-            np.minimum(child_operations, 8) / 4,
-            np.log1p(calls) / 5,
-            rate(self._failures[operation], e.ERROR_RATE) / 5,
-            rate(events[:, REPEATS], EVENT_RATES[REPEATS]) / 5,
-            rate(self._rare[operation], e.RARE_RATE) / 5,
-            rate(events[:, UNANSWERED], EVENT_RATES[UNANSWERED]) / 5,
-            np.log1p(self._durations.samples[operation]) / 5,
-            np.log(scale),
-            np.log1p(self._times.minutes[reading.profile]) / 5,
-            reading.raw_log_time - reading.log_time,
-        ])
+        known = np.column_stack(
+            [
+                reading.is_entry,
+                frame.is_call,
+                frame.has_parent,
+                np.minimum(frame.depth, 12) / 4,
+                np.minimum(child_operations, 8) / 4,
+                np.log1p(calls) / 5,
+                rate(self._failures[operation], e.ERROR_RATE) / 5,
+                rate(events[:, REPEATS], EVENT_RATES[REPEATS]) / 5,
+                rate(self._rare[operation], e.RARE_RATE) / 5,
+                rate(events[:, UNANSWERED], EVENT_RATES[UNANSWERED]) / 5,
+                np.log1p(self._durations.samples[operation]) / 5,
+                np.log(scale),
+                np.log1p(self._times.minutes[reading.profile]) / 5,
+                reading.raw_log_time - reading.log_time,
+            ]
+        )
         log_duration = np.log(frame.duration_ms + e.TIME_FLOOR_MS)
         total = (log_duration - self._durations.location[operation]) / self._durations.scale[operation]
         start = self._start(frame)
         start = (start - self._starts.location[operation]) / self._starts.scale[operation]
         used = np.where(reading.is_entry[:, None], usage[frame.pod], np.nan)
         business = ~(frame.is_error | frame.has_erring_child)
-        reals_seen = np.column_stack([
-            reading.is_known,
-            business & self._durations.is_settled(operation, e.SAMPLES_MIN, e.MINUTES_MIN),
-            frame.has_parent & self._starts.is_settled(operation, e.SAMPLES_MIN, e.MINUTES_MIN),
-            np.isfinite(used),
-        ])
-        reals = np.where(
-            reals_seen, np.column_stack([reading.surplus / scale, total, start, used]), 0.0
+        reals_seen = np.column_stack(
+            [
+                reading.is_known,
+                business & self._durations.is_settled(operation, e.SAMPLES_MIN, e.MINUTES_MIN),
+                frame.has_parent & self._starts.is_settled(operation, e.SAMPLES_MIN, e.MINUTES_MIN),
+                np.isfinite(used),
+            ]
         )
+        reals = np.where(reals_seen, np.column_stack([reading.surplus / scale, total, start, used]), 0.0)
         repeats = self._caller_repeats(frame, reading)
         unanswered = frame.is_call & ~frame.is_answered & (reading.callee >= 0)
-        bits = np.column_stack([
-            *(repeats >= level for level in t.REPEAT_LEVELS),
-            frame.is_error,
-            frame.error_logs > 0,
-            unanswered,
-            self._structure_share(reading.structure, calls) < e.RARE,
-        ])
-        bits_seen = np.column_stack([
-            has_children,
-            *(repeats >= level for level in t.REPEAT_LEVELS[:-1]),
-            np.ones((frame.count, 2), bool),
-            frame.is_call & (reading.callee >= 0),
-            (calls >= e.CALLS_MIN) & business,
-        ])
+        bits = np.column_stack(
+            [
+                *(repeats >= level for level in t.REPEAT_LEVELS),
+                frame.is_error,
+                frame.error_logs > 0,
+                unanswered,
+                self._structure_share(reading.structure, calls) < e.RARE,
+            ]
+        )
+        bits_seen = np.column_stack(
+            [
+                has_children,
+                *(repeats >= level for level in t.REPEAT_LEVELS[:-1]),
+                np.ones((frame.count, 2), bool),
+                frame.is_call & (reading.callee >= 0),
+                (calls >= e.CALLS_MIN) & business,
+            ]
+        )
         first = np.cumsum(frame.spans_of_trace) - frame.spans_of_trace
         own_names = [names.get(name, 0) for name in frame.operations] if names else None
         return Tokens(
-            name=np.array(own_names, np.int32)[frame.operation]
-            if own_names else np.zeros(frame.count, np.int32),
+            name=np.array(own_names, np.int32)[frame.operation] if own_names else np.zeros(frame.count, np.int32),
             known=known.astype(np.float32),
             excuse=self._excuses(frame, unanswered, reals[:, t.OWN_TIME]),
             reals=reals.astype(np.float32),
@@ -159,9 +162,7 @@ class SpanBaselines(Baselines):
         # A statement that fails has nobody below; a call that a sound callee answered has no excuse.
         reason = frame.has_erring_child | ~frame.is_answered | (slow_below > SLOW_ENOUGH)
         call_failed = frame.is_parent_of(frame.is_call & frame.is_error & reason)
-        return np.column_stack(
-            [frame.has_erring_child, unanswered, slow_below, call_failed]
-        ).astype(np.float32)
+        return np.column_stack([frame.has_erring_child, unanswered, slow_below, call_failed]).astype(np.float32)
 
     @staticmethod
     def _slow_below(frame: Frame, own_time: np.ndarray) -> np.ndarray:
@@ -198,9 +199,7 @@ class SpanBaselines(Baselines):
             (REPEATS, self._caller_repeats(frame, reading) > 1),
             (UNANSWERED, frame.is_call & ~frame.is_answered & (reading.callee >= 0)),
         ):
-            self._events[:, event] += np.bincount(
-                operation[happened], events[happened], minlength=len(self._events)
-            )
+            self._events[:, event] += np.bincount(operation[happened], events[happened], minlength=len(self._events))
 
     def renew(self, services: np.ndarray, samples: float) -> None:
         """Let the own times of these services be learnt quickly: they have a new release."""

@@ -61,13 +61,9 @@ class Episodes:
     def keep(self, kept: np.ndarray) -> None:
         """Keep the subjects at ``kept``."""
         self.now = self.now[kept]
-        self._past = [
-            (minute, rows_of(f, kept), rows_of(e, kept, 1.0)) for minute, f, e in self._past
-        ]
+        self._past = [(minute, rows_of(f, kept), rows_of(e, kept, 1.0)) for minute, f, e in self._past]
 
-    def step(
-        self, minute_ms: int, subject: np.ndarray, weights: np.ndarray, counts: np.ndarray | float = 1.0
-    ) -> None:
+    def step(self, minute_ms: int, subject: np.ndarray, weights: np.ndarray, counts: np.ndarray | float = 1.0) -> None:
         """Take in a minute. subject: (n,), weights: (n, channels, strengths) nats of its traces.
 
         counts: (n, channels) what each counts for beside the others of the minute, from 0 to 1.
@@ -100,9 +96,7 @@ class Episodes:
         well, ill = future[:, :, :1], future[:, :, 1:]
         some = ill.mean(axis=2, keepdims=True)
         goes_on = ill * (1 - CHANGES) + some * CHANGES
-        return np.concatenate(
-            [well * (1 - BEGINS) + some * BEGINS, well * ENDS + goes_on * (1 - ENDS)], axis=2
-        )
+        return np.concatenate([well * (1 - BEGINS) + some * BEGINS, well * ENDS + goes_on * (1 - ENDS)], axis=2)
 
     def at(self, minute_ms: int) -> np.ndarray:
         """Chances in a minute by all that came since.  # (subjects, channels, states)"""
@@ -126,8 +120,5 @@ class Episodes:
 
     def affected(self, states: np.ndarray) -> np.ndarray:
         """Chance that a trace is affected with each strength.  # (subjects, channels, strengths)"""
-        shares = (states[:, :, 1:] * self._shares).reshape(
-            *states.shape[:2], len(SHARES), self._strengths
-        )
+        shares = (states[:, :, 1:] * self._shares).reshape(*states.shape[:2], len(SHARES), self._strengths)
         return shares.sum(axis=2) + states[:, :, :1] * (LONE / self._strengths)
-

@@ -207,9 +207,7 @@ class Baselines:
             is_timed, is_known, slow_level, surplus, variance, failed, groups, repeat_row, structure, evidence,
         )  # fmt: skip
 
-    def _callees(
-        self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray
-    ) -> np.ndarray:
+    def _callees(self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray) -> np.ndarray:
         """Who answers each call: who did, else who usually does, else -1. No call: -1."""
         callee = self._callee_of[operation]
         answers = np.flatnonzero(is_entry & frame.has_parent)
@@ -363,9 +361,7 @@ class Baselines:
         self._slow *= fade
         for least in range(len(SLOW_LEVELS) + 1):
             of = known & (reading.slow_level >= least)
-            self._slow[:, least] += np.bincount(
-                reading.profile[of], times[of], minlength=len(self._slow)
-            )
+            self._slow[:, least] += np.bincount(reading.profile[of], times[of], minlength=len(self._slow))
         self._repeats *= fade
         groups = reading.groups
         repeats = _repeats(frame, groups)
@@ -376,9 +372,7 @@ class Baselines:
             )
         self._learn_structures(minute_ms, reading.structure, events)
 
-    def _learn_structures(
-        self, minute_ms: int, structure: np.ndarray, weights: np.ndarray
-    ) -> None:
+    def _learn_structures(self, minute_ms: int, structure: np.ndarray, weights: np.ndarray) -> None:
         seen, inverse = np.unique(structure, return_inverse=True)
         counts = np.bincount(inverse, weights)
         new = seen[~np.isin(seen, self._structures)]

@@ -239,9 +239,7 @@ class _Row:
                 if name == "chargedescription":
                     value = _NUMBERS.sub("#", value)
                 if not (
-                    name.endswith(_RESTATED_ENDINGS)
-                    or name in RESTATED_COLUMNS
-                    or (name == "tags" and has_resource)
+                    name.endswith(_RESTATED_ENDINGS) or name in RESTATED_COLUMNS or (name == "tags" and has_resource)
                 ):
                     about.update(_framed(name, value))
         return content.digest(), about.digest()
@@ -441,9 +439,7 @@ def _charge(
         "currency": currency,
         "converted": None,
         "machine": size and {"cpu": plain(size[0]), "memory": plain(size[1] * _GIB)},
-        "is_licence": bool(
-            _LICENCE.search(f"{row.text('SkuMeter')} {row.text('ChargeDescription')}")
-        ),
+        "is_licence": bool(_LICENCE.search(f"{row.text('SkuMeter')} {row.text('ChargeDescription')}")),
         "sku_id": row.text("SkuId"),
         "focus_service_name": row.text("ServiceName"),
         "provider_name": row.text("ServiceProviderName", "ProviderName"),
@@ -536,9 +532,7 @@ def reject_row(cells: Mapping[str, object], error: RejectedRecord) -> str:
     return reject(STREAM, error.reason, filled, error.event_time_ms)
 
 
-def read_charges(
-    path: str | Path, cost_column: str = "EffectiveCost"
-) -> Iterator[dict[str, object]]:
+def read_charges(path: str | Path, cost_column: str = "EffectiveCost") -> Iterator[dict[str, object]]:
     """The rows of a bill (.csv, .csv.gz, .parquet) by column name, as they are written.
 
     A CSV row with more or fewer cells than the header comes as {RAGGED: reason, "cells": [...]}.

@@ -38,9 +38,7 @@ class Frame:
         self.operations, self.operation = _joined(
             [trace.operations for trace in traces], spans["operation"], self.trace
         )
-        self.pods, self.pod = _joined(
-            [trace.pods for trace in traces], spans["pod"], self.trace
-        )
+        self.pods, self.pod = _joined([trace.pods for trace in traces], spans["pod"], self.trace)
         self.start_ms = spans["start_ns"] / NS_PER_MS  # since the trace's first span
         self.duration_ms = spans["duration_ns"] / NS_PER_MS
         self.own_ms = spans["own_ns"] / NS_PER_MS
@@ -52,9 +50,7 @@ class Frame:
         self.is_call = (flags & IS_CALL) > 0
         self.is_answered = (flags & IS_ANSWERED) > 0
         self.has_erring_child = self.is_parent_of(self.is_error)
-        self.failed = ((flags & OWN_ERROR) > 0) | (
-            (spans["error_logs"] > 0) & ~self.has_erring_child
-        )
+        self.failed = ((flags & OWN_ERROR) > 0) | ((spans["error_logs"] > 0) & ~self.has_erring_child)
 
     def is_parent_of(self, rows: np.ndarray) -> np.ndarray:
         """Whether each span has a child among ``rows`` (bool).  # (spans,)"""
@@ -72,9 +68,7 @@ class Frame:
         return np.flatnonzero(self.has_parent)[first], group
 
 
-def _joined(
-    vocabularies: list[list[str]], local: np.ndarray, trace: np.ndarray
-) -> tuple[list[str], np.ndarray]:
+def _joined(vocabularies: list[list[str]], local: np.ndarray, trace: np.ndarray) -> tuple[list[str], np.ndarray]:
     """(sorted names of all traces, index into them of each row's local index)"""
     names = sorted({name for names in vocabularies for name in names})
     index = {name: i for i, name in enumerate(names)}

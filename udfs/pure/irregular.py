@@ -99,16 +99,18 @@ def charge_anomalies(
         if judged is None or abs(judged.score) < IRREGULAR_SCORE:
             continue
         for window_ms in reported:
-            rows.append({
-                "window_start": window_ms,
-                "window_end": window_ms + WINDOW_MS,
-                "resource_id": resource_id,
-                "dimension": dimension,
-                "billed_cost": to_decimal(costs.get(window_ms, 0)),
-                "expected_cost": to_decimal(judged.expected),
-                "anomaly_score": judged.score,
-                "billing_currency": billing_currency,
-            })
+            rows.append(
+                {
+                    "window_start": window_ms,
+                    "window_end": window_ms + WINDOW_MS,
+                    "resource_id": resource_id,
+                    "dimension": dimension,
+                    "billed_cost": to_decimal(costs.get(window_ms, 0)),
+                    "expected_cost": to_decimal(judged.expected),
+                    "anomaly_score": judged.score,
+                    "billing_currency": billing_currency,
+                }
+            )
     return sorted(rows, key=lambda row: row["window_start"])
 
 
@@ -142,17 +144,12 @@ class _Judged:
 class _Bill:
     """All periods of one series, with those that lack a charge, and what is expected of each."""
 
-    def __init__(
-        self, costs: Mapping[int, int], charge_periods: Mapping[int, tuple[int, int]]
-    ) -> None:
+    def __init__(self, costs: Mapping[int, int], charge_periods: Mapping[int, tuple[int, int]]) -> None:
         grouped: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for window_ms in sorted(costs):
-            grouped[charge_periods.get(window_ms, (window_ms, window_ms + WINDOW_MS))].append(
-                window_ms
-            )
+            grouped[charge_periods.get(window_ms, (window_ms, window_ms + WINDOW_MS))].append(window_ms)
         self._billed = sorted(
-            (_Period(tuple(of), sum(costs[ms] for ms in of) // len(of), True)
-             for of in grouped.values()),
+            (_Period(tuple(of), sum(costs[ms] for ms in of) // len(of), True) for of in grouped.values()),
             key=lambda period: period.start_ms,
         )
         self._starts = [period.start_ms for period in self._billed]
@@ -170,17 +167,11 @@ class _Bill:
         expected, spread = usual
         candidates = [(expected, spread), *self._levels(period, expected, spread)]
         weekly = [
-            ago for weeks in (1, 2)
-            if (ago := self._by_window.get(period.start_ms - weeks * WEEK_MS)) is not None
+            ago for weeks in (1, 2) if (ago := self._by_window.get(period.start_ms - weeks * WEEK_MS)) is not None
         ]
         if len(weekly) == 2:
-            candidates.append(
-                (max((ago.cost for ago in weekly), key=lambda cost: abs(period.cost - cost)), spread)
-            )
-        judged = [
-            _Judged(cost, (period.cost - cost) / _sigma(cost, deviation))
-            for cost, deviation in candidates
-        ]
+            candidates.append((max((ago.cost for ago in weekly), key=lambda cost: abs(period.cost - cost)), spread))
+        judged = [_Judged(cost, (period.cost - cost) / _sigma(cost, deviation)) for cost, deviation in candidates]
         if min(one.score for one in judged) < 0 < max(one.score for one in judged):
             return None
         return min(judged, key=lambda one: abs(one.score))
@@ -223,9 +214,7 @@ class _Bill:
         expected = _median(history)
         return expected, _deviation([abs(cost - expected) for cost in history], len(history))
 
-    def _levels(
-        self, period: _Period, expected: int, spread: float
-    ) -> Iterable[tuple[int, float]]:
+    def _levels(self, period: _Period, expected: int, spread: float) -> Iterable[tuple[int, float]]:
         """What is expected, raised and scaled by what the last periods were above it."""
         until = bisect_left(self._all_starts, period.start_ms)
         since = bisect_left(self._all_starts, period.start_ms - LEVEL_MS)
@@ -233,7 +222,8 @@ class _Bill:
         recent = [
             (other.cost, usual[0])
             for other in self.periods[since:until]
-            if other.start_ms >= period.start_ms - WEEK_MS and other.end_ms <= period.start_ms
+            if other.start_ms >= period.start_ms - WEEK_MS
+            and other.end_ms <= period.start_ms
             and (usual := self._usual(other)) is not None
         ]
         if len(recent) < MIN_LEVEL_PERIODS:
@@ -249,8 +239,7 @@ class _Bill:
         return [
             day
             for day in range(1, SEASON_DAYS + 1)
-            if not alike
-            or _Period((period.start_ms - day * DAY_MS,), 0, False).is_weekend == period.is_weekend
+            if not alike or _Period((period.start_ms - day * DAY_MS,), 0, False).is_weekend == period.is_weekend
         ]
 
     def _on(self, days: Iterable[int], window_ms: int, period: _Period) -> list[_Period]:
@@ -282,9 +271,7 @@ class _Bill:
             end_ms = min(after.start_ms, before.end_ms + SEASON_DAYS * DAY_MS)
             for start_ms in range(before.end_ms, end_ms, length):
                 windows = [
-                    ms
-                    for ms in range(start_ms, min(start_ms + length, end_ms), WINDOW_MS)
-                    if ms not in self._by_window
+                    ms for ms in range(start_ms, min(start_ms + length, end_ms), WINDOW_MS) if ms not in self._by_window
                 ]
                 if windows:
                     yield _Period(tuple(windows), 0, False)

@@ -268,13 +268,8 @@ class MaskedDetector(RuleDetector):
             (looping, REPEAT, reading.service[frame.parent[looping]], frame.parent[looping], loop),
             (rare[0], STRUCTURE, reading.service[rare[0]], rare[0], rarity),
         ]
-        columns = [
-            np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)
-        ]
-        weights = [
-            part[4] if part[4].ndim == 2 else np.repeat(part[4][:, None], STRENGTHS, axis=1)
-            for part in parts
-        ]
+        columns = [np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)]
+        weights = [part[4] if part[4].ndim == 2 else np.repeat(part[4][:, None], STRENGTHS, axis=1) for part in parts]
         return *columns, np.concatenate(weights)
 
     def _loops(self, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
@@ -286,9 +281,7 @@ class MaskedDetector(RuleDetector):
 
     # ---- judging ----------------------------------------------------------------------------
 
-    def _judge(
-        self, minute_ms: int, frame: Frame, reading: Reading, overuse: Mapping[str, float]
-    ) -> MinuteResult:
+    def _judge(self, minute_ms: int, frame: Frame, reading: Reading, overuse: Mapping[str, float]) -> MinuteResult:
         is_warming = self._is_warming(frame, reading)
         tokens = self.tokens(minute_ms, frame, reading)
         pods = np.array([self._pods.get(name) for name in frame.pods])
@@ -298,20 +291,14 @@ class MaskedDetector(RuleDetector):
 
         together = self._baselines.together(reading)
         count = len(self._baselines.services)
-        by_service = _level(
-            frame.trace, reading.service, row, channel, service, weights, count
-        )
-        self._observe(
-            self._service_episodes, minute_ms, by_service, together, np.arange(count), count, is_warming
-        )
+        by_service = _level(frame.trace, reading.service, row, channel, service, weights, count)
+        self._observe(self._service_episodes, minute_ms, by_service, together, np.arange(count), count, is_warming)
         known = place >= 0
         by_pod = _level(
             frame.trace, frame.pod, row[known], channel[known],
             frame.pod[place[known]], weights[known], len(pods),
         )  # fmt: skip
-        self._observe(
-            self._pod_episodes, minute_ms, by_pod, together, pods, len(self._pods), is_warming
-        )
+        self._observe(self._pod_episodes, minute_ms, by_pod, together, pods, len(self._pods), is_warming)
         # A loop shows in one operation, be the service ever so busy with others.
         calls = reading.groups[self._baselines.are_repeats_known(reading.repeat_row)]
         calls = calls[~is_warming[frame.trace[calls]]]
@@ -319,9 +306,7 @@ class MaskedDetector(RuleDetector):
         looping = np.full(frame.count, -np.inf)
         looping[row[loops]] = weights[loops, 0]
         self._loop_episodes.resize(len(self._baselines.operations))
-        self._loop_episodes.step(
-            minute_ms, reading.operation[calls], looping[calls][:, None, None]
-        )
+        self._loop_episodes.step(minute_ms, reading.operation[calls], looping[calls][:, None, None])
 
         key = by_service.trace * count + by_service.subject
         touched = frame.trace * count + reading.service
@@ -342,9 +327,7 @@ class MaskedDetector(RuleDetector):
             is_warming=is_warming,
             services=by_service,
             pods=by_pod,
-            pod_cell=np.searchsorted(
-                key, by_pod.trace * count + self._pod_service[pods[by_pod.subject]]
-            ),
+            pod_cell=np.searchsorted(key, by_pod.trace * count + self._pod_service[pods[by_pod.subject]]),
             loop_operation=frame.operation[row[loops]],
             loop_cell=np.searchsorted(key, frame.trace[row[loops]] * count + service[loops]),
             loop_weight=weights[loops, 0],
@@ -405,9 +388,7 @@ class MaskedDetector(RuleDetector):
         odds = _log_odds(self._service_episodes, minute.minute_ms, level.weights, level.subject)
         # By name: numbers may have changed since the minute was judged.
         pods = np.array([self._pods.get(name) for name in minute.pod_names])
-        of_pods = _log_odds(
-            self._pod_episodes, minute.minute_ms, minute.pods.weights, pods[minute.pods.subject]
-        )
+        of_pods = _log_odds(self._pod_episodes, minute.minute_ms, minute.pods.weights, pods[minute.pods.subject])
         np.maximum.at(odds, minute.pod_cell, of_pods)
         odds[:, REPEAT] = -np.inf
         if len(minute.loop_cell):
@@ -428,9 +409,7 @@ class MaskedDetector(RuleDetector):
             score, threshold = np.maximum(best + THRESHOLD, 0.0), np.full(len(best), THRESHOLD)
         else:
             margin = minute.alpha - minute.threshold
-            culprit = np.lexsort((-margin, level.trace))[
-                np.searchsorted(level.trace, np.arange(len(minute.rows)))
-            ]
+            culprit = np.lexsort((-margin, level.trace))[np.searchsorted(level.trace, np.arange(len(minute.rows)))]
             best, channel = margin[culprit], odds[culprit].argmax(axis=1)
             score, threshold = minute.alpha[culprit], minute.threshold[culprit]
             strongest = np.where(strongest < 0, minute.first_span[:, None], strongest)
@@ -454,9 +433,7 @@ class MaskedDetector(RuleDetector):
                 affected.append(_on_way(minute, span))
             result.verdicts.append(row)
         result.incidents = incidents(result.verdicts, affected)
-        self._add_excess(
-            result.incidents, result.verdicts, minute.roots, minute.work, minute.unexplained
-        )
+        self._add_excess(result.incidents, result.verdicts, minute.roots, minute.work, minute.unexplained)
         self._add_recurrence(minute.minute_ms, result.incidents, is_final)
         counts = np.bincount(level.subject)
         result.service_traces = {names[i]: int(counts[i]) for i in np.flatnonzero(counts)}
@@ -567,9 +544,7 @@ def _level(
     )
 
 
-def _log_odds(
-    episodes: Episodes, minute_ms: int, weights: np.ndarray, subject: np.ndarray
-) -> np.ndarray:
+def _log_odds(episodes: Episodes, minute_ms: int, weights: np.ndarray, subject: np.ndarray) -> np.ndarray:
     """Log odds that each cell's trace is affected.  # (cells, channels)"""
     share = episodes.affected(episodes.at(minute_ms))[subject]  # (cells, channels, strengths)
     with np.errstate(divide="ignore"):
@@ -609,21 +584,23 @@ def _verdict_rows(frame: Frame, version: str, is_warming: np.ndarray) -> list[Ro
     rows = []
     for number, trace in enumerate(frame.traces):
         root = frame.operations[frame.operation[frame.root[number]]].split(SEPARATOR)
-        rows.append({
-            "trace_id": trace.trace_id,
-            "start_time": trace.start_ns // NS_PER_MS,
-            "root_service_name": root[0],
-            "root_operation": root[1],
-            "span_count": len(trace.spans),
-            "anomaly_score": 0.0,
-            "threshold": THRESHOLD,
-            "is_anomalous": False,
-            "culprit_service_name": None,
-            "culprit_operation": None,
-            "anomaly_kind": None,
-            "model_version": version,
-            "verdict_state": WARMING if is_warming[number] else READY,
-        })
+        rows.append(
+            {
+                "trace_id": trace.trace_id,
+                "start_time": trace.start_ns // NS_PER_MS,
+                "root_service_name": root[0],
+                "root_operation": root[1],
+                "span_count": len(trace.spans),
+                "anomaly_score": 0.0,
+                "threshold": THRESHOLD,
+                "is_anomalous": False,
+                "culprit_service_name": None,
+                "culprit_operation": None,
+                "anomaly_kind": None,
+                "model_version": version,
+                "verdict_state": WARMING if is_warming[number] else READY,
+            }
+        )
     return rows
 
 

@@ -35,9 +35,7 @@ Point = tuple[int, int, float]
 Interval = tuple[int, int, float, float]
 
 
-def meter(
-    bucket_start_ms: int, fragments: Iterable[bytes]
-) -> dict[str, dict[int, dict[str, float]]]:
+def meter(bucket_start_ms: int, fragments: Iterable[bytes]) -> dict[str, dict[int, dict[str, float]]]:
     """Usage of one consumer in one bucket, cut at the windows' and the minutes' bounds.
 
     fragments: orjson of [[dimension, preference, series, kind, start_ns, time_ns, value], ...],
@@ -141,9 +139,7 @@ def _is_known(start_ns: int, time_ns: int) -> bool:
     return 0 < start_ns < time_ns
 
 
-def _cut(
-    interval: Interval, first_ns: int, last_ns: int, minutes: dict[int, list[float]]
-) -> None:
+def _cut(interval: Interval, first_ns: int, last_ns: int, minutes: dict[int, list[float]]) -> None:
     """Add to each minute of [first_ns, last_ns) the piece of the interval that falls in it."""
     since_ns, until_ns, before, after = interval
     length_ns = until_ns - since_ns

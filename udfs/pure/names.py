@@ -9,7 +9,7 @@ NAME_MAX_BYTES = 800
 
 
 def name(text: str) -> str:
-    """``text`` without NUL, which no database takes, and cut where a key can't hold it: different names stay different."""
+    """``text`` without NUL, which no database takes, and cut where a key can't hold it: distinct ones stay so."""
     if "\x00" in text:
         text = text.replace("\x00", "")
     if len(text) > NAME_MAX_BYTES // 4 and len(text.encode()) > NAME_MAX_BYTES:

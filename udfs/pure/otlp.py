@@ -69,9 +69,7 @@ _SNAKE = re.compile(r"_([a-z])")
 def _camel(node: object) -> object:
     """``node`` with the field names of snake_case writers in camelCase (keys of objects only)."""
     if type(node) is dict:
-        return {
-            _SNAKE.sub(lambda m: m[1].upper(), key): _camel(value) for key, value in node.items()
-        }
+        return {_SNAKE.sub(lambda m: m[1].upper(), key): _camel(value) for key, value in node.items()}
     if type(node) is list:
         return [_camel(value) for value in node]
     return node
@@ -86,9 +84,7 @@ def _decode(line: bytes) -> object:
             decoded = _decode_leniently(line)
         except (ValueError, RecursionError):
             raise ValueError(str(error)) from None
-    if any(mark in line for mark in _SNAKE_MARKS) or (
-        type(decoded) is dict and any("_" in key for key in decoded)
-    ):
+    if any(mark in line for mark in _SNAKE_MARKS) or (type(decoded) is dict and any("_" in key for key in decoded)):
         try:
             return _camel(decoded)
         except RecursionError:
@@ -157,9 +153,7 @@ def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Itera
             rejects.append(reject(stream, reason, {field: [child]}))
 
 
-def _records(
-    record: bytes, signal: _Signal, rejects: list[str]
-) -> Iterator[tuple[_Resource, Iterator[dict]]]:
+def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tuple[_Resource, Iterator[dict]]]:
     """(resource, its records) of a request, one pair for each resource and scope.
 
     The first byte of a protobuf request is a newline to JSON, and its length may be "{" (123): what
@@ -253,9 +247,7 @@ def _time_ns(value: object, field: str) -> int:
         return time_ns
     if time_ns == 0:
         raise RejectedRecord(f"{field} is missing")
-    raise RejectedRecord(
-        f"{field} {shown(value)} is outside of 2000 to 2100: give nanoseconds since 1970"
-    )
+    raise RejectedRecord(f"{field} {shown(value)} is outside of 2000 to 2100: give nanoseconds since 1970")
 
 
 def _time_ms_or_none(*values: object) -> int | None:
@@ -308,11 +300,7 @@ def _enum(value: object, numbers: dict[object, int]) -> int:
 
 def _numbers(prefix: str, names: Iterable[tuple[str, int]]) -> dict[object, int]:
     """Every way to write the values of an enum: 2, "2", "PREFIX_NAME" -> 2."""
-    return {
-        written: number
-        for name, number in names
-        for written in (number, str(number), f"{prefix}_{name}")
-    }
+    return {written: number for name, number in names for written in (number, str(number), f"{prefix}_{name}")}
 
 
 def _plain(value: object, depth: int = 0) -> object:
@@ -336,9 +324,7 @@ def _plain(value: object, depth: int = 0) -> object:
             if kind == "arrayValue":
                 return [_plain(item, depth + 1) for item in values]
             return {
-                _text(item.get("key")): _plain(item.get("value"), depth + 1)
-                for item in values
-                if type(item) is dict
+                _text(item.get("key")): _plain(item.get("value"), depth + 1) for item in values if type(item) is dict
             }
     return None
 
@@ -425,9 +411,7 @@ def _read_resource(pairs: object) -> _Resource:
     return _Resource(
         service=_qualified(found.get("service.namespace"), service),
         pod_uid=pod_uid,
-        pod_name=_qualified(found.get("k8s.namespace.name"), pod_name)
-        if found.get("k8s.pod.name")
-        else pod_name,
+        pod_name=_qualified(found.get("k8s.namespace.name"), pod_name) if found.get("k8s.pod.name") else pod_name,
         container=first("k8s.container.name", "container.name", "container.id"),
         resource_id=first("cloud.resource_id", "host.id", "k8s.node.name"),
     )
@@ -528,9 +512,7 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
                     )
                 by_trace[raw_trace_id].append(row)
             except RejectedRecord as error:
-                event_time_ms = _time_ms_or_none(
-                    span.get("startTimeUnixNano"), span.get("endTimeUnixNano")
-                )
+                event_time_ms = _time_ms_or_none(span.get("startTimeUnixNano"), span.get("endTimeUnixNano"))
                 record = {"otel_service_name": service, "span": span}
                 rejects.append(reject(SPANS, error.reason, record, event_time_ms))
     return {t: orjson.dumps(["spans", groups]) for t, groups in traces.items()}, pods, rejects
@@ -557,9 +539,7 @@ def _span(span: dict) -> list:
     if kind:
         kind = _enum(kind, _KINDS)
     status = get("status")
-    error = status and (
-        type(status) is dict and _enum(status.get("code"), _STATUS_CODES) == _STATUS_ERROR
-    )
+    error = status and (type(status) is dict and _enum(status.get("code"), _STATUS_CODES) == _STATUS_ERROR)
     peer = ""
     pairs = get("attributes")
     if pairs:
@@ -584,19 +564,13 @@ def _implausible_times(start: object, end: object) -> RejectedRecord:
         end_ns = _time_ns(end, "endTimeUnixNano")
     except RejectedRecord as reason:
         return reason
-    return RejectedRecord(
-        f"endTimeUnixNano {end_ns} is before startTimeUnixNano {start_ns}:"
-        " check the emitter's clock"
-    )
+    return RejectedRecord(f"endTimeUnixNano {end_ns} is before startTimeUnixNano {start_ns}: check the emitter's clock")
 
 
 def _failed(attributes: dict[str, object]) -> bool:
     """Whether the protocol's own status says so: HTTP 5xx, or gRPC other than OK."""
     http = attributes.get(_HTTP_STATUS_KEY, attributes.get(_OLD_HTTP_STATUS_KEY, 0))
-    return (
-        _number_or_zero(http) >= _HTTP_SERVER_ERROR
-        or _number_or_zero(attributes.get(_GRPC_STATUS_KEY, 0)) != 0
-    )
+    return _number_or_zero(http) >= _HTTP_SERVER_ERROR or _number_or_zero(attributes.get(_GRPC_STATUS_KEY, 0)) != 0
 
 
 def _number_or_zero(value: object) -> float:
@@ -723,8 +697,7 @@ class _UsageMetric(NamedTuple):
 
 def _preferred(dimension: str, *rows: tuple[str, str, dict[str, float]]) -> dict:
     return {
-        name: _UsageMetric(dimension, preference, kind, units)
-        for preference, (name, kind, units) in enumerate(rows)
+        name: _UsageMetric(dimension, preference, kind, units) for preference, (name, kind, units) in enumerate(rows)
     }
 
 
@@ -753,9 +726,7 @@ USAGE_METRICS: dict[str, _UsageMetric] = {
 }
 
 _TEMPORALITY_DELTA = 1
-_TEMPORALITIES = _numbers(
-    "AGGREGATION_TEMPORALITY", [("DELTA", _TEMPORALITY_DELTA), ("CUMULATIVE", 2)]
-)
+_TEMPORALITIES = _numbers("AGGREGATION_TEMPORALITY", [("DELTA", _TEMPORALITY_DELTA), ("CUMULATIVE", 2)])
 # What a metric may carry its points in, as a reject names it.
 _DATA = {"gauge", "sum", "histogram", "exponentialHistogram", "summary"}
 _NO_RECORDED_VALUE = 1  # bit of NumberDataPoint.flags
@@ -813,9 +784,7 @@ class _NoConsumer(Exception):
     """A usage point that names neither pod nor container; it recurs every minute."""
 
 
-def _data_points(
-    metric: dict, unit: str, usage: _UsageMetric, rejects: list[str]
-) -> tuple[str, Iterator[dict]]:
+def _data_points(metric: dict, unit: str, usage: _UsageMetric, rejects: list[str]) -> tuple[str, Iterator[dict]]:
     """(kind, data points) of a usage metric sent as sum or gauge.
 
     Prometheus receivers send counters as gauges, and an UpDownCounter is a cumulative sum whose
@@ -865,9 +834,7 @@ def _collect_point(
         )
     time_ns = _time_ns(point.get("timeUnixNano"), "timeUnixNano")
     start_ns = _start_ns(point.get("startTimeUnixNano"), kind, time_ns)
-    series = SEPARATOR.join(
-        (name, resource.container, *(f"{key}={attributes[key]}" for key in sorted(attributes)))
-    )
+    series = SEPARATOR.join((name, resource.container, *(f"{key}={attributes[key]}" for key in sorted(attributes))))
     value = _value(point) * factor
     if not math.isfinite(value):
         raise RejectedRecord(f"value {value} is not finite")
@@ -891,9 +858,7 @@ def _is_duplicate_or_unbilled(name: str, attributes: dict[str, str]) -> bool:
     if name == _NETWORK_IO:
         direction = attributes.get("direction") or attributes.get("network.io.direction", "")
         if direction not in ("transmit", "receive"):
-            raise RejectedRecord(
-                f"direction {shown(direction)}: set it to transmit (billed) or receive (not)"
-            )
+            raise RejectedRecord(f"direction {shown(direction)}: set it to transmit (billed) or receive (not)")
         return direction == "receive"
     if name == _BLOCK_IO:  # the kernel counts each operation as read|write, sync|async and total
         return attributes.get("operation", "read").lower() not in ("read", "write")
@@ -911,8 +876,7 @@ def _start_ns(value: object, kind: str, time_ns: int) -> int:
         raise RejectedRecord(f"startTimeUnixNano {start_ns} is not before timeUnixNano {time_ns}")
     if kind == DELTA and time_ns - start_ns > MAX_DELTA_MS * NS_PER_MS:
         raise RejectedRecord(
-            f"a delta over {(time_ns - start_ns) // NS_PER_MS} ms is longer than {MAX_DELTA_MS} ms:"
-            " export more often"
+            f"a delta over {(time_ns - start_ns) // NS_PER_MS} ms is longer than {MAX_DELTA_MS} ms: export more often"
         )
     return start_ns
 
@@ -931,6 +895,4 @@ def _value(point: dict) -> float:
 
 def _buckets(first_ms: int, last_ms: int) -> range:
     """Starts of the usage buckets that [first_ms, last_ms] touches or comes near to."""
-    return range(
-        bucket_start(first_ms - MAX_GAP_MS), bucket_start(last_ms + MAX_GAP_MS) + 1, USAGE_BUCKET_MS
-    )
+    return range(bucket_start(first_ms - MAX_GAP_MS), bucket_start(last_ms + MAX_GAP_MS) + 1, USAGE_BUCKET_MS)

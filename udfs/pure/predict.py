@@ -69,10 +69,17 @@ class Usual:
         failures, repeats = np.exp(5 * known["failure_rate"]), np.exp(5 * known["repeat_rate"])
         # An error below, or nobody who answers, explains an error.
         errors = np.where(tokens.excuse[:, :2].any(axis=1), 0.9, failures)
-        chance = np.column_stack([
-            np.where(tokens.excuse[:, 3] > 0, 0.9, repeats), np.full(spans, 0.3), np.full(spans, 0.3), errors, failures,
-            np.exp(5 * known["unanswered_rate"]), np.exp(5 * known["rare_rate"]),
-        ])
+        chance = np.column_stack(
+            [
+                np.where(tokens.excuse[:, 3] > 0, 0.9, repeats),
+                np.full(spans, 0.3),
+                np.full(spans, 0.3),
+                errors,
+                failures,
+                np.exp(5 * known["unanswered_rate"]),
+                np.exp(5 * known["rare_rate"]),
+            ]
+        )
         return Prediction(mean, np.ones_like(mean), np.clip(chance, *CHANCES))
 
 
@@ -140,11 +147,8 @@ class MaskedSpanModel:
         # nothing in its trace explains is no likelier than it was over the operation's long past; and one that
         # something explains is not rare, however rare the reason.
         usual = Usual().predict(tokens).chance
-        chance = np.where(
-            _excused(tokens), np.maximum(chance, EXPLAINED), np.minimum(chance, usual)
-        )
+        chance = np.where(_excused(tokens), np.maximum(chance, EXPLAINED), np.minimum(chance, usual))
         return Prediction(mean, np.clip(scale, *SCALES), np.clip(chance, *CHANCES))
-
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Mean, scale and chance of one batch, as the network gives them.  # 3 x (pieces, length, ...)"""

@@ -67,19 +67,14 @@ def standing(charges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         versions' costs differ.
     """
     found: dict[str, dict[str, Any]] = {}
-    versions: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
+    versions: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for charge in charges:
         if charge["charge_class"] == CORRECTION:
             found[charge["key"]] = {**charge, "is_restated": False}
         else:
             versions[charge["identity"]][charge["version"]][charge["key"]] = charge
     for by_version in versions.values():
-        costs = {
-            sum(to_units(charge["cost"]) for charge in of_version.values())
-            for of_version in by_version.values()
-        }
+        costs = {sum(to_units(charge["cost"]) for charge in of_version.values()) for of_version in by_version.values()}
         for key, charge in by_version[max(by_version)].items():
             found[key] = {**charge, "is_restated": len(costs) > 1}
     return [found[key] for key in sorted(found)]

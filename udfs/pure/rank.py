@@ -112,30 +112,29 @@ def rank_window(
         evidence = _evidence(culprit, of_culprit, total_traces[culprit])
         excess_usage = _excess_usage(culprit, of_culprit)
         own = {
-            currency: [a for a in rows_ if a["otel_service_name"] == culprit]
-            for currency, rows_ in by_currency.items()
+            currency: [a for a in rows_ if a["otel_service_name"] == culprit] for currency, rows_ in by_currency.items()
         }
         costs = {currency: elements for currency, elements in own.items() if elements}
         for currency in sorted(costs or own or {NO_CURRENCY: []}):
             elements = costs.get(currency, [])
             rests_on = elements or by_currency.get(currency, [])
             excess = _excess(excess_usage, by_currency.get(currency, []))
-            rows.append(
-                _row(window_start_ms, currency, evidence, elements, excess, rests_on)
-            )
+            rows.append(_row(window_start_ms, currency, evidence, elements, excess, rests_on))
     return _ranked(rows, order)
 
 
 def _ranked(rows: list[Row], order: str) -> list[Row]:
     """The rows with their rank, which starts at 1 in each currency."""
-    rows.sort(key=lambda row: (
-        row["billing_currency"],
-        -_merit(row, order),
-        -row["cost_weighted_score"],
-        -row["attributed_cost"],
-        -row["anomaly_score"],
-        row["otel_service_name"],
-    ))
+    rows.sort(
+        key=lambda row: (
+            row["billing_currency"],
+            -_merit(row, order),
+            -row["cost_weighted_score"],
+            -row["attributed_cost"],
+            -row["anomaly_score"],
+            row["otel_service_name"],
+        )
+    )
     last: Counter[str] = Counter()
     for row in rows:
         last[row["billing_currency"]] += 1
@@ -151,9 +150,7 @@ def _merit(row: Row, order: str) -> float:
     return float(excess) if order == EXCESS else cost_weighted_score(row["anomaly_score"], excess)
 
 
-def _excess_usage(
-    culprit: str, incidents: list[Mapping[str, Any]]
-) -> dict[tuple[str, str], float]:
+def _excess_usage(culprit: str, incidents: list[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
     """Usage beyond the usual by (service, dimension), over the minutes of W."""
     amounts: dict[tuple[str, str], list[float]] = defaultdict(list)
     unexplained: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -170,9 +167,7 @@ def _excess_usage(
     return {key: total for key, parts in sorted(amounts.items()) if (total := math.fsum(parts))}
 
 
-def _excess(
-    usage: Mapping[tuple[str, str], float], allocations: list[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _excess(usage: Mapping[tuple[str, str], float], allocations: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Elements of x_ExcessUsage: what each service used beyond the usual, and what that costs.
 
     allocations: of W, in one currency. A service and dimension of which no price is known has no element.
@@ -193,14 +188,16 @@ def _excess(
             weighted = EXACT.fma(EXACT.create_decimal_from_float(amount), rate, weighted)
         rate = RATE_DIGITS.divide(weighted, whole)
         cost = to_decimal(to_units(EXACT.multiply(Decimal(repr(used)), rate)))
-        elements.append({
-            "x_OtelServiceName": service,
-            "x_Dimension": dimension,
-            "x_ExcessQuantity": used,
-            "UsageUnit": USAGE_UNITS[dimension],
-            "x_UnitRate": format(rate, "f"),
-            "x_Cost": format(cost, "f"),
-        })
+        elements.append(
+            {
+                "x_OtelServiceName": service,
+                "x_Dimension": dimension,
+                "x_ExcessQuantity": used,
+                "UsageUnit": USAGE_UNITS[dimension],
+                "x_UnitRate": format(rate, "f"),
+                "x_Cost": format(cost, "f"),
+            }
+        )
     return elements
 
 
@@ -238,9 +235,8 @@ def _evidence(culprit: str, incidents: list[Mapping[str, Any]], total_traces: in
         "otel_service_name": culprit,
         "mean_trace_score": mean,
         "anomaly_score": mean * math.log2(1 + len(scores)),
-        "threshold": math.fsum(
-            incident["threshold"] for incident in incidents for _ in incident["scores"]
-        ) / len(scores),
+        "threshold": math.fsum(incident["threshold"] for incident in incidents for _ in incident["scores"])
+        / len(scores),
         "anomalous_traces": len(scores),
         "total_traces": total_traces,
         "anomaly_kind": most(kinds)[0],
@@ -329,27 +325,30 @@ def _explanation(
     with x_. An AllocatedRatio is the share of one resource and dimension. Money is text, so that
     no reader's float rounds it; numbers are floats, printed so that they read back the same.
     """
-    return orjson.dumps({
-        "Elements": [_element(element) for element in elements],
-        "x_AnomalousMinutes": evidence["anomalous_minutes"],
-        "x_ExcessCost": None if excess_cost is None else format(excess_cost, "f"),
-        "x_ExcessUsage": excess,
-        "x_ObservedMinutes": evidence["recurrence"][1],
-        "x_ProjectedMonthlyCost": None if monthly is None else format(monthly, "f"),
-        "x_RecurringMinutes": evidence["recurrence"][0],
-        "x_AnomalousTraces": evidence["anomalous_traces"],
-        "x_AnomalyScore": evidence["anomaly_score"],
-        "x_AttributedCost": format(attributed, "f"),
-        "x_BillingCurrency": currency,
-        "x_CostWeightedScore": score,
-        "x_Formulas": FORMULAS,
-        "x_MeanTraceScore": evidence["mean_trace_score"],
-        "x_OtelServiceName": evidence["otel_service_name"],
-        "x_Threshold": evidence["threshold"],
-        "x_TotalTraces": evidence["total_traces"],
-        "x_WindowEnd": utc(window_start_ms + WINDOW_MS),
-        "x_WindowStart": utc(window_start_ms),
-    }, option=orjson.OPT_SORT_KEYS).decode()
+    return orjson.dumps(
+        {
+            "Elements": [_element(element) for element in elements],
+            "x_AnomalousMinutes": evidence["anomalous_minutes"],
+            "x_ExcessCost": None if excess_cost is None else format(excess_cost, "f"),
+            "x_ExcessUsage": excess,
+            "x_ObservedMinutes": evidence["recurrence"][1],
+            "x_ProjectedMonthlyCost": None if monthly is None else format(monthly, "f"),
+            "x_RecurringMinutes": evidence["recurrence"][0],
+            "x_AnomalousTraces": evidence["anomalous_traces"],
+            "x_AnomalyScore": evidence["anomaly_score"],
+            "x_AttributedCost": format(attributed, "f"),
+            "x_BillingCurrency": currency,
+            "x_CostWeightedScore": score,
+            "x_Formulas": FORMULAS,
+            "x_MeanTraceScore": evidence["mean_trace_score"],
+            "x_OtelServiceName": evidence["otel_service_name"],
+            "x_Threshold": evidence["threshold"],
+            "x_TotalTraces": evidence["total_traces"],
+            "x_WindowEnd": utc(window_start_ms + WINDOW_MS),
+            "x_WindowStart": utc(window_start_ms),
+        },
+        option=orjson.OPT_SORT_KEYS,
+    ).decode()
 
 
 def _element(allocation: Mapping[str, Any]) -> dict[str, Any]:

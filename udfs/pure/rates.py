@@ -81,7 +81,7 @@ def _squeezed(unit: str) -> tuple[int, str]:
         count = int(Decimal(digits)) * _COUNTS.get(word, 1)
     except InvalidOperation:
         count = 0
-    return count, re.sub(r"[\W_]+", "", unit[many.end():]).lower()
+    return count, re.sub(r"[\W_]+", "", unit[many.end() :]).lower()
 
 
 @lru_cache(maxsize=1 << 12)
@@ -238,22 +238,25 @@ def load_price_book(path: Path) -> tuple[BookPrice, ...]:
     book = []
     for where, row in _lines(path, ("dimension", "unit_price", "unit", "billing_currency")):
         if row["dimension"] not in DIMENSIONS:
-            raise ValueError(
-                f"{where}: dimension {row['dimension']!r} must be one of {', '.join(DIMENSIONS)}"
-            )
+            raise ValueError(f"{where}: dimension {row['dimension']!r} must be one of {', '.join(DIMENSIONS)}")
         if not usage_per_unit(row["unit"], row["dimension"]):
             raise ValueError(
-                f"{where}: unit {row['unit']!r} of {row['dimension']}: use vCPU-Hours, GiB-Hours,"
-                " Operations or GB"
+                f"{where}: unit {row['unit']!r} of {row['dimension']}: use vCPU-Hours, GiB-Hours, Operations or GB"
             )
         currency = row["billing_currency"].upper()
         if not (len(currency) == 3 and currency.isascii() and currency.isalpha()):
             raise ValueError(f"{where}: billing_currency {currency!r} is not a code of three letters")
         price = _positive(row["unit_price"], f"{where}: unit_price", zero=True)
-        book.append(BookPrice(
-            row["dimension"], plain(price), row["unit"], currency,
-            row.get("resource_id", ""), row.get("sku_id", ""),
-        ))
+        book.append(
+            BookPrice(
+                row["dimension"],
+                plain(price),
+                row["unit"],
+                currency,
+                row.get("resource_id", ""),
+                row.get("sku_id", ""),
+            )
+        )
     return tuple(sorted(book, key=repr))
 
 
@@ -332,9 +335,7 @@ def offer(charge: Mapping[str, Any]) -> tuple[str, int, str] | None:
     return f"{charge['sku_id']}\x1f{charge['currency']}", charge["start_ms"], orjson.dumps(content).decode()
 
 
-def _rate(
-    cost: Decimal, weight: str, quantity: str | None, unit: str | None, per: str, dimension: str
-) -> str | None:
+def _rate(cost: Decimal, weight: str, quantity: str | None, unit: str | None, per: str, dimension: str) -> str | None:
     """``cost`` * ``weight`` by the unit of usage, or by the window; None where the quantity doesn't tell."""
     size = 0
     if unit is not None:
@@ -371,9 +372,14 @@ def rate_card(offers: Iterable[tuple[int, str]]) -> str:
         for start_ms, rate in sorted(by_time.items()):
             if not changes or changes[-1][1] != rate:
                 changes.append([start_ms, rate])
-        card.append(dict(zip(("sku_id", "currency", "dimension", "per"), key, strict=True)) | {
-            "resources": charged[key], "list": lists[key], "rates": changes,
-        })
+        card.append(
+            dict(zip(("sku_id", "currency", "dimension", "per"), key, strict=True))
+            | {
+                "resources": charged[key],
+                "list": lists[key],
+                "rates": changes,
+            }
+        )
     return orjson.dumps(card).decode()
 
 
@@ -407,10 +413,19 @@ class Prices:
             known, how = [line.sku_id], OF_PRICE_BOOK
         found = self._of_skus(known, how, dimension, window_start_ms)
         if not found and line:
-            found = {line.billing_currency: _described(PRICE_BOOK, None, line.rate, {
-                "unit_price": line.unit_price, "unit": line.unit, "resource_id": line.resource_id or None,
-                "sku_ids": [line.sku_id] if line.sku_id else [],
-            })}
+            found = {
+                line.billing_currency: _described(
+                    PRICE_BOOK,
+                    None,
+                    line.rate,
+                    {
+                        "unit_price": line.unit_price,
+                        "unit": line.unit,
+                        "resource_id": line.resource_id or None,
+                        "sku_ids": [line.sku_id] if line.sku_id else [],
+                    },
+                )
+            }
         if not found and not is_billed and not skus and dimension in GUESSED:
             candidates = [entry for entry in self.card if entry["dimension"] == dimension]
             if candidates:
@@ -419,9 +434,7 @@ class Prices:
                 found = self._of_skus([most["sku_id"]], how, dimension, window_start_ms)
         return found
 
-    def _book_line(
-        self, resource_id: str, dimension: str, skus: Collection[str]
-    ) -> BookPrice | None:
+    def _book_line(self, resource_id: str, dimension: str, skus: Collection[str]) -> BookPrice | None:
         fitting = [
             (match, line)
             for line in self.book
@@ -460,17 +473,23 @@ class Prices:
             per[entry["per"]] = EXACT.add(per[entry["per"]] or Decimal(0), Decimal(rate))
         if currency is None:
             return {}
-        return {currency: _described(source, per["window"], per["usage"], {
-            "sku_ids": used, "sku_known_by": how,
-            "window_start": utc(since) if since >= 0 and source == SKU else None,
-        })}
+        return {
+            currency: _described(
+                source,
+                per["window"],
+                per["usage"],
+                {
+                    "sku_ids": used,
+                    "sku_known_by": how,
+                    "window_start": utc(since) if since >= 0 and source == SKU else None,
+                },
+            )
+        }
 
 
 def _descending(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """Greater for the lesser name: of equals the first by name is the one."""
-    return tuple(
-        (*(-ord(sign) for sign in entry[column]), 1) for column in ("sku_id", "currency", "per")
-    )
+    return tuple((*(-ord(sign) for sign in entry[column]), 1) for column in ("sku_id", "currency", "per"))
 
 
 def _described(

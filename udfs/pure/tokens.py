@@ -137,26 +137,22 @@ def batches(tokens: Tokens, chosen: np.ndarray | None = None) -> Iterator[Batch]
         at = until
 
 
-def _inputs(
-    tokens: Tokens, rows: np.ndarray, real: np.ndarray, offset: np.ndarray
-) -> dict[str, np.ndarray]:
+def _inputs(tokens: Tokens, rows: np.ndarray, real: np.ndarray, offset: np.ndarray) -> dict[str, np.ndarray]:
     parent = np.where(real, tokens.parent[rows] - offset[:, None], -1)
     parent = np.maximum(parent, -1)  # a parent in an earlier piece is out of sight
-    cause, outcome = relations(
-        parent, tokens.service[rows], tokens.is_again[rows] & real, real
-    )
+    cause, outcome = relations(parent, tokens.service[rows], tokens.is_again[rows] & real, real)
     reals = np.clip(tokens.reals[rows], -CUT, CUT) * real[:, :, None]
     bits = tokens.bits[rows].astype(np.float32) * real[:, :, None]
     return {
         "name": np.where(real, tokens.name[rows], 0).astype(np.int64),
         "known": tokens.known[rows] * real[:, :, None].astype(np.float32),
         "excuse": tokens.excuse[rows] * real[:, :, None].astype(np.float32),
-        "cause": np.concatenate(
-            [reals[:, :, CAUSES], tokens.reals_seen[rows][:, :, CAUSES]], axis=2
-        ).astype(np.float32),
-        "outcome": np.concatenate(
-            [bits[:, :, OUTCOMES], tokens.bits_seen[rows][:, :, OUTCOMES]], axis=2
-        ).astype(np.float32),
+        "cause": np.concatenate([reals[:, :, CAUSES], tokens.reals_seen[rows][:, :, CAUSES]], axis=2).astype(
+            np.float32
+        ),
+        "outcome": np.concatenate([bits[:, :, OUTCOMES], tokens.bits_seen[rows][:, :, OUTCOMES]], axis=2).astype(
+            np.float32
+        ),
         "cause_relation": cause.astype(np.int64),
         "outcome_relation": outcome.astype(np.int64),
     }

@@ -206,9 +206,7 @@ class UsageWatch:
         gap = (minute_ms - self._pod_judged[pods]) / MINUTE_MS - 1
         minutes = self._pod_minutes[pods] * np.exp(-gap / YOUTH_MINUTES)[:, None]
         variance = variance * (1 + YOUTH_MINUTES / (minutes + 1))
-        self.surplus[pods] = np.where(
-            ready, residual / np.sqrt(np.where(ready, variance, 1.0)), np.nan
-        )
+        self.surplus[pods] = np.where(ready, residual / np.sqrt(np.where(ready, variance, 1.0)), np.nan)
 
         spread = np.where(ready, variance, 1.0)[:, :, None]
         shift = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
