@@ -1,6 +1,6 @@
 -- collect: read each billing file once; a row is a charge or a reject, never both.
 -- grain: one FOCUS row a row
--- key: charge_key (the row's content, its ordinal among identical rows of its file, and its version)
+-- key: charge_key (the row's content, its copy number among identical rows of its delivery, and its version)
 -- sku, offered_ms and offer: what the charge tells of its SKU's rate, NULL where it tells nothing
 create temporary view collected_charges as
 select

@@ -62,11 +62,37 @@ PARQUET_BATCH_ROWS = 4096
 
 # Columns, in lower case, that say when a row was exported; the first that there is counts.
 VERSION_COLUMNS = ("x_snapshottime", "x_exporttime", "x_lastupdated")
-# What a later snapshot of the same row may change, beside its costs, unit prices and quantities.
-RESTATED_COLUMNS = frozenset({"invoiceid", "invoicedetailid", "allocatedmethoddetails"})
-_RESTATED_ENDINGS = ("cost", "unitprice", "quantity")
+# Says which of several identical rows of one delivery this is: 1 or nothing for the first, 2 for the second, and so on.
+COPY_COLUMN = "x_copynumber"
+
+# What makes a charge this charge and no other: each entry is one property, named by the columns that may hold it, of
+# which the first that isn't null counts. All of them have been in FOCUS since 1.0. So neither a column that a later
+# version brings or renames, nor a provider's own x_ column, makes another charge of it. What a later snapshot may
+# restate is left out: costs, prices, quantities, invoices; so are display names and categories, which follow from the
+# ids. To it come the kind of unit, the price's id, and the Tags of what has no resource: see ``_Row.identity``.
+IDENTITY_COLUMNS = (
+    ("BillingAccountId", "ServiceProviderName", "ProviderName"),
+    ("SubAccountId",),
+    ("BillingPeriodStart",),  # a charge for last month that is billed this month comes on top
+    ("ChargePeriodStart",),
+    ("ChargePeriodEnd",),
+    ("BillingCurrency",),
+    ("ChargeCategory",),
+    ("ChargeClass",),
+    ("ChargeDescription",),
+    ("CommitmentDiscountId",),
+    ("CommitmentDiscountStatus",),
+    ("PricingCategory",),
+    ("RegionId", "Region"),
+    ("ResourceId",),
+    ("ServiceName",),
+    ("SkuId",),
+)
 # A description often holds the price: "$0.34 per On Demand Linux Instance Hour".
 _NUMBERS = re.compile(r"\d[\d.,]*")
+
+# What says by which delivery, and which row of it, a charge came: nothing about the charge.
+_DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN))
 
 # Exports that are cut into parts: AWS ("bill-00001.csv.gz"), Azure and Spark ("part_0_0001.csv").
 _PART = re.compile(r"(?:[-_.]?part[-_]?\d+(?:[-_]\d+)*|-\d{5})$", re.IGNORECASE)
@@ -221,28 +247,54 @@ class _Row:
         """The first of the columns that is not null, as text."""
         return next(filter(None, (_text(self[column]) for column in columns)), None)
 
+    @property
+    def resource_id(self) -> str | None:
+        """ResourceId; None where there is none, or one that says so in our words."""
+        resource_id = self.text("ResourceId")
+        return None if resource_id == NO_RESOURCE else resource_id
+
     def digests(self) -> tuple[bytes, bytes]:
-        """16 bytes that stand for the row's whole content, and 16 for what the row is about.
+        """16 bytes that stand for the row's whole content, and 16 for its identity: what it is a charge for.
 
         However it was delivered: the same charge in CSV, Parquet and JSON, with columns in another
-        order, has the same. When it was exported is in neither. What the row is about leaves out all
-        that a later snapshot may restate; Tags, too, where there is a resource that bears them.
+        order, has the same. When it was exported, and its copy number, are in neither.
+
+        A correction's content is its identity and its costs: it has no version, and has to be known again in a
+        later snapshot, whatever columns that one has.
         """
-        content, about = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-        has_resource = self.text("ResourceId") is not None
+        identity = self._identity()
+        about = hashlib.blake2b(identity, digest_size=16).digest()
+        if self.text("ChargeClass") == CORRECTION:
+            costs = b"".join(_framed(column, _canonical("cost", self[column]) or "") for column in COST_COLUMNS)
+            return hashlib.blake2b(identity + costs, digest_size=16).digest(), about
+        content = hashlib.blake2b(digest_size=16)
         for name, key in self._columns.items():
-            if name in VERSION_COLUMNS:
-                continue
-            value = _canonical(name, self._cells[key])
+            value = None if name in _DELIVERY_COLUMNS else _canonical(name, self._cells[key])
             if value is not None:
                 content.update(_framed(name, value))
-                if name == "chargedescription":
-                    value = _NUMBERS.sub("#", value)
-                if not (
-                    name.endswith(_RESTATED_ENDINGS) or name in RESTATED_COLUMNS or (name == "tags" and has_resource)
-                ):
-                    about.update(_framed(name, value))
-        return content.digest(), about.digest()
+        return content.digest(), about
+
+    def _identity(self) -> bytes:
+        """IDENTITY_COLUMNS, and what needs more than reading a column."""
+        parts = []
+        for columns in IDENTITY_COLUMNS:
+            column = next((column for column in columns if _filled(self[column]) is not None), None)
+            value = column and _canonical(column.casefold(), self[column])
+            if value and column == "ChargeDescription":
+                value = _NUMBERS.sub("#", value)
+            parts.append(value or "")
+        # Units are spelt in many ways. FOCUS 1.1 allows SkuId to stand for a price's missing id.
+        sku_id, price_id = self.text("SkuId"), self.text("SkuPriceId")
+        parts.append(unit_kind(self.text("ConsumedUnit", "PricingUnit") or ""))
+        parts.append("" if price_id is None or price_id == sku_id else price_id)
+        # The tags of a resource are its own, and may change.
+        parts.append("" if self.resource_id else _canonical("tags", self["Tags"]) or "")
+        return _framed(*parts)
+
+    def copy_number(self) -> int | None:
+        """COPY_COLUMN, from 1; None where it isn't there or no such number."""
+        text = self.text(COPY_COLUMN)
+        return int(text) if text and re.fullmatch(r"0{0,9}[1-9][0-9]{0,8}", text) else None
 
     def exported_ms(self) -> int | None:
         """When the row was exported, by the first of VERSION_COLUMNS that is there."""
@@ -307,7 +359,7 @@ def _parts(row: _Row) -> list[list[str]]:
     service category Compute; data only as transfer: elsewhere these units price something else
     (a licence, a load balancer, stored logs). A charge of no resource has no dimension either.
     """
-    if row.text("ResourceId") is None:
+    if row.resource_id is None:
         return [["other", "1"]]
     kind = unit_kind(row.text("ConsumedUnit", "PricingUnit") or "")
     category = (row.text("ServiceCategory") or "").casefold()
@@ -355,20 +407,22 @@ def _machine_size(details: Mapping[str, object]) -> tuple[Decimal, Decimal] | No
 def collect_charge(
     row: Mapping[str, object],
     cost_column: str = "EffectiveCost",
-    ordinal: int = 0,
+    copy: int = 1,
     delivery: str = "",
     exchange: Exchange | None = None,
 ) -> dict:
     """One FOCUS row as a charge, all figures as plain decimal text, None where absent.
 
+    copy: which of several identical rows of its delivery it is, from 1; COPY_COLUMN says it better.
     delivery: sortable text of what brought the row: a file's name, or the ISO time of a record.
     exchange: converts costs; None = they stay as they are billed.
 
-    key: 32 hex digits of the row's content and ``ordinal`` (the how-maniest identical row of its
-        file, from 0): a file delivered twice counts once, identical rows of one file all count
-    identity: 32 hex digits of what the row is about and of its cost's sign, ``version``: sortable
-        text of when it was told: the time of the export, of VERSION_COLUMNS, else ``delivery``;
-        "" for a correction. Of one identity the greatest version stands (price.standing)
+    key: 32 hex digits of the row's content and its copy number: a row delivered twice counts once,
+        identical rows of one delivery all count
+    identity: 32 hex digits of what the row is a charge for (IDENTITY_COLUMNS) and of its cost's sign
+    version: sortable text of the delivery: the time of the export, of VERSION_COLUMNS, else
+        ``delivery``; "" for a correction. Of one identity all rows of the greatest version stand
+        (price.standing): different lines of one bill add up, a later bill takes their place
     resource_id: ResourceId, else ``__no_resource__``
     parts: [[dimension, weight], ...], dimension cpu | memory | io | network | other; weights sum
         to 1; a whole machine has two, cpu and memory
@@ -385,7 +439,7 @@ def collect_charge(
     Raises RejectedRecord for a row without a usable period, cost or currency.
     """
     reader = _Row(row)
-    return _charge(reader, row, cost_column, ordinal, delivery, exchange, reader.digests())
+    return _charge(reader, row, cost_column, reader.copy_number() or copy, delivery, exchange, reader.digests())
 
 
 def charge_key(charge: Mapping[str, object]) -> str:
@@ -397,7 +451,7 @@ def _charge(
     row: _Row,
     cells: Mapping[str, object],
     cost_column: str,
-    ordinal: int,
+    copy: int,
     delivery: str,
     exchange: Exchange | None,
     digests: tuple[bytes, bytes],
@@ -427,10 +481,10 @@ def _charge(
     content, about = digests
     size = None if metered else _machine_size(_mapping(row["SkuPriceDetails"]))
     charge = {
-        "key": _hex(content, b"%d" % ordinal),
+        "key": _hex(content, b"%d" % (copy - 1)),
         "identity": _hex(about, b"-" if cost.startswith("-") else b"+"),
         "version": "" if charge_class == CORRECTION else _version(row.exported_ms(), delivery),
-        "resource_id": names.name(row.text("ResourceId") or NO_RESOURCE),
+        "resource_id": names.name(row.resource_id or NO_RESOURCE),
         "parts": parts,
         "per": "unit" if metered else "hour",
         "start_ms": start_ms,
@@ -505,7 +559,8 @@ def collect_charges(
 
     The file's name is the delivery: of two files with another cost for the same row the one counts
     whose name sorts last, unless the rows say when they were exported. The parts of one export
-    ("bill-00001.csv", "part_0_0002.csv") are one delivery.
+    ("bill-00001.csv", "part_0_0002.csv") are one delivery. Identical rows of a file are numbered, but for
+    those that say their copy number: all of them count, and the same file under another name adds nothing.
 
     Memory: one batch of rows, and about 250 bytes for each distinct row (to number identical
     ones). Raises UnreadableBill for a file that can't be read or lacks required columns, and
@@ -516,11 +571,12 @@ def collect_charges(
     for cells in read_charges(path, cost_column):
         row = _Row(cells)
         digests = row.digests()
-        copy = digests[0], row.exported_ms()
-        ordinal = copies.get(copy, 0)
-        copies[copy] = ordinal + 1
+        copy = row.copy_number()
+        if copy is None:
+            alike = digests[0], row.exported_ms()
+            copy = copies[alike] = copies.get(alike, 0) + 1
         try:
-            yield "charge", _charge(row, cells, cost_column, ordinal, delivery, exchange, digests)
+            yield "charge", _charge(row, cells, cost_column, copy, delivery, exchange, digests)
         except RejectedRecord as error:
             yield "reject", reject_row(cells, error)
 

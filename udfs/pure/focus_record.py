@@ -32,9 +32,15 @@ def collect_charge_record(
     delivery: sortable text of when the record was sent, as the ISO time of the Kafka record: of two records with
     another cost for the same row the later one counts, unless the rows say when they were exported.
 
-    A record has no file in which identical rows could be numbered: one that comes twice counts once. Numbers keep
-    their digits (no float in between), NaN and Infinity are rejected where a figure is needed, and what isn't UTF-8
-    is read with replacement characters.
+    A file says by its name and its order which delivery a row belongs to, and which of several identical rows it
+    is. A topic says neither, and may deliver a record twice. So a record has to say it itself: a time of
+    focus.VERSION_COLUMNS, the same in all rows of a snapshot, and, of the second identical row on,
+    focus.COPY_COLUMN. With them a bill gives the same charges as from a file, however often its records come.
+    Without them an identical record is the same row once more, and counts once, and a later one of the same
+    identity takes the earlier one's place.
+
+    Numbers keep their digits (no float in between), NaN and Infinity are rejected where a figure is needed, and what
+    isn't UTF-8 is read with replacement characters.
 
     Raises ValueError for a ``cost_column`` that FOCUS doesn't know.
     """

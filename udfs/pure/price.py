@@ -15,6 +15,8 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from typing import Any, TypeVar
 
+import orjson
+
 from udfs.pure.windows import WINDOW_MS, window_start
 
 PLACES = 12
@@ -61,23 +63,32 @@ def standing(charges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     While a billing period is open a later snapshot overwrites: of the charges of one ``identity``
     those of the greatest ``version`` stand, all of them. A correction (ChargeClass Correction) is a
-    delta on top: it replaces nothing and nothing replaces it, and it counts once by ``key``.
+    delta on top: it replaces nothing and nothing replaces it, and it counts once by ``key``. Two deliveries may
+    show it with other columns, of which the greater text counts.
 
     returns: sorted by key, each with ``is_restated``: an earlier version of it is known, and the
         versions' costs differ.
     """
     found: dict[str, dict[str, Any]] = {}
+    corrections: dict[str, Mapping[str, Any]] = {}
     versions: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for charge in charges:
         if charge["charge_class"] == CORRECTION:
-            found[charge["key"]] = {**charge, "is_restated": False}
+            known = corrections.setdefault(charge["key"], charge)
+            corrections[charge["key"]] = max(known, charge, key=_text)
         else:
             versions[charge["identity"]][charge["version"]][charge["key"]] = charge
+    for key, charge in corrections.items():
+        found[key] = {**charge, "is_restated": False}
     for by_version in versions.values():
         costs = {sum(to_units(charge["cost"]) for charge in of_version.values()) for of_version in by_version.values()}
         for key, charge in by_version[max(by_version)].items():
             found[key] = {**charge, "is_restated": len(costs) > 1}
     return [found[key] for key in sorted(found)]
+
+
+def _text(charge: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(charge, option=orjson.OPT_SORT_KEYS)
 
 
 def apportion(total: int, weights: Mapping[Key, int]) -> dict[Key, int]:
