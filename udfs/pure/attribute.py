@@ -20,6 +20,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
+from udfs.pure.names import RESERVED
 from udfs.pure.price import (
     CORRECTION,
     EXACT,
@@ -49,6 +50,9 @@ PROVISIONAL, BILLED, CORRECTED = "provisional", "billed", "corrected"
 # usage, as equation (1) has it; nobody, as a row of its own; or the services in equal parts.
 PROPORTIONAL, NONE, EVEN = "proportional", "none", "even"
 IDLE_POLICIES = (PROPORTIONAL, NONE, EVEN)
+
+# Of whom nobody knows who it is. The cluster's own use has a name, given by the meter alone.
+NAMELESS = frozenset({"", *RESERVED}) - {SYSTEM}
 
 # A unit rate is a quotient; as many digits as DECIMAL(28, 12) has, so that a rate times a usage
 # is good to the last decimal.
@@ -313,7 +317,11 @@ def _shares(
     total_usage = math.fsum(services.values())
     if not total_usage:
         return [(IDLE, 0.0, 0.0, 1.0, cost)]
-    used = {service or UNALLOCATED: amount for service, amount in sorted(services.items())}
+    used: dict[str, float] = {}
+    for service, amount in sorted(services.items()):
+        # A name that is kept for these rows names no workload, wherever it comes from.
+        name = UNALLOCATED if service in NAMELESS else service
+        used[name] = math.fsum((used.get(name, 0.0), amount))
     whole = sum(map(Fraction, used.values()))
     idle = Fraction(0) if idle_policy == PROPORTIONAL else idle_share or Fraction(0)
     shares = {name: Fraction(amount) / whole * (1 - idle) for name, amount in used.items()}

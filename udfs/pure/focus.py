@@ -69,7 +69,7 @@ COPY_COLUMN = "x_copynumber"
 # which the first that isn't null counts. All of them have been in FOCUS since 1.0. So neither a column that a later
 # version brings or renames, nor a provider's own x_ column, makes another charge of it. What a later snapshot may
 # restate is left out: costs, prices, quantities, invoices; so are display names and categories, which follow from the
-# ids. To it come the kind of unit, the price's id, and the Tags of what has no resource: see ``_Row.identity``.
+# ids. To these come the resource, else its Tags, the kind of unit, and the price's id: see ``_Row._identity``.
 IDENTITY_COLUMNS = (
     ("BillingAccountId", "ServiceProviderName", "ProviderName"),
     ("SubAccountId",),
@@ -84,7 +84,6 @@ IDENTITY_COLUMNS = (
     ("CommitmentDiscountStatus",),
     ("PricingCategory",),
     ("RegionId", "Region"),
-    ("ResourceId",),
     ("ServiceName",),
     ("SkuId",),
 )
@@ -283,12 +282,12 @@ class _Row:
             if value and column == "ChargeDescription":
                 value = _NUMBERS.sub("#", value)
             parts.append(value or "")
-        # Units are spelt in many ways. FOCUS 1.1 allows SkuId to stand for a price's missing id.
-        sku_id, price_id = self.text("SkuId"), self.text("SkuPriceId")
-        parts.append(unit_kind(self.text("ConsumedUnit", "PricingUnit") or ""))
-        parts.append("" if price_id is None or price_id == sku_id else price_id)
         # The tags of a resource are its own, and may change.
-        parts.append("" if self.resource_id else _canonical("tags", self["Tags"]) or "")
+        parts += [self.resource_id, ""] if self.resource_id else ["", _canonical("tags", self["Tags"]) or ""]
+        # Units are spelt in many ways. FOCUS 1.1 allows SkuId to stand for a price's missing id.
+        parts.append(unit_kind(self.text("ConsumedUnit", "PricingUnit") or ""))
+        price_id = self.text("SkuPriceId")
+        parts.append("" if price_id is None or price_id == self.text("SkuId") else price_id)
         return _framed(*parts)
 
     def copy_number(self) -> int | None:

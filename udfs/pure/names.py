@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import hashlib
 
+from udfs.pure.windows import IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED
+
 # A key of five columns has to fit a page of an index: PostgreSQL's holds 2,704 bytes.
 NAME_MAX_BYTES = 800
+
+# What the tables say where there is no workload or no resource. As a name from outside each of them names nothing.
+RESERVED = frozenset({UNALLOCATED, IDLE, SYSTEM, NO_RESOURCE})
+
+
+def workload(text: str) -> str:
+    """``text`` as the name of a workload or of what it runs on; "" where it is none, as where none was sent."""
+    return "" if text in RESERVED else text
 
 
 def name(text: str) -> str:

@@ -397,7 +397,7 @@ def _cached_resource(pairs: bytes) -> _Resource:
 def _read_resource(pairs: object) -> _Resource:
     """interface.md §1: the attributes that tie work to money, in their order of trust."""
     found = {
-        key: names.name(_text(value).replace(SEPARATOR, " ").strip())
+        key: names.workload(names.name(_text(value).replace(SEPARATOR, " ").strip()))
         for key, value in _attributes(pairs, _RESOURCE_KEYS).items()
     }
 
@@ -550,7 +550,7 @@ def _span(span: dict) -> list:
             if kind != _SERVER and kind != _CONSUMER:
                 for key in _PEER_KEYS:
                     if found.get(key):
-                        peer = names.name(_text(found[key]))
+                        peer = names.workload(names.name(_text(found[key])))
                         break
     operation = get("name")
     operation = operation_name(operation if type(operation) is str else _text(operation))

@@ -354,7 +354,7 @@ def _explanation(
 def _element(allocation: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "AllocatedRatio": allocation["share"],
-        "UsageUnit": USAGE_UNITS[allocation["dimension"]],
+        "UsageUnit": USAGE_UNITS.get(allocation["dimension"]),
         "UsageQuantity": allocation["usage"],
         "x_AllocatedCost": format(Decimal(allocation["allocated_cost"]), "f"),
         "x_Charges": allocation["charges"],
