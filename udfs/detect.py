@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from abc import abstractmethod
 from base64 import b64decode
@@ -27,9 +26,6 @@ from udfs.traces import Traces
 
 TRACES, USAGE = "traces", "usage"
 VERDICTS, INCIDENTS = "verdicts", "incidents"
-
-# A minute in a frame of usage.
-_MINUTE = re.compile(r'"(\d{13})"')
 
 # How long usage is kept for traces that come late.
 USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
@@ -230,7 +226,7 @@ class DetectAsItComes(Detect):
             self._known_buckets().add(time_ms)
             self._usage.apply(change, time_ms, frame)
             self._usage_changed.add(time_ms)
-            newest_ms = max(map(int, _MINUTE.findall(frame)), default=-1)
+            newest_ms = _newest_minute(frame)
         progress.take(kind, newest_ms, self._now_ms(context))
         self._progress.update(progress)
         yield from ()
@@ -396,6 +392,12 @@ class DetectAsItComes(Detect):
 
 def _packed(frame: str) -> list[bytes]:
     return list(map(b64decode, frame.split()))
+
+
+def _newest_minute(frame: str) -> int:
+    """The newest minute of which a frame tells usage; -1 where it tells none."""
+    usages = (orjson.loads(consumer)[2] for consumer in frame.splitlines())
+    return max((int(minute) for metered in usages for minute in metered["minutes"]), default=-1)
 
 
 def _by_minute(frame: str) -> dict[str, Usage]:
