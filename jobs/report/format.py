@@ -8,12 +8,17 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from udfs.pure.rank import EXCESS, EXCESS_SCORE, SCORE
+
 Number = float | Decimal
 
 # Enough to tell two costs of one order of magnitude apart without reading noise.
 SIGNIFICANT_DIGITS = 4
 # Cents at least; what DECIMAL(28, 12) holds at most.
 LEAST_PLACES, MOST_PLACES = 2, 12
+
+# What anomalies are ranked by, by the value of ``rank.by``.
+ORDERS = {EXCESS: "excess cost", EXCESS_SCORE: "α · ln(1 + excess cost)", SCORE: "cost-weighted score S"}
 
 _KIND_WORDS = str.maketrans("_", " ")
 

@@ -14,6 +14,8 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from string import Template
 
@@ -35,6 +37,7 @@ from jobs.report.html import (
 )
 from jobs.report.tables import Money, Summary, Tables
 from jobs.report.top import top_section
+from udfs.pure.rank import EXCESS, EXCESS_SCORE, SCORE
 
 TEMPLATE = Path(__file__).with_name("template.html")
 
@@ -56,9 +59,11 @@ RANKED_COLUMNS = (
     ("Anomalous traces", NUMBER),
     ("Cost status", ""),
 )
+# The column that shows what the rows are ordered by, if one does.
+SORTED_BY = {EXCESS: "Excess cost", EXCESS_SCORE: "", SCORE: "S"}
 FILTER = (
-    '<span class="soft" id="shown" role="status"></span><label>Filter'
-    '<input id="filter" type="search" placeholder="service, kind, window"></label>'
+    '<span class="soft" data-shown role="status"></span><label>Filter'
+    '<input type="search" placeholder="service, kind, window"></label>'
 )
 
 
@@ -87,9 +92,10 @@ def _figures(summary: Summary) -> str:
     return definitions(pairs, "figures", "Headline figures")
 
 
-def _ranked_section(rows: Sequence[dict], total: int) -> str:
-    if not rows:
-        return section("ranked-title", "Ranked anomalies", "<p>No window holds an anomaly.</p>")
+def _ranked_section(rows: Sequence[dict], order: str, key: str, currency: str) -> str:
+    """The ranked rows of one currency; ``currency`` is for the titles, "" where the run has but one."""
+    title = f"Ranked anomalies{currency}"
+    total = rows[0]["of_currency"]
     money_places = fmt.places(row["attributed_cost"] for row in rows)
     score_places = fmt.places(row["cost_weighted_score"] for row in rows)
     excess_places = fmt.places(row["excess_cost"] or 0 for row in rows)
@@ -120,17 +126,14 @@ def _ranked_section(rows: Sequence[dict], total: int) -> str:
             + td(cost_status(row["cost_status"]))
         )
 
-    note = "What the anomaly itself cost, the most first: deal with these from the top."
+    note = f"By {fmt.ORDERS[order]}, the most first: deal with these from the top."
     if total > len(rows):
-        note = f"The {len(rows):,} highest of {total:,} rows; all of them are in ranked_anomalies.parquet."
-    content = table(RANKED_COLUMNS, map(line, rows), key="ranked", sorted_by="Excess cost")
-    return section(
-        "ranked-title",
-        "Ranked anomalies",
-        scrollable("Ranked anomalies", content, "scroll"),
-        note,
-        FILTER,
-    )
+        note = (
+            f"The {len(rows):,} highest of {total:,} rows by {fmt.ORDERS[order]}; all of them are in"
+            " ranked_anomalies.parquet."
+        )
+    content = table(RANKED_COLUMNS, map(line, rows), sorted_by=SORTED_BY[order])
+    return section(key, title, scrollable(title, content, "scroll"), note, FILTER)
 
 
 def _step_in_words(step_ms: int) -> str:
@@ -219,12 +222,20 @@ def _rejected_section(summary: Summary) -> str:
 
 
 def _sections(tables: Tables, input_dir: Path | None, summary: Summary) -> Iterator[str]:
-    rows = tables.ranked(MOST_RANKED)
-    yield _ranked_section(rows, summary.ranked)
+    order = tables.ranked_by()
+    by_currency = [list(rows) for _, rows in groupby(tables.ranked(MOST_RANKED), itemgetter("billing_currency"))]
+    shown = [
+        (f"-{i}", f", {text(rows[0]['billing_currency'])}" if len(by_currency) > 1 else "", rows)
+        for i, rows in enumerate(by_currency[:MOST_CURRENCIES])
+    ]
+    if not shown:
+        yield section("ranked", "Ranked anomalies", "<p>No window holds an anomaly.</p>")
+    for key, currency, rows in shown:
+        yield _ranked_section(rows, order, f"ranked{key}", currency)
     for i, money in enumerate(summary.money[:MOST_CURRENCIES]):
         yield _cost_section(tables, summary, money, f"cost-{i}")
-    if rows:
-        yield top_section(tables, input_dir, rows[0])
+    for key, currency, rows in shown:
+        yield top_section(tables, input_dir, rows[0], f"top{key}", currency)
     yield _open_section(summary)
     yield _rejected_section(summary)
 

@@ -6,6 +6,7 @@ Currencies are never added to each other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from jobs.errors import JobError
+from udfs.pure.rank import EXCESS, EXCESS_SCORE, ORDERS, SCORE
 from udfs.pure.windows import IDLE, UNALLOCATED
 
 TABLES = (
@@ -23,6 +25,13 @@ TABLES = (
     "charge_anomalies",
     "rejected_records",
 )
+
+# What the rows of a currency are ordered by, as rank._merit has it for one window.
+_MERIT = {
+    EXCESS: "coalesce(excess_cost, 0)",
+    EXCESS_SCORE: "sign(coalesce(excess_cost, 0)) * anomaly_score * ln(1 + abs(coalesce(excess_cost, 0)::double))",
+    SCORE: "cost_weighted_score",
+}
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,7 @@ class Tables:
                 coalesce(sum(charged) filter (where is_provisional), 0) as provisional
             from resources
             group by billing_currency
-            order by sum(abs(charged)) desc, billing_currency
+            order by count(*) desc, billing_currency
             """,
             {"idle": IDLE, "unallocated": UNALLOCATED},
         )
@@ -174,16 +183,28 @@ class Tables:
             rejected=tuple((row["stream"], row["reason"], row["records"]) for row in rejected),
         )
 
+    def ranked_by(self) -> str:
+        """The run's ``rank.by``, one of rank.ORDERS, as its explanations tell it; the default where none does."""
+        rows = self.rows("select explanation from ranked_anomalies where explanation is not null limit 1")
+        try:
+            order = json.loads(rows[0]["explanation"])["x_RankedBy"] if rows else EXCESS
+        except (ValueError, TypeError, KeyError):
+            order = EXCESS
+        return order if order in ORDERS else EXCESS
+
     def ranked(self, limit: int) -> list[dict]:
-        """The ``limit`` highest rows of ranked_anomalies over the whole run, by S.
+        """The ``limit`` highest rows of ranked_anomalies of each currency over the whole run, by ``ranked_by``.
 
         The columns are the table's, with ``window_start_ms`` for window_start; ``place`` is the
-        row's place in the run (from 1), ``rank`` its place in its window.
+        row's place in the run among those of its currency (from 1), ``rank`` its place in its window,
+        ``of_currency`` the number of rows in its currency. Amounts of different currencies are
+        never compared: the currency with the most rows comes first.
         """
         return self.rows(
-            """
+            f"""
             select
                 row_number() over by_merit as place,
+                count(*) over (partition by billing_currency) as of_currency,
                 anomaly_id,
                 epoch_ms(window_start) as window_start_ms,
                 otel_service_name,
@@ -205,16 +226,17 @@ class Tables:
                 model_version
             from ranked_anomalies
             window by_merit as (
+                partition by billing_currency
                 order by
-                    excess_cost desc nulls last,
+                    {_MERIT[self.ranked_by()]} desc,
                     cost_weighted_score desc,
                     attributed_cost desc,
+                    anomaly_score desc,
                     window_start,
-                    otel_service_name,
-                    billing_currency
+                    otel_service_name
             )
-            order by place
-            limit $limit
+            qualify place <= $limit
+            order by of_currency desc, billing_currency, place
             """,
             {"limit": limit},
         )

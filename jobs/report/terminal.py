@@ -75,7 +75,7 @@ def _columns(rows: list[dict]) -> list[_Column]:
 
     def cost(row: dict) -> str:
         text = fmt.fixed(row["attributed_cost"], money_places)
-        return text if len(currencies) == 1 else f"{text} {row['billing_currency']}"
+        return text if len(currencies) == 1 else f"{text} {fmt.clean(row['billing_currency'])}"
 
     def column(title: str, cell, **style) -> _Column:
         return _Column(title, [cell(row) for row in rows], **style)
@@ -117,11 +117,13 @@ def _summary(summary: Summary) -> list[str]:
 
 
 def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) -> str:
-    """The ``limit`` highest rows of ranked_anomalies by S, and the run in a few lines below them.
+    """The ``limit`` highest rows of ranked_anomalies of each currency, by the run's ``rank.by``, and the run in a few
+    lines below them.
 
     ``width`` is in characters, the terminal's where None, and held to NARROWEST..WIDEST: names are
-    cut to fit, numbers never. ``in W`` is the rank in the row's own window, c_s its attributed
-    cost, ``traces`` the anomalous ones of all that touch the service in the window.
+    cut to fit, numbers never. ``#`` is the row's place among those of its currency in the run, ``in W``
+    the rank in its own window, c_s its attributed cost, ``traces`` the anomalous ones of all that touch
+    the service in the window.
 
     Raises:
         JobError: a table is missing or cannot be read.
@@ -130,12 +132,13 @@ def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) ->
         width = shutil.get_terminal_size((DEFAULT_WIDTH, 0)).columns
     width = min(max(width, NARROWEST), WIDEST)
     with Tables(output_dir) as tables:
-        summary, rows = tables.summary(), tables.ranked(limit)
+        summary, rows, order = tables.summary(), tables.ranked(limit), tables.ranked_by()
     if summary.start_ms is None:
         heading = "No cost and no anomaly"
     else:
+        apart = ", each currency by itself" if len({row["billing_currency"] for row in rows}) > 1 else ""
         heading = (
-            f"Anomalies by excess cost, {len(rows):,} of {summary.ranked:,},"
+            f"Anomalies by {fmt.ORDERS[order]}{apart}, {len(rows):,} of {summary.ranked:,},"
             f" {fmt.utc(summary.start_ms)} to {fmt.utc(summary.end_ms)} UTC"
         )
     lines = textwrap.wrap(heading, width)

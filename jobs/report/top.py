@@ -263,8 +263,11 @@ def _exemplar(tables: Tables, input_dir: Path | None, row: dict) -> str:
     return _waterfall(trace_id, spans, service, verdict)
 
 
-def top_section(tables: Tables, input_dir: Path | None, row: dict) -> str:
-    """Everything about ``row``, the first of Tables.ranked; ``input_dir`` holds its spans."""
+def top_section(tables: Tables, input_dir: Path | None, row: dict, key: str = "top", currency: str = "") -> str:
+    """Everything about ``row``, the first of its currency in Tables.ranked; ``input_dir`` holds its spans.
+
+    ``key`` is the section's id; ``currency`` is for its title, "" where the run has but one.
+    """
     culprit, monthly = row["otel_service_name"], row["projected_monthly_cost"]
     others = [name for name in row["affected_services"] or () if name != culprit]
     facts = [
@@ -281,8 +284,8 @@ def top_section(tables: Tables, input_dir: Path | None, row: dict) -> str:
         amount = fmt.fixed(monthly, fmt.places([monthly]))
         facts.insert(-2, ("Projected for a month", f"{amount} {text(row['billing_currency'])}"))
     return section(
-        "top",
-        f"Top anomaly: {text(culprit)}",
+        key,
+        f"Top anomaly{currency}: {text(culprit)}",
         definitions(facts, "facts", "The top anomaly")
         + _arithmetic(row)
         + "<h3>Its exemplar trace</h3>"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from udfs.pure.attribute import allocate_window
 from udfs.pure.price import cost_by_window
-from udfs.pure.rank import EXCESS, EXCESS_SCORE, SCORE, rank_window
+from udfs.pure.rank import EXCESS, EXCESS_SCORE, ORDERS, SCORE, rank_window
 from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
 
 HOUR = 400_000 * HOUR_MS
@@ -261,6 +261,12 @@ def test_a_month_of_it_costs_what_a_minute_of_it_does_as_often_as_it_comes():
     minutes = [[incident("cart", 4.0, excess_usage={"cart": {"cpu": 1.0}}, recurrence=[n, 1440])] for n in (29, 30)]
     [row] = rank(None, [dear("cart", "2")], minutes=minutes)
     assert (row["excess_cost"], row["projected_monthly_cost"]) == (4, 4 // 2 * 900)
+
+
+@pytest.mark.parametrize("by", ORDERS)
+def test_the_explanation_says_what_the_rank_is_by(by):
+    [row] = rank([incident("cart", 4.0)], order=by)
+    assert json.loads(row["explanation"])["x_RankedBy"] == by
 
 
 # ---- the explanation --------------------------------------------------------------------------

@@ -320,6 +320,33 @@ def test_tables_and_controls_have_names_and_can_be_reached_by_keyboard(tmp_path,
     assert charts and all(attrs["aria-label"] for attrs in charts)
 
 
+def test_each_currency_has_a_table_and_a_top_anomaly_of_its_own(tmp_path):
+    rows = [
+        ranked("yen", 9.0, billing_currency="JPY", excess_cost="5000", attributed_cost="5000"),
+        ranked("dear", 1.0, excess_cost="900", attributed_cost="900"),
+        ranked("cheap", 1.0, window=1, excess_cost="7", attributed_cost="7"),
+    ]
+    page = Page(report(tmp_path, ranked_anomalies=rows))
+    titles = ["Ranked anomalies, USD", "Ranked anomalies, JPY", "Top anomaly, USD: dear", "Top anomaly, JPY: yen"]
+    places = [page.text.index(title) for title in titles]
+    assert places == sorted(places)
+    of_usd, of_jpy = page.text[: places[1]], page.text[places[1] : places[2]]
+    assert "dear" in of_usd and "cheap" in of_usd and "yen" not in of_usd
+    assert "yen" in of_jpy and "dear" not in of_jpy
+    # The dearest of each currency has the longest bar: no other currency's amount shortens it.
+    full = [attrs for tag, attrs in page.elements if tag == "i" and attrs.get("style") == "width:100.0%"]
+    assert len(full) == 2
+    keys = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(keys) == len(set(keys))
+
+
+def test_the_table_is_sorted_by_what_the_run_was_ranked_by(tmp_path):
+    row = ranked("cart", 1.0, explanation=json.dumps({"x_RankedBy": "score"}))
+    html = report(tmp_path, ranked_anomalies=[row])
+    assert 'aria-sort="descending"><button type="button">S</button>' in html
+    assert "By cost-weighted score S, the most first" in Page(html).text
+
+
 def test_the_bill_is_shown_as_accounted_for_or_not(tmp_path):
     assert "equal to the last decimal" in Page(report(tmp_path, **RUN)).text
     leaky = [allocation("cart", "0.6", "1")]

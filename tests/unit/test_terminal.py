@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from jobs.errors import JobError
 from jobs.report.terminal import _text_width, ranked_table
 from tests.unit.literal_tables import write_outputs
+from tests.unit.test_rank import allocation as allocation_of_rank
+from tests.unit.test_rank import incident
+from udfs.pure.rank import rank_window
 
 T0 = 1_767_571_200_000  # 2026-01-05T00:00Z
 WINDOW = 1_800_000
@@ -125,6 +130,67 @@ def test_currencies_stand_beside_their_costs_and_are_not_added(tmp_path):
     text = ranked_table(write_outputs(tmp_path, ranked_anomalies=rows, cost_allocations=costs), width=120)
     assert "0.01230 USD" in text and "0.01230 EUR" in text
     assert "USD 1 charged" in text and "EUR 2 charged" in text
+
+
+def by(order: str, rows: list[dict]) -> list[dict]:
+    return [row | {"explanation": json.dumps({"x_RankedBy": order})} for row in rows]
+
+
+# S of cart is the highest, its excess the lowest; search has many faint traces and the middle excess.
+ORDERED = [
+    ranked("cart", 9.0, anomaly_score=2.0, excess_cost="0.1"),
+    ranked("search", 1.0, anomaly_score=90.0, excess_cost="0.2"),
+    ranked("payment", 2.0, anomaly_score=1.0, excess_cost="0.3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("order", "heading", "expected"),
+    [
+        ("excess", "Anomalies by excess cost, 3 of 3", ["payment", "search", "cart"]),
+        ("excess_score", "Anomalies by α · ln(1 + excess cost), 3 of 3", ["search", "payment", "cart"]),
+        ("score", "Anomalies by cost-weighted score S, 3 of 3", ["cart", "payment", "search"]),
+        ("of a later version", "Anomalies by excess cost", ["payment", "search", "cart"]),
+    ],
+)
+def test_the_order_of_the_run_is_that_of_rank_by(tmp_path, order, heading, expected):
+    text = ranked_table(write_outputs(tmp_path, ranked_anomalies=by(order, ORDERED)), width=120)
+    assert [row[4] for row in rows_of(text)] == expected
+    assert text.startswith(heading)
+
+
+@pytest.mark.parametrize("order", ["excess", "excess_score", "score"])
+def test_the_order_of_one_window_is_that_of_its_ranks(tmp_path, order):
+    """One with a credit and one whose excess nobody knows among them."""
+    incidents = [incident(name, score) for name, score in (("a", 9.0), ("b", 4.0), ("c", 5.0), ("d", 3.0))]
+    for each, excess in zip(incidents, (0.5, 3.0, -2.0), strict=False):
+        each["excess_usage"] = {each["otel_service_name"]: {"cpu": excess}}
+    costs = [
+        allocation_of_rank(name, cost, currency, unit_rate="0.5")
+        for name, cost in (("a", "0.1"), ("b", "-3"), ("c", "7"), ("d", "2"))
+        for currency in ("USD", "JPY")
+    ]
+    rows = rank_window(T0, [incidents], [], costs, order)
+    found = rows_of(ranked_table(write_outputs(tmp_path, ranked_anomalies=rows), width=140))
+    assert [row[0] for row in found] == [row[1] for row in found] == [*"1234", *"1234"]
+
+
+def test_amounts_of_different_currencies_are_never_compared(tmp_path):
+    """5,000 JPY are less than 900 USD; and the report doesn't know that either."""
+    rows = [
+        ranked("yen", 9.0, window=0, billing_currency="JPY", excess_cost="5000", attributed_cost="5000"),
+        ranked("dear", 1.0, window=0, excess_cost="900", attributed_cost="900"),
+        ranked("cheap", 1.0, window=1, excess_cost="7", attributed_cost="7"),
+    ]
+    costs = [allocation("yen", "5000", "5000", billing_currency="JPY"), *(
+        allocation("dear", "450", "450", dimension=dimension) for dimension in ("cpu", "memory")
+    )]  # fmt: skip
+    target = write_outputs(tmp_path, ranked_anomalies=rows, cost_allocations=costs)
+    text = ranked_table(target, width=120)
+    assert [(row[0], row[4]) for row in rows_of(text)] == [("1", "dear"), ("2", "cheap"), ("1", "yen")]
+    assert "each currency by itself" in text
+    assert text.index("USD 900 charged") < text.index("JPY 5,000 charged")
+    assert [row[4] for row in rows_of(ranked_table(target, limit=1, width=120))] == ["dear", "yen"]
 
 
 def test_a_run_without_anomalies_or_costs_still_sums_up(tmp_path):

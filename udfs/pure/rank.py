@@ -119,7 +119,7 @@ def rank_window(
             elements = costs.get(currency, [])
             rests_on = elements or by_currency.get(currency, [])
             excess = _excess(excess_usage, by_currency.get(currency, []))
-            rows.append(_row(window_start_ms, currency, evidence, elements, excess, rests_on))
+            rows.append(_row(window_start_ms, currency, evidence, elements, excess, rests_on, order))
     return _ranked(rows, order)
 
 
@@ -262,6 +262,7 @@ def _row(
     elements: list[Mapping[str, Any]],
     excess: list[dict[str, Any]],
     rests_on: list[Mapping[str, Any]],
+    order: str,
 ) -> Row:
     """One row but for its rank. elements: what is allocated to the culprit in ``currency``; excess: see _excess."""
     window_end_ms = window_start_ms + WINDOW_MS
@@ -283,7 +284,7 @@ def _row(
         "billing_currency": currency,
         "cost_status": _status(rests_on),
         "explanation": _explanation(
-            window_start_ms, currency, evidence, elements, attributed, score, excess, excess_cost, monthly
+            window_start_ms, currency, evidence, elements, attributed, score, excess, excess_cost, monthly, order
         ),
         "updated_at": max([window_end_ms, *period_ends]),
     }
@@ -318,6 +319,7 @@ def _explanation(
     excess: list[dict[str, Any]],
     excess_cost: Decimal | None,
     monthly: Decimal | None,
+    order: str,
 ) -> str:
     """Every factor of (1) and (2), in the shape of FOCUS AllocatedMethodDetails.
 
@@ -342,6 +344,7 @@ def _explanation(
             "x_Formulas": FORMULAS,
             "x_MeanTraceScore": evidence["mean_trace_score"],
             "x_OtelServiceName": evidence["otel_service_name"],
+            "x_RankedBy": order,
             "x_Threshold": evidence["threshold"],
             "x_TotalTraces": evidence["total_traces"],
             "x_WindowEnd": utc(window_start_ms + WINDOW_MS),
