@@ -183,7 +183,8 @@ class Bill:
             UsageError: there is no bill. JobError: one can't be read.
         """
         folder = directory / "billing"
-        paths = sorted(path for path in folder.rglob("*") if path.name.endswith((".csv", ".csv.gz", ".parquet")))
+        # As the job reads it: what lies in folders below is not part of the bill.
+        paths = sorted(path for path in folder.glob("*") if path.name.endswith((".csv", ".csv.gz", ".parquet")))
         if not paths:
             raise UsageError(f"--input {directory}: no bill in {folder} (.csv, .csv.gz, .parquet)")
         charges, cells_of = [], {}

@@ -12,7 +12,7 @@ from decimal import Decimal
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.export_focus import METHOD_ID, SERVICE_TAG, TYPES, export, main
+from jobs.export_focus import METHOD_ID, SERVICE_TAG, TYPES, Bill, export, main
 from tests.unit.literal_tables import write
 from udfs.pure.focus import collect_charges
 from udfs.pure.price import apportion, cost_by_window, standing, to_decimal, to_units
@@ -491,6 +491,16 @@ def test_a_bill_that_does_not_fit_is_not_taken_and_told(tmp_path, capsys):
     assert len(told) == 2 and "1 windows" in told[1] and "1 of it are not in them" in told[1]
     [row] = csv.DictReader((tmp_path / "o.csv").open(newline=""))
     assert (row["x_CostBasis"], row["BilledCost"]) == ("allocation", "0.500000000000")
+
+
+def test_a_bill_in_a_folder_below_is_not_read(tmp_path):
+    """The job reads billing/* alone, and what it doesn't read must not add to what it charged."""
+    write_bill(tmp_path, [source_row(EffectiveCost="1", SkuId="SKU-OLD")])
+    (tmp_path / "billing/backup").mkdir()
+    (tmp_path / "billing/bill.csv").rename(tmp_path / "billing/backup/bill.csv")
+    write_bill(tmp_path, [source_row(EffectiveCost="2")])
+    charged = Bill(tmp_path, "EffectiveCost")._groups.values()
+    assert sum(group.costs["EffectiveCost"] for group in charged) == 2 * 10**12
 
 
 @pytest.mark.parametrize(
