@@ -367,6 +367,8 @@ class DetectAsItComes(Detect):
         self._known_buckets().add(bucket_ms)
         self._usage.apply(change, bucket_ms, frame)
         self._open.usage_changed(bucket_ms)
+        if change == RowKind.UPDATE_BEFORE and self._usage.get(bucket_ms) is None:
+            return  # its next version follows
         before = self._told.get(bucket_ms, {})
         newest: dict[tuple[str, str], int] = {}
         for minute, usage in self._usage_by_minute(bucket_ms).items():
