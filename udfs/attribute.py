@@ -8,8 +8,9 @@ from collections.abc import Generator, Iterator
 import orjson
 import pandas as pd
 from pyflink.common import Row, RowKind, Types
+from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+from pyflink.datastream.state import MapState, MapStateDescriptor, ValueStateDescriptor
 from pyflink.table.udf import udf
 
 from udfs import metrics
@@ -71,7 +72,7 @@ class Attribute(KeyedProcessFunction):
     def open(self, context: RuntimeContext) -> None:
         self._events = {kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)}
 
-        def map_state(name: str, key_type: object) -> object:
+        def map_state(name: str, key_type: TypeInformation) -> MapState:
             return context.get_map_state(MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY()))
 
         self._sending = Sent()
@@ -163,19 +164,15 @@ class Attribute(KeyedProcessFunction):
         last_ms = attribute.last_possible(
             [("", of) for of in windows.values()], charges.values(), self._skew_ms, clock_ms, self._newest_ms()
         )
-        found: dict[str, tuple[str, int, str]] = {}
+        found: dict[str, tuple[str, int]] = {}  # kind and event key -> reject and its time
         for key, charge in charges.items():
             if attribute.tells_time(charge) and charge["start_ms"] > last_ms:
-                found[f"{AHEAD_CHARGES} {key}"] = (
-                    attribute.ahead_charge(charge, self._skew_ms), charge["start_ms"], key
-                )  # fmt: skip
+                found[f"{AHEAD_CHARGES} {key}"] = attribute.ahead_charge(charge, self._skew_ms), charge["start_ms"]
         for key, of in windows.items():
             if ahead := {window: used for window, used in of.items() if int(window) > last_ms}:
                 found[f"{AHEAD_USAGE} {key}"] = (
-                    attribute.ahead_usage(key, ahead, self._skew_ms),
-                    max(map(int, ahead)),
-                    key,
-                )
+                    attribute.ahead_usage(str(key), ahead, self._skew_ms), max(map(int, ahead))
+                )  # fmt: skip
         yield from self._reject_ahead(found)
         consumers = [
             (name, {window: used for window, used in metered["windows"].items() if int(window) <= last_ms})
@@ -183,19 +180,15 @@ class Attribute(KeyedProcessFunction):
         ]
         return consumers, [charge for key, charge in charges.items() if f"{AHEAD_CHARGES} {key}" not in found]
 
-    def _reject_ahead(self, found: dict[str, tuple[str, int, str]]) -> Iterator[Row]:
-        """Rejects that are not told yet, by kind and event key; and those that no longer hold, taken back."""
-        before = dict(self._ahead.items())
-        for name in sorted(found.keys() | before.keys()):
-            kind, event_key = name.split(" ", 1)
-            text, time_ms, _ = found.get(name, ("", before.get(name), ""))
-            if name in before and before[name] != time_ms:
-                yield payload_row(kind, before[name], event_key, TAKEN_BACK)
-            if not text:
-                yield payload_row(kind, time_ms, event_key, TAKEN_BACK)
+    def _reject_ahead(self, found: dict[str, tuple[str, int]]) -> Iterator[Row]:
+        """The rejects that are new, by kind and event key; and those that no longer hold, taken back."""
+        for name, time_ms in list(self._ahead.items()):
+            if name not in found or found[name][1] != time_ms:
+                yield payload_row(*_kind_and_key(name, time_ms), TAKEN_BACK)
                 self._ahead.remove(name)
-            elif before.get(name) != time_ms:
-                yield payload_row(kind, time_ms, event_key, text.encode())
+        for name, (text, time_ms) in sorted(found.items()):
+            if not self._ahead.contains(name):
+                yield payload_row(*_kind_and_key(name, time_ms), text.encode())
                 self._ahead.put(name, time_ms)
 
     def _changes(self, kind: str, resource_id: str, found: dict[int, list[dict]]) -> Iterator[Row]:
@@ -324,3 +317,9 @@ class Attribute(KeyedProcessFunction):
             for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key]):
                 found[row["window_start"]].append(row)
         return found
+
+
+def _kind_and_key(name: str, time_ms: int) -> tuple[str, int, str]:
+    """The first three fields of a row."""
+    kind, event_key = name.split(" ", 1)
+    return kind, time_ms, event_key

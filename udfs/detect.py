@@ -354,7 +354,7 @@ class DetectAsItComes(Detect):
         for packed in traces:
             if is_full and not self._traces.holds(minute_ms, packed):
                 row = self._ahead_row(unpack(packed))
-                yield row if comes else payload_row(*tuple(row)[:3], TAKEN_BACK)
+                yield row if comes else payload_row(row[0], row[1], row[2], TAKEN_BACK)
             else:
                 self._traces.apply(change, minute_ms, packed)
         if is_late:

@@ -120,9 +120,9 @@ class Progress(Versioned):
     def over(self, now_ms: int, pace: Pace, streams: tuple[str, ...], engine_ms: int, clock_ms: int | None) -> int:
         """The last minute that is over by now. streams: those that there may be; engine_ms: what the clock shows."""
         if self.is_idle(now_ms, pace):
-            for of in self.streams.values():
-                of.horizon.confirm(of.all_ms(pace, clock_ms), pace.skew_ms)
-            return max([self.judged_ms, *(of.horizon.firm_ms for of in self.streams.values())])
+            for stream in self.streams.values():
+                stream.horizon.confirm(stream.all_ms(pace, clock_ms), pace.skew_ms)
+            return max([self.judged_ms, *(stream.horizon.firm_ms for stream in self.streams.values())])
         found = [self.streams.get(name) for name in streams]
         awake = [of for of in found if now_ms - (of.changed_at if of else self.begun_at) < pace.idle_ms]
         newest_ms = min((of.look(pace, clock_ms) for of in awake if of), default=-1)
