@@ -235,12 +235,13 @@ class Stages:
 def stages(configuration: Config) -> Stages:
     """The functions of a run: what has no end sends on what it knows now and then, and forgets."""
     money, pace = configuration.money, None if configuration.bounded else configuration.pace
+    skew_ms = configuration.pace.skew_ms
     emit_every_ms = pace and pace.emit_every_ms
     detector = configuration.models, configuration.threshold
     collects = collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
     return Stages(
-        DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector),
-        Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy),
+        DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector, skew_ms),
+        Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy, skew_ms),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
         collects(configuration.cost_column, money.exchange),
         ", ".join(f"'{name}'" for name in money.system_namespaces),

@@ -34,6 +34,8 @@ SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 JOB_SETTINGS = {
     # Which FOCUS column is attributed: the amortised cost that FinOps allocates by.
     "cost.column": "EffectiveCost",
+    # How far clocks may differ: a record that is further ahead of the others is rejected and moves nothing on.
+    "clock.skew": "10 min",
     # How long a window of an unbounded input waits for its bill, in event time.
     "billing.wait": "72 h",
     # CSV file of prices for what no bill tells a price of: dimension, unit_price, unit,
@@ -379,6 +381,7 @@ def load(argv: list[str]) -> Config:
             emit_every_ms=_duration(job, "emit.every"),
             lateness_ms=_duration(job, "lateness"),
             idle_ms=_duration(job, "idle.after"),
+            skew_ms=_duration(job, "clock.skew"),
         ),  # fmt: skip
         checkpoint_ms=_duration(job, "checkpoint.every"),
         cost_column=job["cost.column"],

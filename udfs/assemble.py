@@ -9,22 +9,23 @@ import pandas as pd
 from pyflink.table.udf import udf
 
 from udfs.pure import assemble as pure
+from udfs.pure.cache import Bounded
 
-# What a version of a trace was assembled to. The engine asks for it twice: when it comes, and when it takes it back for
-# the next one. Versions kept, 1 to 2 kB each, the oldest leave first.
-_KEPT = 20_000
-_assembled: dict[bytes, tuple[int | None, str | None]] = {}
+# What versions of traces were assembled to. The engine asks for each twice: when it comes, and when it takes it back
+# for the next one.
+_assembled: Bounded[tuple[int | None, str | None]] = Bounded(64 << 20)
+# Beside the text: key, tuple and number.
+_ENTRY_BYTES = 300
 
 
 def _assemble(trace_id: str, fragments: list[bytes]) -> tuple[int | None, str | None]:
     """Minute and packed trace as base64."""
     version = blake2b(b"".join([trace_id.encode(), *fragments]), digest_size=16).digest()
-    found = _assembled.pop(version, None)
+    found = _assembled.take(version)
     if found is None:
         trace = pure.assemble(trace_id, fragments)
-        found = _assembled[version] = (trace[0], b64encode(trace[1]).decode("ascii")) if trace else (None, None)
-        if len(_assembled) > _KEPT:
-            del _assembled[next(iter(_assembled))]
+        found = (trace[0], b64encode(trace[1]).decode("ascii")) if trace else (None, None)
+        _assembled.put(version, found, len(found[1] or "") + _ENTRY_BYTES)
     return found
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import orjson
 import pandas as pd
 from pyflink.common import Row, RowKind, Types
+from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+from pyflink.datastream.state import MapState, MapStateDescriptor, ValueStateDescriptor
 from pyflink.table.udf import udf
 
 from udfs import metrics
-from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
+from udfs.changelog import CALL, END_OF_INPUT, PULSE, TAKEN_BACK, Latest, Sent, payload_row, tick
 from udfs.pure import attribute, irregular, price, rates
+from udfs.pure.horizon import SKEW_MS, Horizon, clock_at
 from udfs.pure.windows import HOUR_MS, UNALLOCATED
 
 USAGE, CHARGE, RATES = "usage", "charge", "rates"
 ALLOCATIONS, CHARGE_ANOMALIES = "allocations", "charge_anomalies"
 LATE_CHARGES, LATE_USAGE = "late_charges", "late_usage"
+AHEAD_CHARGES, AHEAD_USAGE = "ahead_charges", "ahead_usage"
 
 # An open billing month and the days until it is closed: so long every snapshot tells its rows again.
 REMEMBERED_MS = 40 * 24 * HOUR_MS
@@ -44,7 +47,8 @@ class Attribute(KeyedProcessFunction):
     a digest of each window as it was last sent. Usage and charges are rare: a few rows an hour. What is
     sent is a function of that state alone, so that neither order nor repetition of the input shows in
     it. Where windows wait for their bill for a time only, what is older is forgotten, but for what
-    later windows need of it: rates, the past of the bill, and keys of charges, to know them again.
+    later windows need of it: rates, the past of the bill, and keys of charges, to know them again. A charge or usage
+    that is ahead of the clock, where the others agree with it, is rejected as long as it is.
     """
 
     def __init__(
@@ -53,27 +57,31 @@ class Attribute(KeyedProcessFunction):
         emit_every_ms: int | None = None,
         price_book: tuple[rates.BookPrice, ...] = (),
         idle_policy: str = attribute.PROPORTIONAL,
+        skew_ms: int = SKEW_MS,
     ) -> None:
         """wait_ms: how long a window waits for its bill and its usage, in event time; None = for ever.
         emit_every_ms: at most so often changed windows are sent, in the engine's time; None = at the
-        end of the input. price_book: see rates.load_price_book. idle_policy: one of IDLE_POLICIES."""
+        end of the input. price_book: see rates.load_price_book. idle_policy: one of IDLE_POLICIES. skew_ms: how
+        far clocks may differ."""
         self._wait_ms = wait_ms
         self._emit_every_ms = emit_every_ms
         self._price_book = price_book
         self._idle_policy = idle_policy
+        self._skew_ms = skew_ms
 
     def open(self, context: RuntimeContext) -> None:
         self._events = {kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)}
 
-        def map_state(name: str, key_type: object) -> object:
+        def map_state(name: str, key_type: TypeInformation) -> MapState:
             return context.get_map_state(MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY()))
 
         self._sending = Sent()
         self._sent = {kind: map_state(f"sent_{kind}", Types.LONG()) for kind in (ALLOCATIONS, CHARGE_ANOMALIES)}
         self._is_rebilled = context.get_state(ValueStateDescriptor("is_rebilled", Types.PICKLED_BYTE_ARRAY()))
-        # (newest event time, start of the first open window, attribute.Known); only where windows close,
-        # as all that follows.
+        # attribute.Progress; only where windows close, as all that follows but the next.
         self._progress = context.get_state(ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY()))
+        # kind and event_key of what is rejected as ahead of the clock -> its time.
+        self._ahead = map_state("ahead", Types.STRING())
         # kind and event_key -> end of the event, in ms.
         self._ends = map_state("ends", Types.STRING())
         # A charge's key -> end of its period.
@@ -111,8 +119,7 @@ class Attribute(KeyedProcessFunction):
                     yield payload_row(LATE_CHARGES, charge["start_ms"], event_key, late.encode())
                 return
             self._counted.put(charge["key"], charge["end_ms"])
-            # Its start: a month's fee would be the end of the month.
-            self._passes(kind, event_key, charge["start_ms"], charge["end_ms"])
+            self._passes(kind, event_key, charge["start_ms"], charge["end_ms"], attribute.tells_time(charge))
         elif self._wait_ms is not None and kind == USAGE:
             windows = orjson.loads(payload)[2]["windows"]
             late = attribute.late_usage(event_key, windows, self._closed_ms(), self._wait_ms)
@@ -128,9 +135,8 @@ class Attribute(KeyedProcessFunction):
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         resource_id = context.get_current_key()
-        charges = [orjson.loads(payload) for payload in self._events[CHARGE].values()]
-        usage = [orjson.loads(payload) for payload in self._events[USAGE].values()]
-        consumers = [(otel_service_name, metered["windows"]) for otel_service_name, _, metered in usage]
+        clock_ms = clock_at(context.timer_service().current_processing_time())
+        consumers, charges = yield from self._without_ahead(clock_ms)
         card = next(iter(self._events[RATES].values()), "[]")
         found = attribute.resource_rows(
             resource_id,
@@ -148,7 +154,42 @@ class Attribute(KeyedProcessFunction):
             for window_ms, past in self._past.items():
                 bill[window_ms] = past + bill.get(window_ms, [])
             yield from self._changes(CHARGE_ANOMALIES, resource_id, self._irregularities(resource_id, bill))
-        self._close(consumers, charges)
+        self._close(consumers, charges, clock_ms)
+
+    def _without_ahead(self, clock_ms: int | None) -> Generator[Row, None, tuple[list, list[dict]]]:
+        """(consumers, charges) of ``attribute.resource_rows``, without what is ahead of the clock; rejects of that."""
+        charges = {key: orjson.loads(payload) for key, payload in self._events[CHARGE].items()}
+        usage = {key: orjson.loads(payload) for key, payload in self._events[USAGE].items()}
+        windows = {key: metered["windows"] for key, (_, _, metered) in usage.items()}
+        last_ms = attribute.last_possible(
+            [("", of) for of in windows.values()], charges.values(), self._skew_ms, clock_ms, self._newest_ms()
+        )
+        found: dict[str, tuple[str, int]] = {}  # kind and event key -> reject and its time
+        for key, charge in charges.items():
+            if attribute.tells_time(charge) and charge["start_ms"] > last_ms:
+                found[f"{AHEAD_CHARGES} {key}"] = attribute.ahead_charge(charge, self._skew_ms), charge["start_ms"]
+        for key, of in windows.items():
+            if ahead := {window: used for window, used in of.items() if int(window) > last_ms}:
+                found[f"{AHEAD_USAGE} {key}"] = (
+                    attribute.ahead_usage(str(key), ahead, self._skew_ms), max(map(int, ahead))
+                )  # fmt: skip
+        yield from self._reject_ahead(found)
+        consumers = [
+            (name, {window: used for window, used in metered["windows"].items() if int(window) <= last_ms})
+            for name, _, metered in usage.values()
+        ]
+        return consumers, [charge for key, charge in charges.items() if f"{AHEAD_CHARGES} {key}" not in found]
+
+    def _reject_ahead(self, found: dict[str, tuple[str, int]]) -> Iterator[Row]:
+        """The rejects that are new, by kind and event key; and those that no longer hold, taken back."""
+        for name, time_ms in list(self._ahead.items()):
+            if name not in found or found[name][1] != time_ms:
+                yield payload_row(*_kind_and_key(name, time_ms), TAKEN_BACK)
+                self._ahead.remove(name)
+        for name, (text, time_ms) in sorted(found.items()):
+            if not self._ahead.contains(name):
+                yield payload_row(*_kind_and_key(name, time_ms), text.encode())
+                self._ahead.put(name, time_ms)
 
     def _changes(self, kind: str, resource_id: str, found: dict[int, list[dict]]) -> Iterator[Row]:
         """The open windows that are not as they were last sent; [] where nothing is left of one."""
@@ -188,33 +229,48 @@ class Attribute(KeyedProcessFunction):
         self._bills_outstanding.value += adds[0] - bills
         self._unallocated_micros.value += adds[1] - micros
 
+    def _at(self) -> attribute.Progress:
+        """How far the resource's event time has come."""
+        stored = self._progress.value()
+        if isinstance(stored, tuple):  # before version 1 had a number
+            newest_ms, closed_ms, known = stored
+            return attribute.Progress(Horizon(newest_ms), closed_ms, known)
+        return stored or attribute.Progress()
+
     def _closed_ms(self) -> int:
-        progress = self._progress.value()
-        return progress[1] if progress else 0
+        return self._at().closed_ms
+
+    def _newest_ms(self) -> int:
+        return self._at().horizon.firm_ms
 
     def _known(self) -> attribute.Known:
-        progress = self._progress.value()
-        return progress[2] if progress else attribute.Known()
+        return self._at().known
 
-    def _passes(self, kind: str, event_key: str, newest_ms: int, end_ms: int) -> None:
-        """Note the event time that an event tells, and until when it is kept."""
+    def _passes(self, kind: str, event_key: str, newest_ms: int, end_ms: int, tells_time: bool = True) -> None:
+        """Note the event time that an event tells, once, and until when it is kept."""
         key = f"{kind} {event_key}"
-        self._ends.put(key, max(end_ms, self._ends.get(key) or 0))
-        progress = self._progress.value() or (0, 0, attribute.Known())
-        if newest_ms > progress[0]:
-            self._progress.update((newest_ms, *progress[1:]))
-
-    def _close(self, consumers: list, charges: list[dict]) -> None:
-        """Forget the windows that have waited long enough; they have been sent."""
-        if self._wait_ms is None or not (progress := self._progress.value()):
+        kept_ms = self._ends.get(key) or 0
+        if end_ms <= kept_ms:
             return
-        newest_ms, closed_ms, known = progress
+        self._ends.put(key, end_ms)
+        if tells_time:
+            progress = self._at()
+            progress.take(newest_ms, self._skew_ms)
+            self._progress.update(progress)
+
+    def _close(self, consumers: list, charges: list[dict], clock_ms: int | None) -> None:
+        """Forget the windows that have waited long enough; they have been sent."""
+        if self._wait_ms is None:
+            return
+        progress = self._at()
+        newest_ms, closed_ms = progress.newest(self._skew_ms, clock_ms), progress.closed_ms
         bound_ms = attribute.closed_before(newest_ms, self._wait_ms)
-        if bound_ms <= closed_ms:
+        if newest_ms < 0 or bound_ms <= closed_ms:
             return
         stand = price.standing(charges)
-        known = attribute.known_before(bound_ms, consumers, stand, known)
-        self._progress.update((newest_ms, bound_ms, known))
+        progress.closed_ms = bound_ms
+        progress.known = attribute.known_before(bound_ms, consumers, stand, progress.known)
+        self._progress.update(progress)
         past: defaultdict[int, list] = defaultdict(list)
         for charge in stand:
             if charge["end_ms"] <= bound_ms:
@@ -261,3 +317,9 @@ class Attribute(KeyedProcessFunction):
             for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key]):
                 found[row["window_start"]].append(row)
         return found
+
+
+def _kind_and_key(name: str, time_ms: int) -> tuple[str, int, str]:
+    """The first three fields of a row."""
+    kind, event_key = name.split(" ", 1)
+    return kind, time_ms, event_key

@@ -29,6 +29,10 @@ PULSE = "pulse"
 CALL = "call"
 
 
+# The payload of a row that takes back the one of its first three fields.
+TAKEN_BACK = b"null"
+
+
 class Latest:
     """Keyed state: the payload that stands for each event_key, in whatever order its changes come.
 
@@ -68,6 +72,13 @@ class Latest:
             payload = _standing(versions)
             if payload is not None:
                 yield payload
+
+    def items(self) -> Iterator[tuple[str | int, str | bytes]]:
+        """Keys of which something stands, with it, in no order."""
+        for key, versions in self._versions.items():
+            payload = _standing(versions)
+            if payload is not None:
+                yield key, payload
 
     def keys(self) -> Iterator[str | int]:
         """Keys of which something stands, in no order."""

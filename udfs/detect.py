@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -14,31 +17,35 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from udfs import metrics
-from udfs.changelog import END_OF_INPUT, PULSE, Latest, payload_row, tick
-from udfs.pure.ahead import Ahead
-from udfs.pure.assemble import Trace
+from udfs.changelog import END_OF_INPUT, PULSE, TAKEN_BACK, Latest, payload_row, tick
+from udfs.pure.ahead import OpenMinutes
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.detect import MinuteResult, RuleDetector
+from udfs.pure.emitted import Emitted
+from udfs.pure.horizon import SKEW_MS, clock_at, latest
 from udfs.pure.masked import EPISODES, MaskedDetector
 from udfs.pure.pace import Pace, Progress
-from udfs.pure.predict import DEFAULT_MODELS, Models
+from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels
+from udfs.pure.reject import reject
+from udfs.pure.versioned import Kept
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
 from udfs.traces import Traces
 
 TRACES, USAGE = "traces", "usage"
-VERDICTS, INCIDENTS = "verdicts", "incidents"
+VERDICTS, INCIDENTS, AHEAD_TRACES = "verdicts", "incidents", "ahead_traces"
 
 # How long usage is kept for traces that come late.
 USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
 
-# A verdict on a trace of a minute that is not over is told anew where it says something else, or once its score has
-# moved by so much: the scores of all the minute's traces move a little with each that comes.
-SCORE_STEP = 0.5
 # Minutes that are open, and may change, where nothing is behind: those of Pace, the one that is going on, and some air.
 MINUTES_OPEN_USUALLY = 5
-# How long what was told is remembered: minutes are told for the last time before that.
-VERDICTS_KEPT_MS = 30 * MINUTE_MS
+
+# Traces ahead of event time that are held until it has come so far; what comes beyond is rejected for good.
+AHEAD_MAX = 10_000
 
 Usage = dict[tuple[str, str], dict[str, float]]
+
+_log = logging.getLogger(__name__)
 
 
 class Detect(KeyedProcessFunction):
@@ -46,38 +53,54 @@ class Detect(KeyedProcessFunction):
 
     A frame holds packed traces of a minute, or the usage of a bucket, one a line in any order.
     State: the frames not yet worked off; the detector with its baselines, episodes and thresholds; and the
-    judged minutes that it will tell anew. A minute is compared with what earlier minutes gave, and only then
+    judged minutes that it will emit once more. A minute is compared with what earlier minutes gave, and only then
     learnt from. The models are the worker's, loaded once; which one judges a minute is a matter of event time.
 
-    Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute.
+    Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute. A trace that is further ahead
+    of the others than clocks may differ is rejected and not judged: upserts by trace, taken back where others follow.
     """
 
-    def __init__(self, models: Path | None, threshold: str = EPISODES) -> None:
-        """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES."""
+    def __init__(
+        self,
+        models: Path | None,
+        threshold: str = EPISODES,
+        skew_ms: int = SKEW_MS,
+        stopwatch: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES.
+        skew_ms: how far clocks may differ. stopwatch: seconds, for how long the work takes."""
         # The worker's own copy, which need not lie where the client's does.
         self._has_default_models = models == DEFAULT_MODELS
         self._models_path, self._threshold = models, threshold
+        self._skew_ms, self._stopwatch = skew_ms, stopwatch
 
     def open(self, context: RuntimeContext) -> None:
         path = DEFAULT_MODELS if self._has_default_models else self._models_path
-        self._models = Models(path) if path else None
+        self._models: Models | NoModels
+        self._new_detector: Callable[[], RuleDetector]
+        if path:
+            self._models, self._new_detector = Models(path), partial(MaskedDetector, policy=self._threshold)
+        else:
+            self._models, self._new_detector = NoModels(), RuleDetector
         self._usage = Latest(context, USAGE, Types.LONG())
-        self._detector = context.get_state(ValueStateDescriptor("detector", Types.PICKLED_BYTE_ARRAY()))
+        self._detector = context.get_state(ValueStateDescriptor("kept_detector", Types.PICKLED_BYTE_ARRAY()))
+        # Version 1 kept the object itself. It is never read: its classes may be gone.
+        self._old_detector = context.get_state(ValueStateDescriptor("detector", Types.PRIMITIVE_ARRAY(Types.BYTE())))
         self._pending = context.get_map_state(MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY()))
         # The buckets that were read lately, each as (its frame, minute -> usage): a copy of what is in state.
         self._buckets: dict[int, tuple[str, dict[str, Usage]]] = {}
         self._model_ms = metrics.Gauge(context, "model_ms")
+        self._models_left_out = metrics.Gauge(context, "models_left_out")
 
     @abstractmethod
-    def _to_tell(self, result: MinuteResult, is_open: bool) -> list[dict]:
-        """The verdicts of a minute, over or open, that are to be told."""
+    def _to_emit(self, result: MinuteResult, is_open: bool) -> list[dict]:
+        """The verdicts of a minute, over or open, that are to be emitted."""
 
     def _step(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
-        if self._models:
-            for due in detector.due(minute_ms):
-                detector.pending[due] = self._pending.get(due)
-                self._pending.remove(due)
+        for due in detector.due(minute_ms):
+            detector.pending[due] = self._pending.get(due)
+            self._pending.remove(due)
         results = self._stepped(detector, minute_ms, traces)
         self._keep_pending(detector)
         for result in results:
@@ -85,22 +108,22 @@ class Detect(KeyedProcessFunction):
 
     def _stepped(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[MinuteResult]:
         """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
-        if self._models:
-            detector.predictor = self._models.at(minute_ms)
-        began = time.perf_counter()
+        detector.predictor = self._models.at(minute_ms)
+        self._models_left_out.value = len(self._models.left_out)
+        began = self._stopwatch()
         results = detector.step(minute_ms, traces, self._usage_of(minute_ms))
-        self._model_ms.value = round(1_000 * (time.perf_counter() - began))
+        self._model_ms.value = round(1_000 * (self._stopwatch() - began))
         return results
 
     def _last_words(self, detector: RuleDetector) -> Iterator[Row]:
-        """What is told anew when nothing comes any more."""
+        """What is emitted once more when nothing comes any more."""
         for result in detector.last_words(dict(self._pending.items())):
             yield from self._rows(result)
 
     def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
         """What goes out of a minute: verdicts, and for its window the incidents."""
         key = str(result.minute_ms)
-        if verdicts := self._to_tell(result, is_open):
+        if verdicts := self._to_emit(result, is_open):
             yield payload_row(VERDICTS, result.minute_ms, key, orjson.dumps(verdicts))
         yield payload_row(
             INCIDENTS,
@@ -110,38 +133,68 @@ class Detect(KeyedProcessFunction):
         )
 
     def _keep_pending(self, detector: RuleDetector) -> None:
-        if self._models:
-            for judged, minute in detector.pending.items():
-                self._pending.put(judged, minute)
-            detector.pending.clear()
+        for judged, minute in detector.pending.items():
+            self._pending.put(judged, minute)
+        detector.pending.clear()
 
     def _stored_detector(self) -> RuleDetector:
-        """The state's, or a new one."""
-        stored = self._detector.value()
-        if stored is None:
-            stored = MaskedDetector(policy=self._threshold) if self._models else RuleDetector()
-        return stored
+        """The state's, or a new one.
+
+        Raises:
+            StateError: a newer version of this program wrote it.
+        """
+        kept = self._detector.value()
+        detector = kept.value("the detector", RuleDetector.STATE_VERSION) if kept else None
+        if detector is None:
+            if kept or self._old_detector.value() is not None:
+                _log.warning(
+                    "the detector in the savepoint is of an older version: it starts anew, and traces are `warming`"
+                    " until it has learnt what is usual; no trace, usage or charge is lost"
+                )
+                self._pending.clear()
+                self._old_detector.clear()
+            detector = self._new_detector()
+        return detector
+
+    def _store(self, detector: RuleDetector) -> None:
+        self._detector.update(Kept(detector, RuleDetector.STATE_VERSION))
 
     def _usage_of(self, minute_ms: int) -> Usage:
         """Usage of ``minute_ms`` by (workload, pod) and dimension."""
-        bucket_ms = bucket_start(minute_ms)
+        return self._usage_by_minute(bucket_start(minute_ms)).get(str(minute_ms), {})
+
+    def _usage_by_minute(self, bucket_ms: int) -> dict[str, Usage]:
         frame = self._usage.get(bucket_ms) or ""
         if frame != self._buckets.get(bucket_ms, ("",))[0]:
             self._buckets[bucket_ms] = (frame, _by_minute(frame))
-        return self._buckets[bucket_ms][1].get(str(minute_ms), {}) if frame else {}
+        return self._buckets[bucket_ms][1] if frame else {}
 
     def _forget_usage(self, bucket_ms: int) -> None:
         self._usage.remove(bucket_ms)
         self._buckets.pop(bucket_ms, None)
 
+    def _ahead_row(self, trace: Trace) -> Row:
+        """The reject of a trace that is ahead of the others."""
+        start_ms = trace.start_ns // NS_PER_MS
+        reason = (
+            f"a trace that starts more than {self._skew_ms // MINUTE_MS} min ahead of the others: correct the clock of"
+            " the host of these pods, or set clock.skew higher"
+        )
+        pods = sorted(pod.replace(SEPARATOR, " ") for pod in trace.pods)
+        record = {"trace_id": trace.trace_id, "start_time_ms": start_ms, "pods": pods}
+        text = reject("otlp_spans", reason, record, start_ms)
+        return payload_row(AHEAD_TRACES, start_ms - start_ms % MINUTE_MS, trace.trace_id, text.encode())
+
 
 class DetectAtEnd(Detect):
     """Where the input ends: a frame is a whole minute, minutes are worked off in order at the end, and each verdict
-    is told once."""
+    is emitted once."""
 
     def open(self, context: RuntimeContext) -> None:
         super().open(context)
         self._frames = {TRACES: Latest(context, TRACES, Types.LONG()), USAGE: self._usage}
+        # The last minute that isn't ahead of the others; of all traces, so it is found before the first is judged.
+        self._last_ms = context.get_state(ValueStateDescriptor("last_ms", Types.LONG()))
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
@@ -162,27 +215,86 @@ class DetectAtEnd(Detect):
             return
         minute_ms = timestamp - MINUTE_MS
         traces = _packed(self._frames[TRACES].get(minute_ms) or "")
-        yield from self._step(detector, minute_ms, traces)
+        if traces and minute_ms > self._last_minute(context):
+            yield from map(self._ahead_row, map(unpack, traces))
+        else:
+            yield from self._step(detector, minute_ms, traces)
+            self._store(detector)
         self._frames[TRACES].remove(minute_ms)
-        self._detector.update(detector)
         if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
             self._forget_usage(bucket_start(minute_ms))
+
+    def _last_minute(self, context: KeyedProcessFunction.OnTimerContext) -> int:
+        last_ms = self._last_ms.value()
+        if last_ms is None:
+            frames = self._frames[TRACES]
+            counts = {minute_ms: len((frames.get(minute_ms) or "").split()) for minute_ms in list(frames.keys())}
+            clock_ms = clock_at(context.timer_service().current_processing_time())
+            last_ms = latest(counts, self._skew_ms, clock_ms)
+            self._last_ms.update(last_ms)
+        return last_ms
 
     def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
         if result.is_final:
             yield from super()._rows(result)
 
-    def _to_tell(self, result: MinuteResult, is_open: bool) -> list[dict]:
+    def _to_emit(self, result: MinuteResult, is_open: bool) -> list[dict]:
         return result.verdicts
+
+
+class _StageClock:
+    """The engine's time as the stage counts it, and how long open minutes rest between two judgements."""
+
+    def __init__(self, stopwatch: Callable[[], float], every_ms: int) -> None:
+        self._stopwatch, self._every_ms = stopwatch, every_ms
+        self._busy_ms = 0
+        self._tick_ms = 0
+        # When open minutes were last judged, and how long that took.
+        self.judged_ms = self.judging_took_ms = 0.0
+
+    def now_ms(self, context: KeyedProcessFunction.Context) -> int:
+        """The engine's time without that in which this stage was busy: what came meanwhile still waits before it."""
+        return context.timer_service().current_processing_time() - self._busy_ms
+
+    def tick(self, context: KeyedProcessFunction.Context) -> None:
+        """See ``changelog.tick``; asked for once."""
+        if context.timer_service().current_processing_time() >= self._tick_ms:
+            self._tick_ms = tick(context, self._every_ms)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """What is done meanwhile takes no time."""
+        began = self._stopwatch()
+        yield
+        self._busy_ms += round(1_000 * (self._stopwatch() - began))
+
+    @contextmanager
+    def judging(self, now_ms: int) -> Iterator[None]:
+        """Open minutes are judged meanwhile."""
+        began = self._stopwatch()
+        yield
+        self.judged_ms, self.judging_took_ms = now_ms, 1_000 * (self._stopwatch() - began)
+
+    def is_rested(self, now_ms: int, changed: int) -> bool:
+        """Whether open minutes may be judged: they rest for as long as that took, and longer the more minutes have
+        changed, as those of a backlog do. The other work has to go on."""
+        behind = max(1.0, changed / MINUTES_OPEN_USUALLY)
+        return now_ms >= self.judged_ms + self.judging_took_ms * behind
 
 
 class DetectAsItComes(Detect):
     """Where the input doesn't end: a frame is one trace, and ``Pace`` says when a minute is over; a trace that comes
     for one that is over has it judged again, without learning. Until then it is judged, with all that are open, by a
-    detector that is ahead. Of verdicts only what is new is told."""
+    detector that is ahead. Only changed verdicts are emitted."""
 
-    def __init__(self, models: Path | None, threshold: str, pace: Pace) -> None:
-        super().__init__(models, threshold)
+    def __init__(
+        self,
+        models: Path | None,
+        threshold: str,
+        pace: Pace,
+        stopwatch: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        super().__init__(models, threshold, pace.skew_ms, stopwatch)
         self._pace = pace
 
     def open(self, context: RuntimeContext) -> None:
@@ -190,68 +302,104 @@ class DetectAsItComes(Detect):
         self._traces = Traces(context)
         self._progress = context.get_state(ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY()))
         self._is_started = False
-        self._tick_ms = 0
-        self._busy_ms = 0
-        # What this start has told of minutes that are open, or were lately; a new start tells it again.
-        self._shown: dict[int, Usage] = {}  # open minute as it stands -> the usage that it was judged by
-        self._usage_changed: set[int] = set()  # buckets
+        self._clock = _StageClock(self._stopwatch, self._pace.emit_every_ms)
+        self._open = OpenMinutes(self._usage_of)
+        self._emitted = Emitted()
+        # The newest minute of a trace that may be believed, and about how many traces are held that are later.
+        self._believed_ms, self._ahead_count = -1, 0
         self._usage_held: set[int] | None = None  # buckets; a copy of what is in state
-        self._verdicts: dict[str, tuple[int, dict]] = {}  # trace -> its minute and verdict
-        self._incidents: dict[int, bytes] = {}  # minute -> what was told of its incidents
-        self._ahead: Ahead | None = None
-        self._moved: set[int] = set()  # open minutes of which a trace came or went since they were looked at
-        # When open minutes were judged again last, and how long that took.
-        self._judged_again_ms = self._judging_again_took_ms = 0.0
+        self._told: dict[int, dict[tuple[str, str], int]] = {}  # bucket -> (workload, pod) -> its newest minute
         self._late_traces = metrics.counter(context, "late_traces")
         self._minutes_open = metrics.Gauge(context, "minutes_open")
+
+    # ---- what comes -----------------------------------------------------------------------------
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
         if kind == PULSE:
             if not self._is_started and self._progress.value():
-                self._tick(context)
+                self._clock.tick(context)
             return
-        self._tick(context)
+        self._clock.tick(context)
         progress = self._progress_at(context)
         change = row.get_row_kind()
+        now_ms = self._clock.now_ms(context)
         if kind == TRACES:
-            for packed in _packed(frame):
-                self._traces.apply(change, time_ms, packed)
-            self._shown.pop(time_ms, None)
-            is_late = time_ms <= progress.judged_ms
-            (progress.late if is_late else self._moved).add(time_ms)
-            self._late_traces.inc(int(is_late and change in (RowKind.INSERT, RowKind.UPDATE_AFTER)))
-            newest_ms = time_ms
+            yield from self._take_traces(progress, change, time_ms, _packed(frame), now_ms, context)
         else:
-            self._known_buckets().add(time_ms)
-            self._usage.apply(change, time_ms, frame)
-            self._usage_changed.add(time_ms)
-            newest_ms = _newest_minute(frame)
-        progress.take(kind, newest_ms, self._now_ms(context))
+            self._take_usage(progress, change, time_ms, frame, now_ms)
         self._progress.update(progress)
-        yield from ()
+
+    def _take_traces(
+        self,
+        progress: Progress,
+        change: RowKind,
+        minute_ms: int,
+        traces: list[bytes],
+        now_ms: int,
+        context: KeyedProcessFunction.Context,
+    ) -> Iterator[Row]:
+        comes = change in (RowKind.INSERT, RowKind.UPDATE_AFTER)
+        is_late = minute_ms <= progress.judged_ms
+        minutes = [minute_ms] * len(traces)
+        progress.take(TRACES, minutes if comes else (), () if comes else minutes, now_ms, self._pace)
+        is_full = False
+        if minute_ms > self._believed_ms:
+            self._ahead_count += len(traces)
+            if self._ahead_count >= AHEAD_MAX:
+                # What is believed is looked up now and then alone: it takes a while.
+                self._believed_ms = progress.newest(TRACES, self._pace, self._clock_ms(context))
+                self._ahead_count = self._traces.count_after(self._believed_ms)
+                is_full = minute_ms > self._believed_ms >= 0 and self._ahead_count >= AHEAD_MAX
+        for packed in traces:
+            if is_full and not self._traces.holds(minute_ms, packed):
+                row = self._ahead_row(unpack(packed))
+                yield row if comes else payload_row(row[0], row[1], row[2], TAKEN_BACK)
+            else:
+                self._traces.apply(change, minute_ms, packed)
+        if is_late:
+            progress.late.add(minute_ms)
+        else:
+            self._open.trace_changed(minute_ms)
+        self._late_traces.inc(int(is_late and comes))
+
+    def _take_usage(self, progress: Progress, change: RowKind, bucket_ms: int, frame: str, now_ms: int) -> None:
+        self._known_buckets().add(bucket_ms)
+        self._usage.apply(change, bucket_ms, frame)
+        self._open.usage_changed(bucket_ms)
+        if change == RowKind.UPDATE_BEFORE and self._usage.get(bucket_ms) is None:
+            return  # its next version follows
+        before = self._told.get(bucket_ms, {})
+        newest: dict[tuple[str, str], int] = {}
+        for minute, usage in self._usage_by_minute(bucket_ms).items():
+            newest |= {consumer: max(int(minute), newest.get(consumer, -1)) for consumer in usage}
+        self._told[bucket_ms] = newest
+        came, gone = (
+            [minute_ms for consumer, minute_ms in these.items() if others.get(consumer) != minute_ms]
+            for these, others in ((newest, before), (before, newest))
+        )
+        progress.take(USAGE, came, gone, now_ms, self._pace)
+
+    # ---- what is judged -------------------------------------------------------------------------
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         """Judge what is over by now, then again what changed after it was over, and what is still open."""
-        began = time.perf_counter()
-        yield from self._judge(context)
-        self._busy_ms += round(1_000 * (time.perf_counter() - began))
+        with self._clock.busy():
+            yield from self._judge(context)
 
     def _judge(self, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
-        progress = self._progress_at(context)
-        now_ms = self._now_ms(context)
+        progress, now_ms = self._progress_at(context), self._clock.now_ms(context)
+        clock_ms = self._clock_ms(context)
         engine_ms = context.timer_service().current_processing_time()
-        over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE), engine_ms)
+        over_ms = progress.over(now_ms, self._pace, (TRACES, USAGE), engine_ms, clock_ms)
+        self._believed_ms = believed_ms = progress.newest(TRACES, self._pace, clock_ms)
+        self._ahead_count = self._traces.count_after(believed_ms)
         minutes = self._traces.minutes()
-        buckets = sorted(self._known_buckets())
-        between = {
-            minute_ms for bucket_ms in buckets for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
-        }
-        over = sorted(m for m in between.union(minutes) if progress.judged_ms < m <= over_ms)
-        still_open = [minute_ms for minute_ms in minutes if minute_ms > over_ms]
+        over = [minute_ms for minute_ms in self._minutes_to(over_ms, minutes) if minute_ms > progress.judged_ms]
+        still_open = [m for m in minutes if over_ms < m and (m <= believed_ms or believed_ms < 0)]
         self._minutes_open.value = len(still_open)
-        changed = self._changed(still_open)
-        is_rested = self._is_rested(now_ms, len(changed))
+        changed = self._open.changed(still_open)
+        is_rested = self._clock.is_rested(now_ms, len(changed))
         late = sorted(progress.late) if is_rested else []
         changed = changed if is_rested else []
         is_idle = is_rested and progress.is_idle(now_ms, self._pace)
@@ -261,29 +409,84 @@ class DetectAsItComes(Detect):
             for minute_ms in over:
                 yield from self._step(detector, minute_ms, self._traces.close(minute_ms))
             if over:
-                self._detector.update(detector)
-                self._ahead = None
+                self._store(detector)
+                self._open.close(over_ms)
+                self._emitted.forget(over_ms)
             if late or changed:
-                yield from self._judge_again(detector, late, changed, still_open, now_ms)
+                with self._clock.judging(now_ms):
+                    yield from self._judge_again(detector, late, changed, still_open)
             if says_last_words:
                 yield from self._last_words(detector)
         progress.late.difference_update(late)
         progress.judged_ms = max(progress.judged_ms, over_ms)
-        if over:
-            self._shown = {minute: usage for minute, usage in self._shown.items() if minute > over_ms}
-            kept_ms = progress.judged_ms - VERDICTS_KEPT_MS
-            self._verdicts = {trace: told for trace, told in self._verdicts.items() if told[0] >= kept_ms}
-            self._incidents = {minute: told for minute, told in self._incidents.items() if minute >= kept_ms}
-        # A late trace may still want the usage of its time.
-        for bucket_ms in buckets:
-            if bucket_ms + USAGE_KEPT_MS < progress.judged_ms:
-                self._forget_usage(bucket_ms)
-                self._known_buckets().discard(bucket_ms)
+        yield from self._reject_ahead(progress, [m for m in minutes if m > believed_ms >= 0], now_ms)
+        self._forget_old_usage(progress.judged_ms)
         if is_idle:
             progress.ended_at = progress.changed_at
         else:
-            self._tick(context)
+            self._clock.tick(context)
         self._progress.update(progress)
+
+    def _minutes_to(self, over_ms: int, minutes: list[int]) -> list[int]:
+        """Minutes up to ``over_ms`` of which there are traces, or may be usage, ascending."""
+        of_usage = {
+            minute_ms
+            for bucket_ms in self._known_buckets()
+            for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
+        }
+        return sorted(minute_ms for minute_ms in of_usage.union(minutes) if minute_ms <= over_ms)
+
+    def _judge_again(
+        self, detector: RuleDetector, late: list[int], changed: list[int], still_open: list[int]
+    ) -> Iterator[Row]:
+        """Minutes that changed after they were over, and those that are open, each of which says something of the
+        others."""
+        for minute_ms in late:
+            detector.predictor = self._models.at(minute_ms)
+            result = detector.again(minute_ms, self._traces.close(minute_ms), self._usage_of(minute_ms))
+            self._keep_pending(detector)
+            yield from self._rows(result or MinuteResult(minute_ms))
+        if changed:
+            for result in self._open.judge(detector, still_open, changed, self._look):
+                yield from self._rows(result, is_open=True)
+
+    def _look(self, ahead: RuleDetector, minute_ms: int) -> list[MinuteResult]:
+        """Have a detector that is ahead step an open minute."""
+        return self._stepped(ahead, minute_ms, self._traces.of(minute_ms))
+
+    def _reject_ahead(self, progress: Progress, ahead: list[int], now_ms: int) -> Iterator[Row]:
+        """Reject the traces of minutes that event time doesn't follow, once that has lasted; take back the rejects of
+        those that it has come to, or that have moved."""
+        if not ahead and not progress.rejected:
+            progress.ahead_since = -1
+            return
+        progress.ahead_since = now_ms if progress.ahead_since < 0 else progress.ahead_since
+        found = {trace.trace_id: (minute_ms, trace) for minute_ms in ahead for trace in self._traces.of(minute_ms)}
+        for trace_id, minute_ms in list(progress.rejected.items()):
+            if found.get(trace_id, (-1,))[0] != minute_ms:
+                yield payload_row(AHEAD_TRACES, minute_ms, trace_id, TAKEN_BACK)
+                del progress.rejected[trace_id]
+        if now_ms - progress.ahead_since >= self._pace.settle_ms:
+            for trace_id, (minute_ms, trace) in found.items():
+                if trace_id not in progress.rejected:
+                    yield self._ahead_row(trace)
+                    progress.rejected[trace_id] = minute_ms
+
+    # ---- what is emitted ------------------------------------------------------------------------
+
+    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
+        # What a minute says by itself, when it is over, is less than what was said of it with those after it.
+        if not (is_open or result.is_final) and self._open.stands(result.minute_ms):
+            return
+        for row in super()._rows(result, is_open):
+            kind, _, _, payload = row
+            if kind != INCIDENTS or self._emitted.is_changed(result.minute_ms, payload):
+                yield row
+
+    def _to_emit(self, result: MinuteResult, is_open: bool) -> list[dict]:
+        return self._emitted.changed_verdicts(result, is_open)
+
+    # ---- what is held ---------------------------------------------------------------------------
 
     def _known_buckets(self) -> set[int]:
         """Those of which usage is held."""
@@ -291,113 +494,33 @@ class DetectAsItComes(Detect):
             self._usage_held = set(self._usage.keys())
         return self._usage_held
 
-    def _changed(self, minutes: list[int]) -> list[int]:
-        """Of open minutes, those of which something else is known than was told."""
-        for minute_ms in minutes:
-            if minute_ms in self._shown and bucket_start(minute_ms) in self._usage_changed:
-                if not self._stands(minute_ms):
-                    del self._shown[minute_ms]
-        self._usage_changed.clear()
-        return [minute_ms for minute_ms in minutes if minute_ms not in self._shown]
-
-    def _judge_again(
-        self, detector: RuleDetector, late: list[int], changed: list[int], still_open: list[int], now_ms: int
-    ) -> Iterator[Row]:
-        """Minutes that changed after they were over, and those that are open, each of which says something of the
-        others."""
-        began = time.perf_counter()
-        for minute_ms in late:
-            yield from self._again(detector, minute_ms, self._traces.close(minute_ms))
-        if changed:
-            self._ahead = self._ahead or Ahead(detector)
-            found = self._ahead.judge(still_open, self._moved.union(changed), self._look)
-            self._moved.clear()
-            # A late span may have moved a minute's only trace to another one.
-            for minute_ms in sorted(found.keys() | set(changed)):
-                yield from self._rows(found.get(minute_ms) or MinuteResult(minute_ms), is_open=True)
-            self._shown |= {minute_ms: self._usage_of(minute_ms) for minute_ms in changed}
-        # The clock stands still meanwhile.
-        self._judged_again_ms, self._judging_again_took_ms = now_ms, 1_000 * (time.perf_counter() - began)
-
-    def _is_rested(self, now_ms: int, changed: int) -> bool:
-        """Whether minutes may be judged again: it rests for as long as that took, and the longer the more minutes have
-        changed, as those of a backlog do. The other work has to go on."""
-        behind = max(1.0, changed / MINUTES_OPEN_USUALLY)
-        return now_ms >= self._judged_again_ms + self._judging_again_took_ms * behind
-
-    def _again(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes]) -> Iterator[Row]:
-        """Judge a minute that was over by what is known now."""
-        if self._models:
-            detector.predictor = self._models.at(minute_ms)
-        result = detector.again(minute_ms, traces, self._usage_of(minute_ms))
-        self._keep_pending(detector)
-        yield from self._rows(result or MinuteResult(minute_ms))
-
-    def _look(self, ahead: RuleDetector, minute_ms: int) -> list[MinuteResult]:
-        """Have a detector that is ahead step an open minute."""
-        return self._stepped(ahead, minute_ms, self._traces.of(minute_ms))
-
-    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
-        # What a minute says by itself, when it is over, is less than what was told of it with those after it.
-        if not (is_open or result.is_final) and self._stands(result.minute_ms):
-            return
-        for row in super()._rows(result, is_open):
-            kind, _, _, payload = row
-            if kind != INCIDENTS or self._incidents.get(result.minute_ms) != payload:
-                yield row
-            if kind == INCIDENTS:
-                self._incidents[result.minute_ms] = payload
-
-    def _stands(self, minute_ms: int) -> bool:
-        """Whether a minute is as it was when it was told while it was open."""
-        return minute_ms in self._shown and self._shown[minute_ms] == self._usage_of(minute_ms)
-
-    def _to_tell(self, result: MinuteResult, is_open: bool) -> list[dict]:
-        verdicts = [verdict for verdict in result.verdicts if self._is_news(result.minute_ms, verdict, is_open)]
-        self._verdicts |= {verdict["trace_id"]: (result.minute_ms, verdict) for verdict in verdicts}
-        return verdicts
-
-    def _is_news(self, minute_ms: int, verdict: dict, is_open: bool) -> bool:
-        """Whether a verdict says something else than was told of its trace.
-
-        A trace starts the earlier, the more of it is known: of two minutes that both have it the earlier is right,
-        and the other is about to lose it.
-        """
-        told_ms, told = self._verdicts.get(verdict["trace_id"], (minute_ms, {}))
-        if told_ms != minute_ms or not told:
-            return minute_ms <= told_ms
-        differs = {column for column, value in verdict.items() if value != told[column]}
-        if is_open and differs <= {"anomaly_score", "threshold"}:
-            return abs(verdict["anomaly_score"] - told["anomaly_score"]) >= SCORE_STEP
-        return bool(differs)
+    def _forget_old_usage(self, judged_ms: int) -> None:
+        """A late trace may still want the usage of its time."""
+        for bucket_ms in list(self._known_buckets()):
+            if bucket_ms + USAGE_KEPT_MS < judged_ms:
+                self._forget_usage(bucket_ms)
+                self._known_buckets().discard(bucket_ms)
+                self._told.pop(bucket_ms, None)
 
     def _progress_at(self, context: KeyedProcessFunction.Context) -> Progress:
-        """The state's, its clock set anew where the engine was started again."""
+        """The state's, its clock set anew where the engine was started again.
+
+        Raises:
+            StateError: a newer version of this program wrote it.
+        """
         progress = self._progress.value() or Progress()
         if not self._is_started:
             self._is_started = True
-            progress.restart(self._now_ms(context))
+            progress.restart(self._clock.now_ms(context), self._pace, self._clock_ms(context))
         return progress
 
-    def _now_ms(self, context: KeyedProcessFunction.Context) -> int:
-        """The engine's time without that in which this stage was busy: what came meanwhile still waits before it."""
-        return context.timer_service().current_processing_time() - self._busy_ms
-
-    def _tick(self, context: KeyedProcessFunction.Context) -> None:
-        """See ``changelog.tick``; asked for once."""
-        now_ms = context.timer_service().current_processing_time()
-        if now_ms >= self._tick_ms:
-            self._tick_ms = tick(context, self._pace.emit_every_ms)
+    @staticmethod
+    def _clock_ms(context: KeyedProcessFunction.Context) -> int | None:
+        return clock_at(context.timer_service().current_processing_time())
 
 
 def _packed(frame: str) -> list[bytes]:
     return list(map(b64decode, frame.split()))
-
-
-def _newest_minute(frame: str) -> int:
-    """The newest minute of which a frame tells usage; -1 where it tells none."""
-    usages = (orjson.loads(consumer)[2] for consumer in frame.splitlines())
-    return max((int(minute) for metered in usages for minute in metered["minutes"]), default=-1)
 
 
 def _by_minute(frame: str) -> dict[str, Usage]:

@@ -52,8 +52,7 @@ class Traces:
     def apply(self, kind: RowKind, minute_ms: int, packed: bytes) -> None:
         """Take in that a minute has a trace, or has it no more."""
         changes = self._by_minute()[minute_ms]
-        digest = blake2b(packed, digest_size=8, key=b"%d" % minute_ms).digest()
-        entry = int.from_bytes(digest, "big", signed=True)
+        entry = _entry(minute_ms, packed)
         change = changes.setdefault(entry, Change(0, packed))
         change.count += -1 if kind in (RowKind.UPDATE_BEFORE, RowKind.DELETE) else 1
         if change.count:
@@ -61,6 +60,14 @@ class Traces:
         else:
             del changes[entry]
             self._changes.remove(entry)
+
+    def holds(self, minute_ms: int, packed: bytes) -> bool:
+        """Whether this version of a trace of an open minute is held."""
+        return _entry(minute_ms, packed) in self._by_minute().get(minute_ms, {})
+
+    def count_after(self, minute_ms: int) -> int:
+        """Traces held of open minutes after this one."""
+        return sum(len(changes) for of_ms, changes in self._by_minute().items() if of_ms > minute_ms)
 
     def minutes(self) -> list[int]:
         """Those that are open, or of which something came late, ascending."""
@@ -89,3 +96,8 @@ class Traces:
             for entry, (minute_ms, count, packed) in self._changes.items():
                 self._copy[minute_ms][entry] = Change(count, packed)
         return self._copy
+
+
+def _entry(minute_ms: int, packed: bytes) -> int:
+    digest = blake2b(packed, digest_size=8, key=b"%d" % minute_ms).digest()
+    return int.from_bytes(digest, "big", signed=True)

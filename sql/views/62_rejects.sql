@@ -1,5 +1,5 @@
--- collect, meter, attribute: every record that could not be used, once, however often it was delivered; with what
--- came when its window waited no more.
+-- collect, meter, detect, attribute: every record that could not be used, once, however often it was delivered; with
+-- what came when its window waited no more, and what is further ahead of the others than clocks may differ.
 -- grain: one (`stream`, reason, payload) a row; state: one entry for each of them
 create temporary view rejects as
 with delivered as (
@@ -22,6 +22,15 @@ with delivered as (
     select cast(payload as string) as reject
     from attributed
     where kind in ('late_charges', 'late_usage')
+    union all
+    -- What is ahead of the others; 'null' takes it back, once others follow.
+    select cast(payload as string) as reject
+    from attributed
+    where kind in ('ahead_charges', 'ahead_usage') and cast(payload as string) <> 'null'
+    union all
+    select cast(payload as string) as reject
+    from incidents
+    where kind = 'ahead_traces' and cast(payload as string) <> 'null'
 )
 select
     `stream`,

@@ -421,6 +421,12 @@ def feed_usage(it, window_ms, used, of=RowKind.INSERT):
     it.feed("usage", f"{window_ms}\x1fpod", ["cart", "pod", {"windows": {window_ms: {"cpu": used}}}], of)
 
 
+def pass_to(it, window_ms):
+    """Usage of three windows in a row: after a gap, so many have to agree."""
+    for back in (2, 1, 0):
+        feed_usage(it, window_ms - back * WINDOW_MS, 1.0)
+
+
 def feed_charge(it, each):
     it.feed("charge", f"{each['key']}/{each['version']}", each)
 
@@ -496,11 +502,11 @@ def test_a_closed_window_stands_though_a_charge_that_reaches_into_it_is_still_he
 def test_a_charge_that_was_counted_is_not_late_when_it_is_told_again():
     it = stage(wait_ms=2 * HOUR_MS)
     feed_charge(it, delivered("0.8"))
-    feed_usage(it, HOUR + 9 * HOUR_MS, 1.0)
+    pass_to(it, HOUR + 9 * HOUR_MS)
     it.fire()
     feed_charge(it, delivered("0.8", "0 next day"))
     assert not by_kind(it.rows, "late_charges")
-    feed_usage(it, HOUR + REMEMBERED_MS + 2 * HOUR_MS, 1.0)
+    pass_to(it, HOUR + REMEMBERED_MS + 2 * HOUR_MS)
     it.fire()
     feed_charge(it, delivered("0.8", "0 next year"))
     assert by_kind(it.rows, "late_charges")
@@ -509,7 +515,7 @@ def test_a_charge_that_was_counted_is_not_late_when_it_is_told_again():
 def test_usage_of_a_closed_window_is_told_unless_it_is_taken_back():
     it = stage(wait_ms=2 * HOUR_MS)
     feed_usage(it, HOUR, 1.0)
-    feed_usage(it, LATER, 1.0)
+    pass_to(it, LATER)
     it.fire()
     feed_usage(it, HOUR, 1.0, RowKind.UPDATE_BEFORE)
     assert not by_kind(it.rows, "late_usage")
@@ -536,6 +542,126 @@ def test_state_is_bounded_and_rates_outlive_what_is_forgotten():
     [newest] = rows[max(rows)]
     assert (newest["cost_status"], Decimal(newest["allocated_cost"])) == ("provisional", Decimal("0.4"))
     assert newest["rate"]["charges"][0]["key"] == "199/0.8/None"
+
+
+# ---- what is ahead of the others ----------------------------------------------------------------
+
+DAY_MS = 24 * HOUR_MS
+YEAR_MS = 365 * DAY_MS
+
+
+def usage_ahead(it, by_ms):
+    feed_usage(it, HOUR + 10 * HOUR_MS + by_ms, 1.0)
+
+
+def charge_ahead(it, by_ms):
+    feed_charge(it, delivered("5", hour=10 + by_ms // HOUR_MS))
+
+
+def a_day(wrong, by_ms, place, clock_ms=0, wait_ms=2 * HOUR_MS):
+    """24 hours of usage, charged at 1 an hour two hours later; and at one of them something from a wrong clock."""
+    it = stage(wait_ms)
+    for hour in range(26):
+        it.now_ms = clock_ms and clock_ms + hour * HOUR_MS
+        if hour == place:
+            wrong(it, by_ms)
+        if hour < 24:
+            for half in (0, WINDOW_MS):
+                feed_usage(it, HOUR + hour * HOUR_MS + half, 10.0)
+        if hour >= 2:
+            feed_charge(it, delivered("1", f"{hour}", hour=hour - 2))
+        it.fire()
+    return it
+
+
+def charged(it):
+    """What was allocated in the day itself."""
+    rows = [row for ms, of in by_kind(it.rows, "allocations").items() if ms < HOUR + DAY_MS for row in of]
+    assert {row["cost_status"] for row in rows} == {"billed"}
+    return sum(Decimal(row["allocated_cost"]) for row in rows)
+
+
+@pytest.mark.parametrize("clock_ms", [0, HOUR, HOUR + 5 * YEAR_MS])
+@pytest.mark.parametrize("place", [0, 1, 7, 25])
+@pytest.mark.parametrize("by_ms", [DAY_MS, 40 * DAY_MS, YEAR_MS])
+@pytest.mark.parametrize("wrong", [usage_ahead, charge_ahead])
+def test_what_is_ahead_of_the_others_closes_nothing(wrong, by_ms, place, clock_ms):
+    """Where the clock is that time's, and where it says nothing: old data that is read again."""
+    it = a_day(wrong, by_ms, place, clock_ms)
+    assert not by_kind(it.rows, "late_charges") and not by_kind(it.rows, "late_usage")
+    assert charged(it) == 24
+
+
+@pytest.mark.parametrize("wrong, kind", [(usage_ahead, "ahead_usage"), (charge_ahead, "ahead_charges")])
+def test_what_is_ahead_of_the_clock_is_rejected(wrong, kind):
+    it = a_day(wrong, YEAR_MS, 7, clock_ms=HOUR)
+    [told] = by_kind(it.rows, kind).values()
+    assert "correct" in told["reason"] and told["event_time_ms"] == HOUR + 10 * HOUR_MS + YEAR_MS
+    assert not [ms for ms, rows in by_kind(it.rows, "allocations").items() if rows and ms > HOUR + 2 * DAY_MS]
+
+
+@pytest.mark.parametrize("wrong, kind", [(usage_ahead, "ahead_usage"), (charge_ahead, "ahead_charges")])
+def test_a_bounded_input_rejects_the_same(wrong, kind):
+    streamed = a_day(wrong, YEAR_MS, 7, clock_ms=HOUR)
+    it = Stage(Attribute(), "node-1")
+    it.now_ms = HOUR + DAY_MS
+    wrong(it, YEAR_MS)
+    for hour in range(24):
+        for half in (0, WINDOW_MS):
+            feed_usage(it, HOUR + hour * HOUR_MS + half, 10.0)
+        feed_charge(it, delivered("1", f"{hour + 2}", hour=hour))
+    it.end()
+    assert by_kind(it.rows, kind) == by_kind(streamed.rows, kind)
+    assert charged(it) == charged(streamed) == 24
+
+
+def test_a_reject_is_taken_back_once_the_clock_has_come_so_far():
+    it = a_day(charge_ahead, 2 * DAY_MS, 7, clock_ms=HOUR)
+    assert len(by_kind(it.rows, "ahead_charges")) == 1
+    it.now_ms = HOUR + 4 * DAY_MS
+    feed_usage(it, HOUR + DAY_MS, 1.0)
+    it.fire()
+    assert list(by_kind(it.rows, "ahead_charges").values()) == [None]
+    assert sum(
+        Decimal(row["allocated_cost"])
+        for rows in by_kind(it.rows, "allocations").values()
+        for row in rows
+        if row["cost_status"] == "billed"
+    ) == 29  # fmt: skip
+
+
+def test_what_is_charged_ahead_by_right_closes_nothing_and_is_no_error():
+    """A year's commitment, paid by the month, and this month's fee."""
+
+    def committed(it, by_ms):
+        for month in range(12):
+            fee = delivered("0.1", hour=10 + month * 730, hours=730, identity=f"fee {month}", key=f"fee {month}")
+            feed_charge(it, fee | {"charge_category": "Purchase"})
+
+    it = a_day(committed, 0, 3, clock_ms=HOUR)
+    assert not by_kind(it.rows, "late_charges") and not by_kind(it.rows, "ahead_charges")
+    billed = [row for of in by_kind(it.rows, "allocations").values() for row in of if row["cost_status"] == "billed"]
+    assert sum(Decimal(row["allocated_cost"]) for row in billed) == Decimal("25.2")
+
+
+def test_a_host_with_a_wrong_clock_closes_nothing_that_the_clock_has_not_reached():
+    """All usage of its pods is a year ahead, from the first on."""
+    it = stage(wait_ms=2 * HOUR_MS)
+    for hour in range(24):
+        it.now_ms = HOUR + hour * HOUR_MS
+        feed_usage(it, HOUR + hour * HOUR_MS + YEAR_MS, 10.0)
+        feed_charge(it, delivered("1", hour=hour - 1))
+        it.fire()
+    assert not by_kind(it.rows, "late_charges")
+
+
+def test_after_a_gap_windows_close_again():
+    it = stage(wait_ms=2 * HOUR_MS)
+    for hour in [*range(5), *range(400, 410)]:
+        for half in (0, WINDOW_MS):
+            feed_usage(it, HOUR + hour * HOUR_MS + half, 10.0)
+        it.fire()
+    assert it.size()["usage"] <= 6
 
 
 # ---- whatever comes in ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from pyflink.common import Row, RowKind
 
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_detect import World, minute
-from udfs.detect import INCIDENTS, TRACES, USAGE, VERDICTS, DetectAsItComes, DetectAtEnd
+from udfs import detect
+from udfs.detect import AHEAD_TRACES, INCIDENTS, TRACES, USAGE, VERDICTS, DetectAsItComes, DetectAtEnd
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.masked import EPISODES
 from udfs.pure.pace import Pace
@@ -27,7 +29,12 @@ class DetectStage(Stage):
     """Frames in, and all that the engine would do in a second."""
 
     def __init__(self, pace: Pace | None, models: Path | None = None) -> None:
-        super().__init__(DetectAsItComes(models, EPISODES, pace) if pace else DetectAtEnd(models), "")
+        # Work takes no time, however busy the machine is.
+        stopwatch = itertools.repeat(0.0).__next__
+        function = (
+            DetectAsItComes(models, EPISODES, pace, stopwatch) if pace else DetectAtEnd(models, stopwatch=stopwatch)
+        )
+        super().__init__(function, "")
         self._comes_one_by_one = pace is not None
         self.standing: dict[tuple[str, int], list[str]] = {}
 
@@ -77,10 +84,10 @@ class DetectStage(Stage):
         """trace_id -> what stands: the later row of a trace."""
         return {
             row["trace_id"]: (row["is_anomalous"], row["culprit_service_name"], row["anomaly_score"])
-            for row in self.told()
+            for row in self.emitted()
         }
 
-    def told(self) -> list[dict]:
+    def emitted(self) -> list[dict]:
         """All verdicts that were sent, in order."""
         return [row for kind, _, _, payload in self.sent if kind == VERDICTS for row in payload]
 
@@ -163,7 +170,7 @@ def test_a_verdict_of_a_minute_that_is_not_over_is_told_anew_where_it_says_somet
     for count in range(1, len(traces) + 1):
         stage.frame(TRACES, start_ms, lines(traces[:count]))
         stage.seconds(1)
-    assert len(stage.told()) == len(stage.verdicts()) == len(traces)
+    assert len(stage.emitted()) == len(stage.verdicts()) == len(traces)
     # Nothing changed, nothing is judged.
     sent = len(stage.sent)
     stage.seconds(3)
@@ -176,12 +183,12 @@ def test_usage_that_comes_after_its_traces_has_an_open_minute_judged_again() -> 
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(2)
     for number, judges in ((1, False), (0, True)):
-        before = stage._function._judged_again_ms
+        before = stage._function._clock.judged_ms
         start_ms, _, usage = frames(number)
         consumers = [[*consumer, {"minutes": {str(start_ms): used}}] for consumer, used in usage.items()]
         stage.frame(USAGE, bucket_start(start_ms), "\n".join(orjson.dumps(one).decode() for one in consumers))
         stage.seconds(2)
-        assert (stage._function._judged_again_ms > before) == judges
+        assert (stage._function._clock.judged_ms > before) == judges
 
 
 def test_a_new_start_tells_what_is_open_anew() -> None:
@@ -193,7 +200,7 @@ def test_a_new_start_tells_what_is_open_anew() -> None:
     stage._function.open(stage)
     stage.frame(USAGE, bucket_start(start_ms), usage_frames()[bucket_start(start_ms)])
     stage.seconds(2)
-    assert len(stage.told()) == 2 * len(traces)
+    assert len(stage.emitted()) == 2 * len(traces)
 
 
 def test_a_bounded_input_has_each_verdict_told_once() -> None:
@@ -202,7 +209,7 @@ def test_a_bounded_input_has_each_verdict_told_once() -> None:
         start_ms, traces, _ = frames(number)
         stage.frame(TRACES, start_ms, lines(traces))
     stage.end_of_input()
-    assert len(stage.told()) == len(stage.verdicts()) == sum(len(frames(number)[1]) for number in range(20))
+    assert len(stage.emitted()) == len(stage.verdicts()) == sum(len(frames(number)[1]) for number in range(20))
 
 
 def test_of_two_minutes_that_have_a_trace_the_earlier_is_right() -> None:
@@ -215,7 +222,7 @@ def test_of_two_minutes_that_have_a_trace_the_earlier_is_right() -> None:
     of_early = [payload for kind, time_ms, _, payload in stage.sent if (kind, time_ms) == (VERDICTS, early_ms)]
     moved = {row["trace_id"] for payload in of_early for row in payload}
     assert len(moved) == len(early) + 1
-    assert len(stage.told()) == len(early) + len(late) + 1
+    assert len(stage.emitted()) == len(early) + len(late) + 1
 
 
 def test_a_trace_that_comes_late_is_judged_and_changes_no_other_minute(bounded: DetectStage) -> None:
@@ -269,15 +276,15 @@ def test_a_minute_that_is_over_ends_no_rest() -> None:
         start_ms, traces, _ = frames(number)
         stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(1)
-    stage._function._judging_again_took_ms = 8_000
-    judged = stage._function._judged_again_ms
+    stage._function._clock.judging_took_ms = 8_000
+    judged = stage._function._clock.judged_ms
     stage.seconds(5)
     assert stage.open_minutes() == 2
     stage.frame(TRACES, start_ms, lines(traces[1:]))
     stage.seconds(1)
-    assert stage._function._judged_again_ms == judged
+    assert stage._function._clock.judged_ms == judged
     stage.seconds(4)
-    assert stage._function._judged_again_ms > judged
+    assert stage._function._clock.judged_ms > judged
 
 
 def test_a_backlogs_rest_is_over_when_its_minutes_are() -> None:
@@ -289,7 +296,7 @@ def test_a_backlogs_rest_is_over_when_its_minutes_are() -> None:
             stage.frame(TRACES, start_ms, lines(traces))
     stages[0].end_of_input()
     stages[1].seconds(1)
-    stages[1]._function._judging_again_took_ms = 10_000
+    stages[1]._function._clock.judging_took_ms = 10_000
     stages[1].seconds(15)
     assert stages[1].open_minutes() == 0
     progress = stages[1]._function._progress.value()
@@ -360,13 +367,13 @@ def test_the_onset_of_an_episode_is_told_while_its_minutes_are_open() -> None:
         stage.seconds(1)
     stage.seconds(4)
     first_ms = minute(34)[0]
-    onset = {row["trace_id"] for row in stage.told() if row["start_time"] // MINUTE_MS * MINUTE_MS == first_ms}
+    onset = {row["trace_id"] for row in stage.emitted() if row["start_time"] // MINUTE_MS * MINUTE_MS == first_ms}
 
     def share() -> float:
         found = stage.verdicts()
         return sum(found[trace][0] for trace in onset) / len(onset)
 
-    told = [row for row in stage.told() if row["trace_id"] in onset]
+    told = [row for row in stage.emitted() if row["trace_id"] in onset]
     assert sum(row["is_anomalous"] for row in told[: len(onset)]) < 0.1 * len(onset)
     assert stage.is_open(first_ms) and share() > 0.5
     for number in range(38, 40):
@@ -375,3 +382,186 @@ def test_the_onset_of_an_episode_is_told_while_its_minutes_are_open() -> None:
         stage.seconds(5)
         assert share() > 0.5
     assert not stage.is_open(first_ms)
+
+
+# ---- what is ahead of the others ----------------------------------------------------------------
+
+DAY = 24 * 60  # in minutes
+
+
+def ahead(number: int, count: int = 1) -> tuple[int, list[bytes]]:
+    """Traces of a minute that is not over for long."""
+    start_ms, traces, _ = minute(number)
+    return start_ms, traces[:count]
+
+
+def rejects(stage: DetectStage) -> dict[str, dict]:
+    """trace_id -> the reject that stands."""
+    return {key: of for (kind, _, key), of in stage.rows.items() if kind == AHEAD_TRACES and of}
+
+
+def with_one_ahead(place: int, by_minutes: int, clock_ms: int = 0) -> DetectStage:
+    """The stream of ``stream``, and before its minute ``place`` one trace of a wrong clock."""
+    stage = DetectStage(PACE)
+    stage.now_ms = clock_ms
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(MINUTES):
+        if number == place:
+            start_ms, traces = ahead(number + by_minutes)
+            stage.frame(TRACES, start_ms, lines(traces))
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    stage.seconds(20)
+    return stage
+
+
+@pytest.mark.parametrize("clock_ms", [0, frames(0)[0], frames(0)[0] + 400 * DAY * MINUTE_MS])
+@pytest.mark.parametrize("place", [0, 1, 20, MINUTES - 1])
+@pytest.mark.parametrize("by_minutes", [90, DAY, 365 * DAY])
+def test_a_trace_that_is_ahead_is_rejected_and_nothing_else_changes(
+    bounded: DetectStage, place: int, by_minutes: int, clock_ms: int
+) -> None:
+    """Live, and where old data is read again: the clock then says nothing."""
+    stage = with_one_ahead(place, by_minutes, clock_ms)
+    assert stage.verdicts() == bounded.verdicts()
+    assert stage.incidents() == bounded.incidents()
+    [reject] = rejects(stage).values()
+    assert "correct the clock" in reject["reason"] and "more than 10 min" in reject["reason"]
+    assert reject["stream"] == "otlp_spans" and '"pods"' in reject["payload"]
+
+
+def test_a_bounded_input_rejects_the_same_traces(bounded: DetectStage) -> None:
+    stage = DetectStage(None)
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in [*range(MINUTES), 20 + DAY]:
+        start_ms, traces, _ = frames(number) if number < MINUTES else (*ahead(number), None)
+        stage.frame(TRACES, start_ms, lines(traces))
+    stage.end_of_input()
+    assert stage.verdicts() == bounded.verdicts()
+    assert rejects(stage) == rejects(with_one_ahead(20, DAY))
+
+
+def test_a_host_with_a_wrong_clock_stops_no_learning(bounded: DetectStage) -> None:
+    """A few traces of each minute are a day ahead."""
+    stage = DetectStage(PACE)
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(MINUTES):
+        start_ms, traces = ahead(number + DAY, 3)
+        stage.frame(TRACES, start_ms, lines(traces))
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    stage.seconds(20)
+    assert stage.verdicts() == bounded.verdicts()
+    assert len(rejects(stage)) == 3 * MINUTES
+
+
+@pytest.mark.parametrize("night", [12, 60, 9 * 60])
+def test_after_a_night_without_traces_it_goes_on(night: int) -> None:
+    stage = DetectStage(PACE)
+    numbers = [*range(10), *range(10 + night, 20 + night)]
+    for number in numbers:
+        start_ms, traces, _ = minute(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    assert stage.open_minutes() > 0
+    stage.seconds(20)
+    assert stage.open_minutes() == 0
+    assert len(stage.verdicts()) == sum(len(minute(number)[1]) for number in numbers)
+    assert not rejects(stage)
+
+
+def test_a_reject_is_taken_back_once_the_others_have_come_so_far() -> None:
+    """The tables are those of the same records in another order."""
+    stage = DetectStage(PACE)
+    early_ms, early = ahead(30)
+    for number in range(15):
+        if number == 5:
+            stage.frame(TRACES, early_ms, lines(early))
+        start_ms, traces, _ = minute(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    stage.seconds(1)
+    assert len(rejects(stage)) == 1
+    for number in range(15, 40):
+        start_ms, traces, _ = minute(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    stage.seconds(20)
+    assert not rejects(stage)
+    assert len(stage.verdicts()) == sum(len(minute(number)[1]) for number in range(40))
+
+
+def test_a_trace_that_turns_out_to_start_earlier_is_not_ahead() -> None:
+    """The spans of the wrong clock came first."""
+    stage = stream(list(range(10)))
+    start_ms, traces = ahead(10 + DAY)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(6)
+    assert len(rejects(stage)) == 1
+    stage.take_back(TRACES, start_ms)
+    stage.seconds(2)
+    assert not rejects(stage)
+    assert stage.size()["trace_changes"] == 0
+
+
+def test_a_restart_holds_what_is_ahead_and_what_was_rejected() -> None:
+    stage = stream(list(range(10)))
+    start_ms, traces = ahead(10 + DAY)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(6)
+    stage._function.open(stage)
+    start_ms, traces, _ = frames(10)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(20)
+    assert len(rejects(stage)) == 1
+    assert len(stage.verdicts()) == sum(len(frames(number)[1]) for number in range(11))
+
+
+def test_of_traces_ahead_so_many_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "AHEAD_MAX", 5)
+    stage = stream(list(range(10)))
+    for number in range(10, 20):
+        start_ms, traces = ahead(number + DAY, 2)
+        stage.frame(TRACES, start_ms, lines(traces))
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    stage.seconds(20)
+    assert len(rejects(stage)) == 20
+    assert stage.size()["trace_changes"] <= 6
+    assert len(stage.verdicts()) == sum(len(frames(number)[1]) for number in range(20))
+
+
+def test_usage_that_is_ahead_holds_nothing_up_and_moves_nothing_on(bounded: DetectStage) -> None:
+    stage = DetectStage(PACE)
+    frames_of_usage = usage_frames()
+    wrong_ms = minute(DAY)[0]
+    wrong = orjson.dumps(["tax", "tax-pod", {"minutes": {str(wrong_ms): {"cpu": 1.0}}}]).decode()
+    stage.frame(USAGE, bucket_start(wrong_ms), wrong)
+    for bucket_ms, frame in frames_of_usage.items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(MINUTES):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+        stage.seconds(1)
+    # Traces are idle, and usage that is ahead still comes.
+    for count in range(2, 15):
+        stage.frame(USAGE, bucket_start(wrong_ms), wrong.replace("1.0", f"{count}.0"))
+        stage.seconds(1)
+    stage.seconds(20)
+    assert stage.verdicts() == bounded.verdicts()
+    assert stage._function._progress.value().judged_ms < wrong_ms - DAY // 2 * MINUTE_MS
+
+
+def test_a_pod_with_a_number_for_a_name_is_no_minute(bounded: DetectStage) -> None:
+    stage = DetectStage(PACE)
+    for bucket_ms, frame in usage_frames().items():
+        first = orjson.dumps(["", "1900000000000", {"minutes": {str(bucket_ms): {"cpu": 0.0}}}]).decode()
+        stage.frame(USAGE, bucket_ms, f"{first}\n{frame}")
+    stage.seconds(5)
+    assert stage._function._progress.value().judged_ms < minute(MINUTES)[0]

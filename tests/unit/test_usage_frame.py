@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.unit.test_detect_stage import MINUTES, PACE, DetectStage, frames, lines
-from udfs.detect import TRACES, USAGE, _newest_minute
+from udfs.detect import TRACES, USAGE
 from udfs.pure.windows import bucket_start
 
 FUTURE = "1900000000000"
@@ -25,10 +25,3 @@ def test_traces_wait_for_usage_whatever_its_pods_are_called(otel_service_name: s
         stage.frame(TRACES, minute_ms, lines(traces))
     stage.seconds(8)
     assert stage.open_minutes() == MINUTES
-
-
-def test_the_newest_minute_is_that_of_all_pods() -> None:
-    consumers = [["a", FUTURE, {"minutes": {"60000": {}, "120000": {}}}], ["b", "p", {"minutes": {"180000": {}}}]]
-    frame = "\n".join(orjson.dumps(consumer).decode() for consumer in consumers)
-    assert _newest_minute(frame) == 180_000
-    assert _newest_minute('["a","p",{"minutes":{},"windows":{}}]') == _newest_minute("") == -1

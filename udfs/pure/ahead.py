@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from udfs.pure.detect import MinuteResult, RuleDetector
+from udfs.pure.windows import bucket_start
+
+# (otel_service_name, pod) -> dimension -> amount, of a minute.
+Usage = Mapping[tuple[str, str], Mapping[str, float]]
 
 # So many of the newest minutes are looked at together; a backlog has more, which are soon over.
 TOGETHER = 5
@@ -46,3 +50,61 @@ class Ahead:
                 self._after.append((minute_ms, detector))
         self._after[1:] = self._after[1:][-TOGETHER:]
         return found | {result.minute_ms: result for result in detector.anew()}
+
+
+class OpenMinutes:
+    """Which open minutes have changed since they were last judged, and how to judge them again.
+
+    Usage of a minute is what ``usage_of`` says. Kept in memory since the start: at first all that is open has changed.
+    """
+
+    def __init__(self, usage_of: Callable[[int], Usage]) -> None:
+        self._usage_of = usage_of
+        self._judged_by: dict[int, Usage] = {}  # open minute as it stands -> the usage that it was judged by
+        self._moved: set[int] = set()  # minutes of which a trace came or went since they were judged
+        self._usage_changed: set[int] = set()  # buckets
+        self._ahead: Ahead | None = None
+
+    def trace_changed(self, minute_ms: int) -> None:
+        """A trace of an open minute came or went."""
+        self._judged_by.pop(minute_ms, None)
+        self._moved.add(minute_ms)
+
+    def usage_changed(self, bucket_ms: int) -> None:
+        """Usage of a bucket changed, of this minute of it or of another one."""
+        self._usage_changed.add(bucket_ms)
+
+    def changed(self, minutes: Sequence[int]) -> list[int]:
+        """Those of the open ``minutes`` that are not as they were judged."""
+        for minute_ms in minutes:
+            if minute_ms in self._judged_by and bucket_start(minute_ms) in self._usage_changed:
+                if not self.stands(minute_ms):
+                    del self._judged_by[minute_ms]
+        self._usage_changed.clear()
+        return [minute_ms for minute_ms in minutes if minute_ms not in self._judged_by]
+
+    def stands(self, minute_ms: int) -> bool:
+        """Whether a minute is as it was judged while it was open."""
+        return minute_ms in self._judged_by and self._judged_by[minute_ms] == self._usage_of(minute_ms)
+
+    def judge(
+        self,
+        detector: RuleDetector,
+        minutes: Sequence[int],
+        changed: Sequence[int],
+        step: Callable[[RuleDetector, int], list[MinuteResult]],
+    ) -> list[MinuteResult]:
+        """Results of the ``changed`` minutes, and of the others of ``minutes`` that they have changed; an empty one
+        where a minute has no trace any more.
+
+        detector: after the last minute that is over. step: see ``Ahead.judge``."""
+        self._ahead = self._ahead or Ahead(detector)
+        found = self._ahead.judge(minutes, self._moved.union(changed), step)
+        self._moved.clear()
+        self._judged_by |= {minute_ms: self._usage_of(minute_ms) for minute_ms in changed}
+        return [found.get(minute_ms) or MinuteResult(minute_ms) for minute_ms in sorted(found.keys() | set(changed))]
+
+    def close(self, over_ms: int) -> None:
+        """The detector has learnt from the minutes up to ``over_ms``."""
+        self._ahead = None
+        self._judged_by = {minute_ms: usage for minute_ms, usage in self._judged_by.items() if minute_ms > over_ms}

@@ -20,6 +20,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
+from udfs.pure.horizon import Horizon, agreed
 from udfs.pure.names import RESERVED
 from udfs.pure.price import (
     CORRECTION,
@@ -35,6 +36,7 @@ from udfs.pure.price import (
 )
 from udfs.pure.rates import RESOURCE, Prices, capacity
 from udfs.pure.reject import reject
+from udfs.pure.versioned import Versioned
 from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED, WINDOW_MS, window_start
 
 Usage = Mapping[str, Mapping[str, float]]
@@ -60,7 +62,7 @@ RATE_DIGITS = Context(prec=28)
 
 
 @dataclass(frozen=True)
-class Known:
+class Known(Versioned):
     """What a resource's forgotten windows still say.
 
     metered: dimensions with telemetry. rates: of ``latest_rates`` by dimension, as of their end.
@@ -68,6 +70,84 @@ class Known:
 
     metered: frozenset[str] = frozenset()
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass
+class Progress(Versioned):
+    """How far the event time of a resource has come, where windows close. Times in ms.
+
+    A charge or a point of usage that is ahead of the others moves nothing on, and a charge's end never does: a month's
+    fee would be the end of the month.
+    """
+
+    horizon: Horizon = field(default_factory=Horizon)
+    closed_ms: int = 0  # start of the first open window
+    known: Known = field(default_factory=Known)
+
+    def take(self, time_ms: int, skew_ms: int) -> None:
+        """Something of a time came that hadn't before."""
+        self.horizon.take(time_ms, _slack(skew_ms))
+
+    def newest(self, skew_ms: int, clock_ms: int | None) -> int:
+        """The latest time that is believed; it stays. Never later than the clock, where there is one."""
+        newest_ms = self.horizon.newest(_slack(skew_ms), clock_ms)
+        self.horizon.confirm(newest_ms, _slack(skew_ms))
+        return newest_ms if clock_ms is None else min(newest_ms, clock_ms + skew_ms)
+
+
+def _slack(skew_ms: int) -> int:
+    """By how much the next time of a resource may be later than the last, where nothing is missing: usage is told by
+    window."""
+    return WINDOW_MS + skew_ms
+
+
+def tells_time(charge: Mapping[str, Any]) -> bool:
+    """Whether a charge is for use that was: commitments and fees may be charged ahead."""
+    return charge.get("charge_category") in (None, "Usage")
+
+
+def last_possible(
+    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+    charges: Iterable[Mapping[str, Any]],
+    skew_ms: int,
+    clock_ms: int | None,
+    known_ms: int = -1,
+) -> float:
+    """The latest time (ms) that use of a resource, or a charge for it, may have: later, its clock is wrong.
+
+    The engine's clock says so, if the resource's other times, or ``known_ms``, agree with it; without a clock, or where
+    it is behind them (a simulated future), nothing is too late. Old data read again has no clock to be compared with:
+    there what is ahead counts, and moves nothing on. A function of the set of events and the clock.
+    """
+    if clock_ms is None:
+        return math.inf
+    votes: dict[int, int] = defaultdict(int)
+    for _, windows in consumers:
+        votes[max(map(int, windows), default=0)] += 1
+    for charge in charges:
+        if tells_time(charge):
+            votes[charge["start_ms"]] += 1
+    believed_ms = max(known_ms, agreed(votes, _slack(skew_ms), clock_ms, known_ms))
+    return clock_ms + skew_ms if 0 <= believed_ms <= clock_ms + skew_ms else math.inf
+
+
+def ahead_charge(charge: Mapping[str, Any], skew_ms: int) -> str:
+    """A reject of a charge for use that has not been yet."""
+    reason = (
+        f"a charge for use at {utc(charge['start_ms'])}, more than {skew_ms // 60_000} min ahead of the clock: correct"
+        " its ChargePeriodStart, or deliver it when that has come"
+    )
+    return reject("focus_charges", reason, charge, charge["start_ms"])
+
+
+def ahead_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], skew_ms: int) -> str:
+    """A reject of usage in windows that have not begun yet."""
+    reason = (
+        f"usage more than {skew_ms // 60_000} min ahead of the clock: correct the clock of the host, or set clock.skew"
+        " higher"
+    )
+    record = {"consumer": consumer.split("\x1f"), "windows": windows}
+    return reject("otlp_metrics", reason, record, max(map(int, windows)))
 
 
 def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:

@@ -29,35 +29,71 @@ YOUTH_MINUTES = 3.0
 
 
 class Vocabulary:
-    """Names to small integers, and when each was last seen."""
+    """Names to small integers, and when each was last seen.
+
+    A name is forgotten by ``keep``, which numbers the others anew, or by ``release``, which leaves its number to the
+    next new name: whoever keeps rows by number resets that row.
+    """
+
+    # In place of a name that was released; no name in the field holds it.
+    NOBODY = "\x1f"
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.last_seen = np.zeros(0, np.int64)  # (names,) minute in ms
         self._ids: dict[str, int] = {}
+        self._free: list[int] = []  # numbers of nobody, descending
 
     def __len__(self) -> int:
+        """Numbers that are taken or were; the rows that a table needs."""
         return len(self.names)
 
     def get(self, name: str) -> int:
         """The id of ``name``, -1 where it isn't known."""
         return self._ids.get(name, -1)
 
-    def see(self, names: Iterable[str], minute_ms: int) -> None:
-        """Enter what is new of ``names``, in order of name, and note that they were all seen."""
+    def see(self, names: Iterable[str], minute_ms: int) -> list[int]:
+        """Enter what is new of ``names``, in order of name, and note that they were all seen.
+
+        returns: the numbers that a released name had and a new one has now.
+        """
         names = sorted(set(names))
-        new = [name for name in names if name not in self._ids]
-        for name in new:
-            self._ids[name] = len(self.names)
-            self.names.append(name)
+        reused = []
+        for name in names:
+            if name in self._ids:
+                continue
+            if self._free:
+                self._ids[name] = self._free.pop()
+                self.names[self._ids[name]] = name
+                reused.append(self._ids[name])
+            else:
+                self._ids[name] = len(self.names)
+                self.names.append(name)
         self.last_seen = grown(self.last_seen, len(self.names))
         self.last_seen[[self._ids[name] for name in names]] = minute_ms
+        return reused
+
+    def release(self, before_ms: int, most: int | None = None) -> np.ndarray:
+        """Forget the names last seen before a time, and of more than ``most`` the ones that were seen the longest ago;
+        their numbers, ascending."""
+        taken = np.array(sorted(self._ids.values()), int)
+        gone = set(taken[self.last_seen[taken] < before_ms].tolist())
+        if most is not None and len(taken) - len(gone) > most:
+            # By time, then by name: the numbers depend on the order in which names came.
+            oldest = sorted(set(taken.tolist()) - gone, key=lambda i: (self.last_seen[i], self.names[i]))
+            gone.update(oldest[: len(oldest) - most])
+        for i in gone:
+            del self._ids[self.names[i]]
+            self.names[i] = self.NOBODY
+        self._free = sorted({*self._free, *gone}, reverse=True)
+        return np.array(sorted(gone), int)
 
     def keep(self, kept: np.ndarray) -> None:
         """Forget all names but those at ``kept`` (ascending ids), and number them anew."""
         self.names = [self.names[i] for i in kept]
         self.last_seen = self.last_seen[kept]
-        self._ids = {name: i for i, name in enumerate(self.names)}
+        self._ids = {name: i for i, name in enumerate(self.names) if name != self.NOBODY}
+        self._free = [i for i, name in reversed(list(enumerate(self.names))) if name == self.NOBODY]
 
 
 def grown(column: np.ndarray, rows: int, fill: float = 0) -> np.ndarray:

@@ -93,6 +93,11 @@ class RuleDetector:
     """The streaming rule; all of its state, picklable."""
 
     MODEL_VERSION = "rule-1"
+    # Raise it where the state's attributes or their meaning change: with an older state the detector starts anew.
+    STATE_VERSION = 2
+
+    predictor: Any = None  # none is asked
+    pending: dict[int, Any] = {}  # no minute is told anew
 
     def __init__(self) -> None:
         self._baselines = Baselines()
@@ -152,6 +157,10 @@ class RuleDetector:
 
     def anew(self) -> list[MinuteResult]:
         """What a copy that is ``ahead`` says by now of the minutes that it has stepped, and would tell anew."""
+        return []
+
+    def due(self, minute_ms: int) -> list[int]:
+        """The minutes that the step of ``minute_ms`` will tell anew: they have to be in ``pending``."""
         return []
 
     def _take_over(self, minute_ms: int, copy: RuleDetector) -> None:

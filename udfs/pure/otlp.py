@@ -21,12 +21,12 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
 
 from udfs.pure import names, otlp_proto
+from udfs.pure.cache import cached
 from udfs.pure.reject import RejectedRecord, reject, shown
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
@@ -40,8 +40,9 @@ MAX_TIME_NS = 4_102_444_800_000_000_000  # 2100-01-01
 
 # Span names are a dimension of the detector's state: ids are taken out and the rest is cut here.
 OPERATION_MAX_CHARS = 200
-OPERATION_CACHE_SIZE = 1 << 16
-RESOURCE_CACHE_SIZE = 1 << 12
+# Longer ones are read each time: so the caches hold 30 MB and 20 MB at most.
+OPERATION_CACHE_SIZE, OPERATION_CACHE_CHARS = 1 << 16, 256
+RESOURCE_CACHE_SIZE, RESOURCE_CACHE_CHARS = 1 << 12, 4096
 
 # Between the parts of a usage key and of a series' identity; no name in the field holds it.
 SEPARATOR = "\x1f"
@@ -389,7 +390,7 @@ def _resource(resource: object) -> _Resource:
         return _read_resource(pairs)
 
 
-@lru_cache(maxsize=RESOURCE_CACHE_SIZE)
+@cached(RESOURCE_CACHE_SIZE, RESOURCE_CACHE_CHARS)
 def _cached_resource(pairs: bytes) -> _Resource:
     return _read_resource(orjson.loads(pairs))
 
@@ -474,7 +475,7 @@ _OPERATION_IDS = re.compile(
 _QUERY_STRING = re.compile(r"\?[^\s?]*=\S*")
 
 
-@lru_cache(maxsize=OPERATION_CACHE_SIZE)
+@cached(OPERATION_CACHE_SIZE, OPERATION_CACHE_CHARS)
 def operation_name(span_name: str) -> str:
     """The span's name without ids and query string, so that its cardinality stays bounded.
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
 
 from udfs.pure import tokens as t
 from udfs.pure.tokens import Tokens, batches
+
+_log = logging.getLogger(__name__)
 
 # The model that comes with the job.
 DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -118,21 +121,23 @@ class MaskedSpanModel:
         try:
             data, card = path.read_bytes(), orjson.loads(card_path.read_bytes())
         except OSError as error:
-            raise ModelError(f"model {path}: {error.strerror.lower()}: {error.filename}") from None
+            raise ModelError(f"model {path}: {(error.strerror or str(error)).lower()}: {error.filename}") from None
         except orjson.JSONDecodeError:
             raise ModelError(f"model {path}: its card {card_path} is not JSON") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != card.get("sha256"):
-            raise ModelError(f"model {path}: sha256 is {found}, its card says {card.get('sha256')}")
-        if card["inputs"] != schema():
-            raise ModelError(f"model {path}: made for other tokens than this version's; train it anew")
+        _check(path, card, hashlib.sha256(data).hexdigest())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-        self.card = card
+        self.card: dict[str, Any] = card
         self.version: str = card["version"]
         self.names = {name: place for place, name in enumerate(card["vocabulary"], 1)}
+        # ONNX Runtime has an exception of its own for each kind of wrong file.
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+            self.predict(_trial(len(self.names)))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"model {path}: is no ONNX model of these inputs: {reason}; train it anew") from None
 
     def predict(self, tokens: Tokens) -> Prediction:
         spans = len(tokens.known)
@@ -155,9 +160,64 @@ class MaskedSpanModel:
         return self._session.run(None, inputs)
 
 
+def _check(path: Path, card: object, digest: str) -> None:
+    """Raises:
+    ModelError: the card is not one of a model with this SHA-256."""
+    if not isinstance(card, dict):
+        raise ModelError(f"model {path}: its card is no JSON object")
+    if digest != card.get("sha256"):
+        raise ModelError(f"model {path}: sha256 is {digest}, its card says {card.get('sha256')}")
+    if card.get("inputs") != schema():
+        raise ModelError(f"model {path}: made for other tokens than this version's; train it anew")
+    if not isinstance(card.get("version"), str) or not card["version"]:
+        raise ModelError(f"model {path}: its card has no version: {card.get('version')!r} must be text")
+    names = card.get("vocabulary")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"model {path}: its card has no vocabulary: it must be a list of names")
+
+
+def _trial(name: int) -> Tokens:
+    """A trace of two spans, the second one of the operation with this number: what a model has to be able to judge."""
+    return Tokens(
+        name=np.array([0, name]),
+        known=np.zeros((2, len(t.KNOWN)), np.float32),
+        excuse=np.zeros((2, len(t.EXCUSES)), np.float32),
+        reals=np.zeros((2, len(t.REALS)), np.float32),
+        reals_seen=np.ones((2, len(t.REALS)), bool),
+        bits=np.zeros((2, len(t.BITS)), bool),
+        bits_seen=np.ones((2, len(t.BITS)), bool),
+        parent=np.array([-1, 0]),
+        service=np.array([0, 1]),
+        is_again=np.zeros(2, bool),
+        lengths=np.array([2]),
+    )
+
+
 def schema() -> dict[str, list[str]]:
     """What a model's inputs and outputs mean, in their order: models of one schema are interchangeable."""
     return {"known": list(t.KNOWN), "reals": list(t.REALS), "bits": list(t.BITS), "excuses": list(t.EXCUSES)}
+
+
+def effective_from_ms(card: Mapping[str, Any]) -> int:
+    """From when on a model is in force, in ms; 0 = always. A time without a zone is UTC.
+
+    Raises:
+        ValueError: it is no ISO time.
+    """
+    since = card.get("effective_from")
+    if since is None or since == "":
+        return 0
+    if not isinstance(since, str):
+        raise ValueError(f"effective_from {since!r} is no ISO time, as 2025-03-03T00:10:00Z")
+    try:
+        time = datetime.fromisoformat(since)
+        return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(f"effective_from {since!r} is no ISO time, as 2025-03-03T00:10:00Z") from None
+
+
+# A card's path, and when it and its model were last changed, in ns.
+_Card = tuple[str, int, int]
 
 
 class Models:
@@ -165,7 +225,7 @@ class Models:
 
     Which one judges a minute is a function of event time, so that every replay takes the change at the same
     point. Files that come while the job runs are taken up at the next minute; of a set of three, the card is
-    to be written last.
+    to be written last. One that can't be used is left out, and ``left_out`` and the log say why.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -175,8 +235,8 @@ class Models:
             ModelError: a model can't be used, or none is in force from the beginning.
         """
         self._directory = directory
-        self._loaded: dict[tuple[str, int], tuple[int, MaskedSpanModel]] = {}
-        self.problem = ""  # why a file that came later was left out
+        self._loaded: dict[_Card, tuple[int, MaskedSpanModel]] = {}
+        self.left_out: dict[_Card, str] = {}  # of files that came later: why they are not used
         cards = self._cards()
         if not cards:
             raise ModelError(f"models {directory}: no *.onnx with its card (*.onnx.json)")
@@ -185,17 +245,24 @@ class Models:
         if min(since for since, _ in self._loaded.values()) > 0:
             raise ModelError(f"models {directory}: every card has an effective_from, one must be without")
 
-    def _cards(self) -> list[tuple[str, int]]:
-        """(path, time of its last change) of every card, by name."""
-        return sorted((str(p), p.stat().st_mtime_ns) for p in self._directory.glob("*.onnx.json"))
+    def _cards(self) -> list[_Card]:
+        """Every card, by name."""
+        found = []
+        for path in sorted(self._directory.glob("*.onnx.json")):
+            model = path.with_suffix("")
+            try:
+                model_changed = model.stat().st_mtime_ns if model.exists() else 0
+                found.append((str(path), path.stat().st_mtime_ns, model_changed))
+            except OSError:  # it went away meanwhile
+                continue
+        return found
 
-    def _load(self, card: tuple[str, int]) -> None:
+    def _load(self, card: _Card) -> None:
         model = MaskedSpanModel(Path(card[0].removesuffix(".json")))
-        since = model.card.get("effective_from")
         try:
-            since_ms = int(datetime.fromisoformat(since).timestamp() * 1000) if since else 0
-        except ValueError:
-            raise ModelError(f"model {card[0]}: effective_from {since} is no ISO time") from None
+            since_ms = effective_from_ms(model.card)
+        except ValueError as error:
+            raise ModelError(f"model {card[0]}: {error}") from None
         self._loaded[card] = (since_ms, model)
 
     def at(self, minute_ms: int) -> MaskedSpanModel:
@@ -204,12 +271,23 @@ class Models:
         for gone in self._loaded.keys() - set(cards):
             if len(self._loaded) > 1:
                 del self._loaded[gone]
-        for new in [card for card in cards if card not in self._loaded]:
+        self.left_out = {card: reason for card, reason in self.left_out.items() if card in cards}
+        for new in [card for card in cards if card not in self._loaded and card not in self.left_out]:
             try:
                 self._load(new)
-            except (ModelError, OSError, KeyError) as error:
-                self.problem = str(error)
+            except ModelError as error:
+                self.left_out[new] = str(error)
+                _log.warning("a model is left out: %s", error)
         begun = [(since, card, model) for card, (since, model) in self._loaded.items() if since <= minute_ms]
         if not begun:
             begun = [(since, card, model) for card, (since, model) in self._loaded.items()]
         return max(begun, key=lambda one: one[:2])[2]
+
+
+class NoModels:
+    """In place of ``Models`` where the detector asks none."""
+
+    left_out: Mapping[_Card, str] = {}
+
+    def at(self, minute_ms: int) -> None:
+        """No model is ever in force."""
