@@ -556,7 +556,8 @@ class MetricWriter:
             return
         by_node: dict[str, list[Pod]] = defaultdict(list)
         for pod in pods:
-            by_node[pod.node.name].append(pod)
+            if pod.is_running:
+                by_node[pod.node.name].append(pod)
         now_ms = self._start_ms + (minute + 1) * MINUTE_MS
         for name in sorted(by_node, key=self._nodes.__getitem__):
             # Each node's agent has its own phase within the first seconds of the minute; nothing is

@@ -322,20 +322,20 @@ def _schedule(
         for _ in range(_poisson(per_day * config.minutes / MINUTES_PER_DAY, rng))
     ]
     events = sorted(events + [(minute, "release") for minute in releases])
-    wanted = dict(scalings)
-    events = sorted([*events, *((minute, "scale") for minute in wanted)], key=lambda event: event[0])
+    replicas = dict(scalings)
+    events = sorted([*events, *((minute, "scale") for minute in replicas)], key=lambda event: event[0])
     rolled_out = 0
     for minute, kind in events:
         running = [slot for slot in service.slots if current[slot].is_running]
         if kind == "scale":
-            # The autoscaler keeps its hands off a rollout; it looks again.
-            for slot in service.slots if minute >= rolled_out else ():
-                is_wanted = slot - service.first_slot < wanted[minute]
-                if is_wanted != current[slot].is_running:
-                    current[slot] = (
-                        start(slot, minute, replicaset) if is_wanted else replace(current[slot], is_running=False)
-                    )
-                    placement.changes.setdefault(minute, []).append(current[slot])
+            if minute < rolled_out:
+                continue  # the autoscaler keeps its hands off a rollout; it looks again
+            wanted = service.slots[: replicas[minute]]
+            for slot in sorted({*wanted} ^ {*running}):
+                current[slot] = (
+                    start(slot, minute, replicaset) if slot in wanted else replace(current[slot], is_running=False)
+                )
+                placement.changes.setdefault(minute, []).append(current[slot])
             continue
         if kind == "restart":
             slot = rng.choice(running)
