@@ -82,6 +82,8 @@ class Node:
 
     def clock_error_ns(self, time_ms: float) -> int:
         """What its clock is ahead by; time_ms: since the world's start."""
+        if not self.clock_ms:
+            return 0
         angle = 2 * math.pi * (time_ms / 3_600_000 / self.clock_hours + self.clock_phase)
         return int(self.clock_ms * math.sin(angle) * 1e6)
 
