@@ -156,8 +156,6 @@ def test_each_seed_has_knobs_of_its_own_within_their_priors():
         values = [getattr(noise, knob.name) for noise in drawn]
         assert len(set(values)) > 1, knob.name
         assert min(values) >= 0, knob.name
-        if knob.name not in ("leak_per_day", "zones"):
-            assert type(knob.default) is type(values[0]) or {int, float} == {type(knob.default), type(values[0])}
     assert Noise.of(replace(SMALL, noise=WIDE)) == Noise.drawn(SMALL.seed)
     assert Noise.of(SMALL) == Noise(SMALL.seed)
 
