@@ -39,6 +39,9 @@ BILLINGS = ("metered", "machine", "mixed")
 # Kinds that occur, in equal weights, where none are named.
 MIXES = {"source": KINDS, "faint": KINDS, "novel": NOVEL_KINDS}
 
+PLAIN, WIDE = "plain", "wide"
+NOISES = (PLAIN, WIDE)
+
 STORM, DEPLOY = "storm", "deploy"
 CASES = (STORM, DEPLOY)
 # Begin and end of a storm, and the two times of new releases, as shares of the world's length.
@@ -71,6 +74,7 @@ class Config:
     case: str | None = None  # one lasting fault, or benign change alone, in place of the episodes
     severity: float = 1.0  # exponent on every fault's factor: 1 as drawn, 0.5 faint, 2 drastic
     billing: str = "mixed"
+    noise: str = PLAIN  # what is nobody's fault: as it always was, or drawn from wide priors
     start: datetime = datetime(2025, 3, 3, tzinfo=UTC)
     warm_up_hours: float | None = None
     metrics_interval_s: int = 60
@@ -90,6 +94,8 @@ class Config:
             raise UsageError(f"--metrics-interval-s {self.metrics_interval_s} is not whole minutes of 60 to 900")
         if self.billing not in BILLINGS:
             raise UsageError(f"--billing {self.billing} is none of {', '.join(BILLINGS)}")
+        if self.noise not in NOISES:
+            raise UsageError(f"--noise {self.noise} is none of {', '.join(NOISES)}")
         if self.mix not in MIXES:
             raise UsageError(f"--mix {self.mix} is none of {', '.join(MIXES)}")
         if self.case not in (None, *CASES):
@@ -194,6 +200,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     )
     add("--severity", type=float, default=1.0, help="exponent on the faults' factors")
     add("--billing", default="mixed", help="metered, machine or mixed")
+    add(
+        "--noise",
+        default=PLAIN,
+        help="plain: mild; wide: memory, instrumentation, times, load, errors and benign change"
+        " drawn from wide priors by the seed",
+    )
     add("--start", default="2025-03-03T00:00Z", help="ISO time at a full hour")
     add(
         "--warm-up-hours",
@@ -214,6 +226,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
         case=found.case,
         severity=found.severity,
         billing=found.billing,
+        noise=found.noise,
         start=_start(found.start),
         warm_up_hours=found.warm_up_hours,
         metrics_interval_s=found.metrics_interval_s,

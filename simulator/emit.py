@@ -21,11 +21,14 @@ import orjson
 from faker import Faker
 
 from simulator.config import MINUTE_MS, Config
+from simulator.instrumentation import PEER_KEYS, Instrumentation
 from simulator.keyed import key_of, mix, unit
+from simulator.noise import Noise
 from simulator.placement import MACHINE, Placement, Pod
 from simulator.requests import (
     CLIENT,
     INTERNAL,
+    NOT_FOUND,
     OK,
     SERVER,
     TIMEOUT,
@@ -58,19 +61,22 @@ _KINDS = {
     (CLIENT, QUEUE): 4,
     (CLIENT, DB): 3,
 }
+_INTERNAL_KIND = 1
 _KIND_NAMES = {
+    1: "SPAN_KIND_INTERNAL",
     2: "SPAN_KIND_SERVER",
     3: "SPAN_KIND_CLIENT",
     4: "SPAN_KIND_PRODUCER",
     5: "SPAN_KIND_CONSUMER",
 }
-_SERVER_STATUS = {OK: 200, INTERNAL: 500, UPSTREAM: 502}
+_SERVER_STATUS = {OK: 200, INTERNAL: 500, UPSTREAM: 502, NOT_FOUND: 404}
 _ERROR_TYPE = {UNAVAILABLE: "connection_refused", TIMEOUT: "timeout"}
 _MESSAGES = {
     INTERNAL: "internal server error",
     UPSTREAM: "bad gateway",
     UNAVAILABLE: "connect: connection refused",
     TIMEOUT: "deadline exceeded",
+    NOT_FOUND: "not found",
 }
 _DATABASE_MESSAGE = "deadlock detected, transaction aborted"
 
@@ -94,6 +100,11 @@ _CPU_METRICS = (
 
 def _json(value: object) -> str:
     return orjson.dumps(value).decode()
+
+
+def inner_id(own_id: str) -> str:
+    """The id of the internal span below a span."""
+    return f"{mix(int(own_id, 16)):016x}"
 
 
 def _attribute(key: str, value: str | int) -> str:
@@ -235,6 +246,7 @@ class SpanWriter:
     def __init__(
         self,
         config: Config,
+        noise: Noise,
         topology: Topology,
         placement: Placement,
         resources: Resources,
@@ -251,7 +263,7 @@ class SpanWriter:
         self._spans, self._records = _Batches(order), _Batches(order)
         # Emitters differ from world to world.
         self._enum_names = rng.random() < 0.3
-        self._peer_key = rng.choice(("peer.service", "server.address"))
+        self._how = Instrumentation(noise, topology, rng.choice(PEER_KEYS))
         self._bare_clients = rng.random() < 0.25  # client spans named by the method alone
         faker = Faker("en_US")
         faker.seed_instance(key_of(config.seed, "people"))
@@ -270,40 +282,90 @@ class SpanWriter:
         hexes: str,
         arrival_ms: float,
         pods: list[Pod],
-    ) -> None:
-        """All spans of one request, and its logs. arrival_ms: since the world's start."""
+    ) -> int:
+        """All spans of one request that are emitted, and its logs; how many these spans are.
+
+        arrival_ms: since the world's start.
+        """
         trace_id = hexes[:32]
         first_ns = self._start_ns + int(arrival_ms * _NS_PER_MS)
-        number = endpoint.index
+        number, how, count = endpoint.index, self._how, 0
         for span in request.spans:
             site, path, role, slot, start, end, outcome = span
-            index = site.index
-            own_id = span_id(key, hexes, index, path, role)
-            parent = parent_of(span)
-            parent_id = span_id(key, hexes, *parent) if parent else ""
-            head = self._heads.get((number, index, role)) or self._head(number, site, role)
-            tail = self._tails.get((number, index, role, outcome)) or self._tail(number, site, role, outcome)
-            details = "" if parent else self._details(key)
+            if not how.emits(number, site, role):
+                continue
+            own_id = span_id(key, hexes, site.index, path, role)
+            if how.loses(own_id):
+                continue
+            count += 1
             pod = pods[slot]
+            style = how.styles[pod.service.index]
+            parent_id, links = self._ancestry(endpoint, span, key, hexes, own_id)
+            head = self._heads.get((number, site.index, role)) or self._head(number, site, role)
+            tail = self._tails.get((number, site.index, role, outcome)) or self._tail(number, site, role, outcome)
+            details = "" if site.parent else self._details(key)
+            here_ns = first_ns + pod.node.clock_error_ns(arrival_ms)
+            start_ns, end_ns = here_ns + int(start * _NS_PER_MS), here_ns + int(end * _NS_PER_MS)
             self._spans.add(
                 arrival_ms + end,
                 pod,
                 (
                     f'{{"traceId":"{trace_id}","spanId":"{own_id}","parentSpanId":"{parent_id}",{head}'
-                    f'"startTimeUnixNano":"{first_ns + int(start * _NS_PER_MS)}",'
-                    f'"endTimeUnixNano":"{first_ns + int(end * _NS_PER_MS)}",'
+                    f'"startTimeUnixNano":"{start_ns - start_ns % style.tick_ns}",'
+                    f'"endTimeUnixNano":"{end_ns - end_ns % style.tick_ns}",{links}'
                     f'"attributes":[{details}{tail}}}'
                 ),
             )
-            if outcome:
+            if role == SERVER and (inner := how.inner.get(site.operation)):
+                count += 1
+                begin_ns = start_ns + int((end_ns - start_ns) * inner.begin)
+                ready_ns = start_ns + int((end_ns - start_ns) * inner.end)
+                kind = self._kind(_INTERNAL_KIND) if style.has_kinds else ""
+                self._spans.add(
+                    arrival_ms + end,
+                    pod,
+                    (
+                        f'{{"traceId":"{trace_id}","spanId":"{inner_id(own_id)}","parentSpanId":"{own_id}",'
+                        f'"name":"{inner.name}",{kind}'
+                        f'"startTimeUnixNano":"{begin_ns - begin_ns % style.tick_ns}",'
+                        f'"endTimeUnixNano":"{ready_ns - ready_ns % style.tick_ns}",'
+                        f'"attributes":[],"status":{{}}}}'
+                    ),
+                )
+            if outcome and outcome != NOT_FOUND:
                 self._log_failure(span, trace_id, own_id, arrival_ms + end, pod)
         for span in request.swallowed:
-            own_id = span_id(key, hexes, span.site.index, span.path, span.role)
-            self._log_failure(span, trace_id, own_id, arrival_ms + span.end_ms, pods[span.slot])
-        self.span_count += len(request.spans)
+            if how.emits(number, span.site, span.role):
+                own_id = span_id(key, hexes, span.site.index, span.path, span.role)
+                self._log_failure(span, trace_id, own_id, arrival_ms + span.end_ms, pods[span.slot])
+        self.span_count += count
         chance = unit(mix(key ^ self._seed))
-        if chance < _CHATTER_RATE:
-            self._chat(request, key, hexes, arrival_ms, pods, chance / _CHATTER_RATE)
+        if count and chance < _CHATTER_RATE:
+            self._chat(endpoint, request, key, hexes, arrival_ms, pods, chance / _CHATTER_RATE)
+        return count
+
+    def _ancestry(self, endpoint: Endpoint, span: Span, key: int, hexes: str, own_id: str) -> tuple[str, str]:
+        """(id of the parent, links as JSON) of a span: the nearest span above it that is emitted."""
+        how, site, links = self._how, span.site, ""
+        parent = parent_of(span)
+        while parent and not how.emits(endpoint.index, above := endpoint.sites[parent[0]], parent[2]):
+            parent = parent_of((above, *parent[1:]))
+        if not parent:
+            return "", ""
+        parent_id = span_id(key, hexes, *parent)
+        if parent[2] == SERVER:
+            inner = how.inner.get(endpoint.sites[parent[0]].operation)
+            if inner and inner.holds_calls:
+                parent_id = inner_id(parent_id)
+        if how.orphans(own_id):
+            parent_id = inner_id(inner_id(own_id))  # an id that no span has
+        if span.role == SERVER and site.transport == QUEUE:
+            style = how.styles[site.service_index]
+            if style.has_links:
+                links = f'"links":[{{"traceId":"{hexes[:32]}","spanId":"{parent_id}"}}],'
+            if not style.has_parents:
+                parent_id = ""
+        return parent_id, links
 
     def flush(self, until_ms: float) -> None:
         """Export what no later request can add to. until_ms: since the world's start."""
@@ -332,14 +394,19 @@ class SpanWriter:
             name = operation.method
         else:
             name = f"{operation.method} {operation.name}"
-        kind = _KINDS[role, site.transport]
-        shown = f'"{_KIND_NAMES[kind]}"' if self._enum_names else kind
-        head = self._heads[number, site.index, role] = f'"name":{_json(name)},"kind":{shown},'
+        kind = self._kind(_KINDS[role, site.transport]) if self._how.style(site, role).has_kinds else ""
+        head = self._heads[number, site.index, role] = f'"name":{_json(name)},{kind}'
         return head
+
+    def _kind(self, kind: int) -> str:
+        return f'"kind":"{_KIND_NAMES[kind]}",' if self._enum_names else f'"kind":{kind},'
 
     def _tail(self, number: int, site: Site, role: int, outcome: int) -> str:
         operation = site.operation
         peer = site.service.name
+        style = self._how.style(site, role)
+        # A client's error is none of the server's.
+        is_error = style.has_statuses and bool(outcome) and (outcome, role) != (NOT_FOUND, SERVER)
         if site.transport == DB:
             pairs = [
                 _attribute("db.system", site.service.database),
@@ -360,12 +427,12 @@ class SpanWriter:
             if role == SERVER:
                 pairs.append(_attribute("http.route", operation.name))
             else:
-                pairs.append(_attribute(self._peer_key, peer))
-            if outcome in _SERVER_STATUS:
+                pairs.append(_attribute(style.peer_key, peer))
+            if outcome in _SERVER_STATUS and style.has_statuses:
                 code = _SERVER_STATUS[outcome]
                 pairs.append(_attribute("http.response.status_code", code))
         message = _DATABASE_MESSAGE if site.transport == DB else _MESSAGES.get(outcome, "")
-        if outcome:
+        if is_error:
             pairs.append(_attribute("error.type", self._error_type(site, outcome)))
             code = '"STATUS_CODE_ERROR"' if self._enum_names else 2
             status = f'{{"code":{code},"message":{_json(message)}}}'
@@ -403,6 +470,7 @@ class SpanWriter:
 
     def _chat(
         self,
+        endpoint: Endpoint,
         request: Request,
         key: int,
         hexes: str,
@@ -410,7 +478,8 @@ class SpanWriter:
         pods: list[Pod],
         draw: float,
     ) -> None:
-        served = [span for span in request.spans if span.role == SERVER]
+        emits = self._how.emits
+        served = [span for span in request.spans if span.role == SERVER and emits(endpoint.index, span.site, SERVER)]
         site, path, role, slot, start, *_ = served[int(draw * len(served))]
         level, text, body = _CHATTER[mix(key) % len(_CHATTER)]
         own_id = span_id(key, hexes, site.index, path, role)
@@ -487,7 +556,8 @@ class MetricWriter:
             return
         by_node: dict[str, list[Pod]] = defaultdict(list)
         for pod in pods:
-            by_node[pod.node.name].append(pod)
+            if pod.is_running:
+                by_node[pod.node.name].append(pod)
         now_ms = self._start_ms + (minute + 1) * MINUTE_MS
         for name in sorted(by_node, key=self._nodes.__getitem__):
             # Each node's agent has its own phase within the first seconds of the minute; nothing is

@@ -13,10 +13,13 @@ import math
 import random
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from simulator.config import DEPLOY, MINUTES_PER_DAY, RELEASE_SHARES, Config
-from simulator.topology import Service, Topology
+from simulator.noise import Noise
+from simulator.topology import Operation, Service, Step, Topology
 
 METERED, MACHINE = "metered", "machine"
 
@@ -34,6 +37,20 @@ _RESTARTS_PER_DAY = 0.1
 _RELEASED_MIN = 4
 _RELEASED_SHARE = 0.2
 _RELEASE_FACTOR = (0.6, 1.8)
+
+# A deploy that changes the code makes an operation slower or faster by at most this.
+_REWORK_FACTOR = 1.3
+
+# The autoscaler looks this often, and takes pods away only if none of its last looks wants them.
+_SCALER_MINUTES = 5
+_SCALER_LOOKS = 3
+# Pods that it wants: the load's share of the usual peak, by about this factor.
+_SCALER_HEADROOM = (0.9, 1.4)
+
+# Clocks drift to and fro within such times.
+_CLOCK_HOURS = (2.0, 12.0)
+# Pods on one node reach each other faster than over the wire.
+_SAME_NODE_FACTOR = 0.5
 
 _REPLICASET_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, without vowels
 
@@ -57,11 +74,23 @@ class Node:
     name: str
     host_id: str
     billed: Billed
+    index: int = 0  # among all nodes
+    gaps: list[float] = field(default_factory=list)  # by node: factor on the network's time
+    clock_ms: float = 0.0  # by which its clock is wrong at most
+    clock_hours: float = 1.0  # period of its drift
+    clock_phase: float = 0.0
+
+    def clock_error_ns(self, time_ms: float) -> int:
+        """What its clock is ahead by; time_ms: since the world's start."""
+        if not self.clock_ms:
+            return 0
+        angle = 2 * math.pi * (time_ms / 3_600_000 / self.clock_hours + self.clock_phase)
+        return int(self.clock_ms * math.sin(angle) * 1e6)
 
 
 @dataclass(eq=False)
 class Pod:
-    """One life of a replica: from a deploy to the next."""
+    """One life of a replica: from a deploy, or a start by the autoscaler, to the next change."""
 
     slot: int
     service: Service
@@ -73,6 +102,9 @@ class Pod:
     slow: float  # factor of this release on own time
     heavy: float  # factor of this release on cpu
     started_minute: int  # when its counters were last at zero
+    is_running: bool = True  # False: the autoscaler has stopped it
+    tempo: Mapping[Operation, float] = field(default_factory=dict)  # factors of this release
+    dropped: frozenset[Step] = frozenset()  # calls that this release does not make
 
 
 @dataclass(eq=False)
@@ -85,15 +117,18 @@ class Placement:
     cluster: str
     billed: list[Billed]
     pods: list[Pod]  # of minute 0, by slot
-    changes: dict[int, list[Pod]]  # minute -> pods that start then, or start anew
+    changes: dict[int, list[Pod]]  # minute -> pods that start then, start anew, or are stopped
 
     @property
     def nodes(self) -> list[Node]:
         return [node for billed in self.billed for node in billed.nodes]
 
 
-def build(config: Config, topology: Topology, namespace: str) -> Placement:
-    """Nodes, pods and their changes: a function of the config, not of any fault."""
+def build(config: Config, topology: Topology, namespace: str, noise: Noise, load: np.ndarray) -> Placement:
+    """Nodes, pods and their changes: a function of the config, not of any fault.
+
+    load: (minutes,) requests expected, as a share of the usual peak.
+    """
     rng = random.Random(f"placement/{config.seed}/{config.services}/{config.billing}")
     provider = rng.choice(PROVIDERS)
     region = {"aws": "us-east-1", "gcp": "us-central1", "azure": "eastus"}[provider]
@@ -118,6 +153,7 @@ def build(config: Config, topology: Topology, namespace: str) -> Placement:
         nodes = _billed(placement, MACHINE, _MACHINES_PER_POOL, rng).nodes
         homes |= {service.index: nodes for service in pooled[number::pools]}
 
+    _set_apart(placement.nodes, noise)
     releases = _releases(config, topology)
     for service in topology.services:
         _schedule(
@@ -127,6 +163,8 @@ def build(config: Config, topology: Topology, namespace: str) -> Placement:
             homes[service.index],
             namespace,
             releases.get(service.index, {}),
+            _scalings(service, load, noise),
+            noise,
             rng,
         )
     for pods in placement.changes.values():
@@ -146,6 +184,32 @@ def _releases(config: Config, topology: Topology) -> dict[int, dict[int, float]]
                 factor = math.exp(rng.uniform(*map(math.log, _RELEASE_FACTOR)))
                 releases.setdefault(service.index, {})[round(share * config.minutes)] = factor
     return releases
+
+
+def _set_apart(nodes: list[Node], noise: Noise) -> None:
+    """Give nodes their places and clocks: near and far, right and wrong."""
+    zones = [int(noise.uniform(0, noise.zones, "zone", node.name)) for node in nodes]
+    for index, node in enumerate(nodes):
+        node.index = index
+        node.gaps = [
+            (_SAME_NODE_FACTOR if noise.zones > 1 and other is node else 1.0)
+            * (noise.far_factor if zones[index] != zone else 1.0)
+            * noise.spread(noise.pair_spread, "pair", *sorted((node.name, other.name)))
+            for other, zone in zip(nodes, zones)
+        ]
+        node.clock_ms = noise.clock_ms * noise.normal("clock", node.name)
+        node.clock_hours = noise.log_uniform(*_CLOCK_HOURS, "clock hours", node.name)
+        node.clock_phase = noise.unit("clock phase", node.name)
+
+
+def _scalings(service: Service, load: np.ndarray, noise: Noise) -> list[tuple[int, int]]:
+    """[(minute, replicas)] that the autoscaler wants, at each of its looks; empty without one."""
+    if not noise.is_among(noise.autoscaled, "autoscaled", service.name):
+        return []
+    per_peak = service.replicas * noise.uniform(*_SCALER_HEADROOM, "headroom", service.name)
+    looks = range(int(noise.uniform(1, _SCALER_MINUTES, "look", service.name)), len(load), _SCALER_MINUTES)
+    wanted = [min(max(math.ceil(per_peak * load[minute]), 1), service.replicas) for minute in looks]
+    return [(minute, max(wanted[max(0, n + 1 - _SCALER_LOOKS) : n + 1])) for n, minute in enumerate(looks)]
 
 
 def _account(provider: str, rng: random.Random) -> str:
@@ -213,45 +277,71 @@ def _schedule(
     nodes: list[Node],
     namespace: str,
     releases: Mapping[int, float],
+    scalings: list[tuple[int, int]],
+    noise: Noise,
     rng: random.Random,
 ) -> None:
-    """All pods that ``service`` ever has: first release, then deploys and restarts.
+    """All pods that ``service`` ever has: first release, then deploys, restarts and scalings.
 
-    releases: deploys at given minutes, with their factor on own time and cpu.
+    releases: deploys at given minutes, with their factor on own time and cpu. scalings: minutes,
+    with the replicas wanted.
     """
     release = [rng.randrange(1, 5), rng.randrange(20), rng.randrange(10)]
     slow, heavy = 1.0, 1.0
+    tempo: dict[Operation, float] = {}
+    dropped: frozenset[Step] = frozenset()
 
     def start(slot: int, minute: int, replicaset: str) -> Pod:
         suffix = "".join(rng.choices(_REPLICASET_ALPHABET, k=5))
+        name = f"{service.name}-{replicaset}-{suffix}"
         return Pod(
             slot=slot,
             service=service,
-            name=f"{service.name}-{replicaset}-{suffix}",
+            name=name,
             uid=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
             namespace=namespace,
             node=rng.choice(nodes),
             version=".".join(map(str, release)),
-            slow=slow,
+            slow=slow * noise.spread(noise.replica_spread, "replica", name),
             heavy=heavy,
             started_minute=minute,
+            tempo=tempo,
+            dropped=dropped,
         )
 
+    if noise.is_among(noise.reworked, "call to come", service.name):
+        tempo, dropped = _rework(service, tempo, dropped, noise, 0)
     replicaset = _hex(rng, 10)
     # Everything has been running for a while when the world begins.
     current = {slot: start(slot, -rng.randrange(60, 5000), replicaset) for slot in service.slots}
     placement.pods += [current[slot] for slot in service.slots]
     events = [
         (rng.randrange(1, config.minutes), kind)
-        for kind, per_day in (("deploy", _DEPLOYS_PER_DAY), ("restart", _RESTARTS_PER_DAY))
+        for kind, per_day in (
+            ("deploy", _DEPLOYS_PER_DAY * noise.deploys),
+            ("restart", _RESTARTS_PER_DAY * noise.restarts),
+        )
         for _ in range(_poisson(per_day * config.minutes / MINUTES_PER_DAY, rng))
     ]
     events = sorted(events + [(minute, "release") for minute in releases])
+    replicas = dict(scalings)
+    events = sorted([*events, *((minute, "scale") for minute in replicas)], key=lambda event: event[0])
+    rolled_out = 0
     for minute, kind in events:
+        running = [slot for slot in service.slots if current[slot].is_running]
+        if kind == "scale":
+            if minute < rolled_out:
+                continue  # the autoscaler keeps its hands off a rollout; it looks again
+            wanted = service.slots[: replicas[minute]]
+            for slot in sorted({*wanted} ^ {*running}):
+                current[slot] = (
+                    start(slot, minute, replicaset) if slot in wanted else replace(current[slot], is_running=False)
+                )
+                placement.changes.setdefault(minute, []).append(current[slot])
+            continue
         if kind == "restart":
-            slot = rng.choice(list(service.slots))
-            old = current[slot]
-            current[slot] = Pod(**{**vars(old), "started_minute": minute})
+            slot = rng.choice(running)
+            current[slot] = replace(current[slot], started_minute=minute)
             placement.changes.setdefault(minute, []).append(current[slot])
             continue
         release[1:] = [release[1] + 1, 0] if rng.random() < 0.3 else [release[1], release[2] + 1]
@@ -261,10 +351,25 @@ def _schedule(
         else:
             slow *= rng.lognormvariate(0, 0.06)
             heavy *= rng.lognormvariate(0, 0.06)
+        if noise.is_among(noise.reworked, "rework", service.name, minute):
+            tempo, dropped = _rework(service, tempo, dropped, noise, minute)
         replicaset = _hex(rng, 10)
-        for number, slot in enumerate(service.slots):  # rolling: a replica a minute
+        rolled_out = minute + len(running)
+        for number, slot in enumerate(running):  # rolling: a replica a minute
             current[slot] = start(slot, minute + number, replicaset)
             placement.changes.setdefault(minute + number, []).append(current[slot])
+
+
+def _rework(
+    service: Service, tempo: Mapping[Operation, float], dropped: frozenset[Step], noise: Noise, minute: int
+) -> tuple[dict[Operation, float], frozenset[Step]]:
+    """(factors, calls not made) of the next release: one call comes or goes, or one time changes."""
+    rng = random.Random(f"rework/{noise.seed}/{service.name}/{minute}")
+    steps = [step for operation in service.operations for step in operation.steps]
+    if steps and rng.random() < 0.5:
+        return dict(tempo), dropped ^ {rng.choice(steps)}
+    edge = math.log(_REWORK_FACTOR)
+    return {**tempo, rng.choice(service.operations): math.exp(rng.uniform(-edge, edge))}, dropped
 
 
 def _poisson(mean: float, rng: random.Random) -> int:

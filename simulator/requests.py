@@ -35,22 +35,27 @@ from simulator.keyed import (
     unit,
     unit_array,
 )
+from simulator.noise import TAIL_MAX, Shape
 from simulator.placement import Pod
-from simulator.topology import DB, QUEUE, Endpoint, Site
+from simulator.topology import ASK_AGAIN_RATE, DB, QUEUE, Endpoint, Site
 
 # Roles of a span at a site: what the callee records, and what the caller records of the call.
 SERVER, CLIENT = 0, 1
 
 # Outcomes of a span. All of them happen without any fault, too.
-OK, INTERNAL, UNAVAILABLE, TIMEOUT, UPSTREAM = range(5)
+OK, INTERNAL, UNAVAILABLE, TIMEOUT, UPSTREAM, NOT_FOUND = range(6)
 
 # Draws of a site and attempt, by column.
 _WORK, _NET, _USE, _BRANCH, _FATE, _POD, _JITTER = range(7)
 _SERVER_ID, _CLIENT_ID = 7, 8
 _COLUMNS = 9
 _NORMALS = 3  # the first columns are factors exp(sigma z), the others uniform in [0, 1)
+_SHAPED = 2  # of these the first have a shape beside it, by a further draw
 _NET_SIGMA = 0.5
 _USE_SIGMA = 0.25
+_SLOW_CHANCE, _TAIL_CHANCE = (Shape._fields.index(name) for name in ("slow_chance", "tail_chance"))
+# What a request's size is drawn from, beside its key.
+_SIZE_SALT = 0x73697A65
 
 # A path is the attempts along the way from the root, 3 bits a call: 0 = first attempts only.
 _ATTEMPT_BITS = 3
@@ -66,8 +71,8 @@ _SITES_MAX = 4096
 # What happens to a call by itself, as shares of the callee's error rate on top of it.
 _REFUSED_SHARE = 0.3
 _HUNG_SHARE = 0.2
-# A client asks again although nothing failed (stale answer, hedged request).
-_ASK_AGAIN_RATE = 0.0004
+# Calls whose fate lies above this, by less than the rate, are answered with "not found".
+_NOT_FOUND_ABOVE = 0.5
 # Garbage collection, a cold cache: now and then a call takes several times as long.
 _HICCUP_RATE = 0.0004
 _HICCUP_FACTOR = 4.0
@@ -107,16 +112,30 @@ class Use(NamedTuple):
     receive_bytes: int
 
 
+class Conditions(NamedTuple):
+    """What requests meet in a minute."""
+
+    pods: Sequence[Pod]  # by slot
+    replicas: Sequence[int]  # by service: how many of its slots, from the first, take calls
+    slowdown: Sequence[float]  # by slot: factor on own times
+
+
 class Draws:
     """Draws of all sites of an endpoint, for many requests at once or for one repeated call."""
 
-    def __init__(self, seed: int, endpoint: Endpoint) -> None:
+    def __init__(self, seed: int, endpoint: Endpoint, payload_spread: float) -> None:
+        """payload_spread: of the requests' sizes, standard deviation of the log."""
         count = len(endpoint.sites)
         self._base = key_of(seed, "request")
         places = np.arange(count * _COLUMNS, dtype=np.uint64)
         self._places = mix_array(places)[None, :]
         self._count = count
         self._sigmas = [(site.operation.sigma, _NET_SIGMA, _USE_SIGMA) for site in endpoint.sites]
+        self._shapes = [(site.operation.shape, site.step.shape) for site in endpoint.sites]
+        self._shape_table = np.array(self._shapes)  # (sites, shaped columns, fields of a shape)
+        self._payloads = [payload_spread * site.operation.payload for site in endpoint.sites]
+        self._has_shapes = bool(self._shape_table[:, :, [_SLOW_CHANCE, _TAIL_CHANCE]].any())
+        self._has_payloads = any(self._payloads)
 
     def batch(self, ids: np.ndarray) -> tuple[list[int], list[list[list[float]]], list[str]]:
         """(keys, draws[request][site][column], hex of trace and span ids) of first attempts.
@@ -128,6 +147,13 @@ class Draws:
         draws = np.empty((len(ids), self._count, _SERVER_ID))
         draws[:, :, :_NORMALS] = np.exp(normal_array(hashed[:, :, :_NORMALS]) * np.array(self._sigmas))
         draws[:, :, _NORMALS:] = unit_array(hashed[:, :, _NORMALS:_SERVER_ID])
+        if self._has_shapes:
+            draws[:, :, :_SHAPED] *= self._shape_factors(unit_array(mix_array(hashed[:, :, :_SHAPED])))
+        if self._has_payloads:
+            sizes = normal_array(mix_array(keys ^ np.uint64(_SIZE_SALT)))
+            factors = np.exp(sizes[:, None] * np.array(self._payloads))
+            draws[:, :, _WORK] *= factors
+            draws[:, :, _USE] *= factors
         trace_ids = np.stack([mix_array(~keys), mix_array(mix_array(~keys))], axis=1)
         span_ids = hashed[:, :, _SERVER_ID:].reshape(len(ids), -1)
         rows = np.concatenate([trace_ids, span_ids], axis=1).astype(">u8")
@@ -137,12 +163,28 @@ class Draws:
         """Draws of one call on a path with repeated attempts."""
         first = (path * _SITES_MAX + site) * _COLUMNS
         sigmas = self._sigmas[site]
-        return [
-            math.exp(normal(mix(key ^ mix(first + column))) * sigmas[column])
-            if column < _NORMALS
-            else unit(mix(key ^ mix(first + column)))
-            for column in range(_SERVER_ID)
+        hashed = [mix(key ^ mix(first + column)) for column in range(_SERVER_ID)]
+        draws = [
+            math.exp(normal(each) * sigmas[column]) if column < _NORMALS else unit(each)
+            for column, each in enumerate(hashed)
         ]
+        if self._has_shapes:
+            for column, shape in enumerate(self._shapes[site]):
+                draws[column] *= shape.factor(unit(mix(hashed[column])))
+        if self._payloads[site]:
+            factor = math.exp(normal(mix(key ^ _SIZE_SALT)) * self._payloads[site])
+            draws[_WORK] *= factor
+            draws[_USE] *= factor
+        return draws
+
+    def _shape_factors(self, draws: np.ndarray) -> np.ndarray:
+        """(requests, sites, shaped columns) factors; the same numbers as ``Shape.factor``."""
+        slow_chance, slow_factor, tail_chance, tail_exponent = np.moveaxis(self._shape_table, -1, 0)
+        factors = np.where(draws < slow_chance, slow_factor, 1.0)
+        tailed = np.nonzero((draws > 1 - tail_chance) & (draws >= slow_chance))
+        chance, exponent = (np.broadcast_to(each, draws.shape)[tailed] for each in (tail_chance, tail_exponent))
+        factors[tailed] = np.minimum(((1 - draws[tailed]) / chance) ** (-1 / exponent), TAIL_MAX)
+        return factors
 
 
 def span_id(key: int, hexes: str, site: int, path: int, role: int) -> str:
@@ -172,6 +214,8 @@ class _Body:
         "own_cpu_us",
         "cpu_us",
         "memory_bytes",
+        "level_bytes",
+        "dropped",
         "own_io",
         "io_operations",
         "transmit_bytes",
@@ -186,10 +230,13 @@ class _Body:
 
     def __init__(self, site: Site, draw: list[float], slowdown: float, pod: Pod) -> None:
         operation, use = site.operation, draw[_USE]
-        self.own_ms = site.own_ms * draw[_WORK] * slowdown * pod.slow
+        self.own_ms = site.own_ms * draw[_WORK] * slowdown * pod.slow * pod.tempo.get(operation, 1.0)
         self.own_cpu_us = operation.cpu_us
         self.cpu_us = operation.cpu_us * use * pod.heavy
         self.memory_bytes = operation.memory_bytes * use
+        # What of it is not this call's, but the pod's whatever it does; what a fault adds is the call's.
+        self.level_bytes = self.memory_bytes * operation.level_share
+        self.dropped = pod.dropped
         self.own_io = operation.io_operations
         self.io_operations = operation.io_operations * use
         self.transmit_bytes = operation.response_bytes * use
@@ -234,18 +281,16 @@ class Request:
         key: int,
         rows: list[list[float]],
         arrival_ms: float,
-        slowdown: Sequence[float],
-        pods: Sequence[Pod],
+        conditions: Conditions,
         faults: Mapping[int, Sequence[Fault]],
     ) -> None:
-        """arrival_ms: since the world's start. slowdown: by service. pods: by slot. faults: those
-        that are on and have chosen this request, by the service that they are in."""
+        """arrival_ms: since the world's start. faults: those that are on and have chosen this
+        request, by the service that they are in."""
         self._draws = draws
         self._key = key
         self._rows = rows
         self._arrival_ms = arrival_ms
-        self._slowdown = slowdown
-        self._pods = pods
+        self._pods, self._replicas, self._slowdown = conditions
         self._faults = faults
         self.spans: list[Span] = []
         self.uses: list[Use] = []
@@ -254,9 +299,13 @@ class Request:
 
         root = endpoint.root
         row = rows[0]
-        slot = root.first_slot + int(row[_POD] * root.replicas)
+        slot = self._slot(root, row)
         failing = self._failing(root, 0, slot) if faults else None
         self.duration_ms, self.outcome = self._serve(root, 0, row, slot, 0.0, failing)
+
+    def _slot(self, site: Site, draw: list[float]) -> int:
+        """The pod that takes a call."""
+        return site.first_slot + int(draw[_POD] * self._replicas[site.service_index])
 
     def _serve(
         self,
@@ -268,7 +317,7 @@ class Request:
         failing: Fault | None,
     ) -> tuple[float, int]:
         """The callee's side of a call: its body, with all that it calls. (end, outcome)"""
-        body = _Body(site, draw, self._slowdown[site.service_index], self._pods[slot])
+        body = _Body(site, draw, self._slowdown[slot], self._pods[slot])
         if site.service_index in self._faults:
             self._afflict(body, site, path, slot, draw[_JITTER])
         children = site.children
@@ -279,6 +328,8 @@ class Request:
             body.own_ms *= _FAST_FAILURE
         elif draw[_FATE] < site.error_rate:
             outcome, fail_at = INTERNAL, int(draw[_JITTER] * fail_at)
+        elif _NOT_FOUND_ABOVE <= draw[_FATE] < _NOT_FOUND_ABOVE + site.refusal_rate:
+            outcome, fail_at = NOT_FOUND, int(draw[_JITTER] * fail_at)
         elif draw[_FATE] > 1 - _HICCUP_RATE:
             body.own_ms *= 1 + _HICCUP_FACTOR * draw[_JITTER]
         early_return = None
@@ -327,7 +378,7 @@ class Request:
                 minute=int((self._arrival_ms + start) // MINUTE_MS),
                 slot=slot,
                 cpu_us=int(body.cpu_us),
-                memory_byte_ms=int(body.memory_bytes * (end - start + _RETENTION_MS)),
+                memory_byte_ms=int((body.memory_bytes - body.level_bytes) * (end - start + _RETENTION_MS)),
                 io_operations=int(body.io_operations + draw[_JITTER]),  # unbiased rounding
                 transmit_bytes=int(body.transmit_bytes),
                 receive_bytes=int(body.receive_bytes),
@@ -342,7 +393,8 @@ class Request:
     @staticmethod
     def _is_made(child: Site, row: list[float], body: _Body) -> bool:
         """Whether a call takes a step: by its branch, or since no cache answers in its place."""
-        return row[_BRANCH] < child.probability or bool(body.cold_cache and child.transport == DB)
+        is_asked = row[_BRANCH] < child.probability or body.cold_cache and child.transport == DB
+        return bool(is_asked and child.step not in body.dropped)
 
     def _leaves_at(self, body: _Body, site: Site, path: int, jitter: float, fail_at: int) -> int:
         """The step before which a fault makes a body return; ``fail_at`` where nothing changes."""
@@ -424,7 +476,7 @@ class Request:
         while True:
             here = path | attempt
             draw = self._draw(site, here)
-            slot = site.first_slot + int(draw[_POD] * site.replicas)
+            slot = self._slot(site, draw)
             fate = draw[_FATE]
             failing, delay = None, 0.0
             if site.service_index in self._faults:
@@ -432,7 +484,7 @@ class Request:
                 wait, delay = self._queueing(site, slot, draw)
                 time += wait
             error_rate = site.error_rate
-            network = site.network_ms * draw[_NET]
+            network = site.network_ms * draw[_NET] * self._pods[caller_slot].node.gaps[self._pods[slot].node.index]
             refused_below = error_rate * (1 + _REFUSED_SHARE)
             hung_below = refused_below + error_rate * _HUNG_SHARE
             if failing and failing.mode == REFUSE or error_rate <= fate < refused_below:
@@ -452,7 +504,9 @@ class Request:
             self.spans.append(Span(site, here, CLIENT, caller_slot, time, end, outcome))
             if repeats:
                 self.touched[loop] = None
-            asks_again = hung_below <= fate < hung_below + _ASK_AGAIN_RATE and attempt == 1
+            if outcome == NOT_FOUND:
+                outcome = OK  # it is an answer: the caller neither asks again nor fails
+            asks_again = hung_below <= fate < hung_below + site.again_rate and attempt == 1
             if not (repeats or asks_again or outcome and attempt < site.attempts):
                 return end, outcome, attempt
             if attempt == ATTEMPTS_MAX:
@@ -471,7 +525,7 @@ class Request:
         while True:
             here = path | attempt
             draw = self._draw(site, here)
-            slot = site.first_slot + int(draw[_POD] * site.replicas)
+            slot = self._slot(site, draw)
             end = time + _CONNECT_MS * draw[_NET]
             self.spans.append(Span(site, here, CLIENT, caller_slot, time, end, OK))
             failing, delay = None, 0.0
@@ -480,7 +534,7 @@ class Request:
                 _, delay = self._queueing(site, slot, draw)
             self._serve(site, here, draw, slot, end + site.network_ms * draw[_NET] + delay, failing)
             attempt += 1
-            asks_again = 1 - _HICCUP_RATE - _ASK_AGAIN_RATE < draw[_FATE] < 1 - _HICCUP_RATE
+            asks_again = 1 - _HICCUP_RATE - ASK_AGAIN_RATE < draw[_FATE] < 1 - _HICCUP_RATE
             repeats = loop is not None and attempt < loop.attempts(self._key)
             if repeats:
                 self.touched[loop] = None

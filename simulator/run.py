@@ -22,9 +22,10 @@ from simulator.charges import Ledger
 from simulator.config import MINUTE_MS, MINUTES_PER_HOUR, Config
 from simulator.emit import HourlyLines, MetricWriter, Resources, SpanWriter
 from simulator.faults import Fault
-from simulator.requests import Request
+from simulator.requests import Conditions, Request
 from simulator.topology import Endpoint
 from simulator.usage import UsageMeter
+from simulator.weather import BatchJobs, Weather
 from simulator.world import World
 
 # Draws of about this many requests are made at once, in whole minutes.
@@ -121,11 +122,13 @@ class _Run:
         resources = Resources(config, world.placement)
         self._world = world
         self._pods = list(world.placement.pods)
-        self._meter = UsageMeter(config.seed, world.topology)
+        batches = BatchJobs(world.noise, world.topology)
+        self._weather = Weather(world.noise, len(world.placement.nodes), batches)
+        self._meter = UsageMeter(world.noise, world.topology, batches)
         self._metrics = MetricWriter(config, world.placement, resources, metrics, self._meter.idle(0).tolist())
         self._numbers = {fault: number for number, fault in enumerate(world.faults)}
         self._labels = Labels(output / "truth", stack)
-        self.spans = SpanWriter(config, world.topology, world.placement, resources, traces, logs)
+        self.spans = SpanWriter(config, world.noise, world.topology, world.placement, resources, traces, logs)
         self.ledger = Ledger(config, world.placement, world.namespace)
         self.bill = Bill(output / "billing", config, self.ledger)
         self.requests = 0
@@ -137,22 +140,31 @@ class _Run:
         for pod in world.placement.changes.get(minute, ()):
             pods[pod.slot] = pod
             self._metrics.restart(pod)
-        slowdown = world.workload.slowdown(world.topology, minute)
+        conditions = self._conditions(minute)
         begin, end = minute * MINUTE_MS, (minute + 1) * MINUTE_MS
         active = [f for f in world.faults if f.start_ms < end and f.end_ms > begin]
         for arrival in arrivals:
-            self._request(arrival, slowdown, active)
-        usage, deltas = self._meter.close(minute)
+            self._request(arrival, conditions, active)
+        usage, deltas = self._meter.close(minute, pods)
         self._metrics.write(minute, pods, usage)
         self.ledger.add(minute, pods, usage, deltas)
         self.spans.flush(end)
+
+    def _conditions(self, minute: int) -> Conditions:
+        """What requests meet in a minute: the load expected, and the weather."""
+        topology, pods = self._world.topology, self._pods
+        replicas = [sum(pods[slot].is_running for slot in service.slots) for service in topology.services]
+        of_services = self._world.workload.slowdown(topology, minute, replicas)
+        weather = self._weather.slowdown(minute, pods).tolist()
+        slowdown = [of_services[pod.service.index] * own for pod, own in zip(pods, weather)]
+        return Conditions(pods, replicas, slowdown)
 
     def close_hour(self, hour: int) -> None:
         """Bill the hour, and write the labels of its traces."""
         self.bill.write(hour)
         self._labels.flush()
 
-    def _request(self, arrival: _Arrival, slowdown: Sequence[float], active: Sequence[Fault]) -> None:
+    def _request(self, arrival: _Arrival, conditions: Conditions, active: Sequence[Fault]) -> None:
         def handle(faults: Sequence[Fault]) -> Request:
             by_service: dict[int, list[Fault]] = {}
             for fault in faults:
@@ -163,8 +175,7 @@ class _Run:
                 arrival.key,
                 arrival.rows,
                 arrival.arrival_ms,
-                slowdown,
-                self._pods,
+                conditions,
                 by_service,
             )
 
@@ -175,8 +186,9 @@ class _Run:
         ]
         request = handle(chosen)
         self._meter.add(request.uses)
-        self.spans.write(arrival.endpoint, request, arrival.key, arrival.hexes, arrival.arrival_ms, self._pods)
-        self.requests += 1
+        is_shown = self._is_kept(arrival) and self.spans.write(
+            arrival.endpoint, request, arrival.key, arrival.hexes, arrival.arrival_ms, self._pods
+        )
         # Of several faults the one without which the whole request's time would change most.
         culprit, largest = None, -1.0
         for fault in request.touched:
@@ -185,12 +197,19 @@ class _Run:
             change = abs(request.duration_ms - without.duration_ms)
             if change > largest:
                 culprit, largest = fault, change
+        if not is_shown:
+            return
+        self.requests += 1
         self.anomalous += culprit is not None
         self._labels.add(
             arrival.hexes[:32],
             culprit,
             self._world.topology.services[culprit.service].name if culprit else None,
         )
+
+    def _is_kept(self, arrival: _Arrival) -> bool:
+        """Whether the sampler at the trace's head keeps it: by the last 56 bits of its id."""
+        return int(arrival.hexes[18:32], 16) * self._world.noise.sampled_one_in < 1 << 56
 
 
 def _minutes(world: World) -> Iterator[tuple[int, list[_Arrival]]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from simulator.config import Config
+from simulator.noise import Noise, Shape
 
 ROOT, HTTP, QUEUE, DB = "root", "http", "queue", "db"
 
@@ -78,11 +79,11 @@ _SERVICES_PER_ENTRY = 60
 _ENDPOINT_SPANS = (7.0, 13.0)
 # A backing operation with more spans below it would leave its endpoint no room for anything else.
 _OPERATION_SPANS_MAX = 7.0
-# Below this the traffic of an endpoint is too little for a detector to know it.
-_ENDPOINT_WEIGHT_MIN = 0.1
 
 # About three requests in a thousand fail by themselves; a request is some six calls.
 _ERROR_RATE_PER_CALL = 0.0004
+# A client asks again although nothing failed (stale answer, hedged request).
+ASK_AGAIN_RATE = 0.0004
 
 # Clients give up after this many times what a call usually takes.
 _TIMEOUT_FACTOR = (6.0, 15.0)
@@ -105,6 +106,7 @@ class Service:
     peak_utilisation: float  # at the usual daily peak: what makes latency grow with load
     idle_cpu: float  # cores a pod uses when nothing is to do
     idle_memory: float  # bytes
+    level_memory: float = 0.0  # mean bytes of a pod's level, beside those
     operations: list[Operation] = field(default_factory=list)
     queries: dict[str, Operation] = field(default_factory=dict)  # by statement
 
@@ -124,11 +126,16 @@ class Operation:
     sigma: float  # of log own time
     cpu_us: float = 0.0
     memory_bytes: float = 0.0  # held while it runs, and for a while after
+    level_share: float = 0.0  # of those: what pods hold in fact whether it is called or not
     io_operations: float = 0.0
     request_bytes: float = 0.0
     response_bytes: float = 0.0
     error_rate: float = 0.0
     is_parallel: bool = False  # its calls start together
+    shape: Shape = Shape()  # of its own time
+    payload: float = 0.0  # exponent of the request's size in its time and work
+    refusal_rate: float = 0.0  # of answers that blame the client
+    again_rate: float = ASK_AGAIN_RATE
     steps: list[Step] = field(default_factory=list)
     spans: float = 1.0  # expected, itself and below
     nominal_ms: float = 0.0  # expected duration with everything below it
@@ -145,6 +152,7 @@ class Step:
     attempts: int  # the client's own policy when a call fails
     timeout_ms: float
     network_ms: float  # median one-way delay
+    shape: Shape = Shape()  # of that delay
 
 
 class Site:
@@ -153,12 +161,12 @@ class Site:
     __slots__ = (
         "index",
         "parent",
+        "step",
         "transport",
         "operation",
         "service",
         "service_index",
         "first_slot",
-        "replicas",
         "probability",
         "is_critical",
         "attempts",
@@ -166,6 +174,8 @@ class Site:
         "network_ms",
         "own_ms",
         "error_rate",
+        "refusal_rate",
+        "again_rate",
         "is_parallel",
         "children",
     )
@@ -174,12 +184,12 @@ class Site:
         operation = step.target
         self.index = index
         self.parent = parent
+        self.step = step
         self.transport = step.transport
         self.operation = operation
         self.service = operation.service
         self.service_index = operation.service.index
         self.first_slot = operation.service.first_slot
-        self.replicas = operation.service.replicas
         self.probability = step.probability
         self.is_critical = step.is_critical
         self.attempts = step.attempts
@@ -187,6 +197,8 @@ class Site:
         self.network_ms = step.network_ms
         self.own_ms = operation.own_ms
         self.error_rate = operation.error_rate
+        self.refusal_rate = operation.refusal_rate
+        self.again_rate = operation.again_rate
         self.is_parallel = operation.is_parallel
         self.children: list[Site] = []
 
@@ -217,16 +229,16 @@ class Topology:
         return sum(service.replicas for service in self.services)
 
 
-def build(config: Config) -> Topology:
-    """The topology of a world: a function of (seed, services) alone."""
+def build(config: Config, noise: Noise) -> Topology:
+    """The topology of a world: a function of (seed, services, noise) alone."""
     rng = random.Random(f"topology/{config.seed}/{config.services}")
     services = _services(config.services, rng)
     entries = [service for service in services if service.tier == 0]
     order = [service for service in services if service.tier > 0]
     covered: set[int] = set()
     for position in reversed(range(len(order))):
-        _add_operations(order[position], order[position + 1 :], covered, rng)
-    endpoints = _endpoints(entries, order, covered, rng)
+        _add_operations(order[position], order[position + 1 :], covered, noise, rng)
+    endpoints = _endpoints(entries, order, covered, noise, rng)
     return Topology(services, endpoints)
 
 
@@ -278,51 +290,73 @@ def _services(count: int, rng: random.Random) -> list[Service]:
     return services
 
 
-def _operation(service: Service, method: str, name: str, rng: random.Random) -> Operation:
-    own_ms = min(rng.lognormvariate(1.8, 0.8), 60.0)
+def _operation(service: Service, method: str, name: str, noise: Noise, rng: random.Random) -> Operation:
+    who = service.name, len(service.operations)
+    own_ms = min(rng.lognormvariate(1.8, 0.8), 60.0) * _pace(noise, *who)
+    is_refusing = noise.is_among(noise.refusing, "refusing", *who) and not service.is_consumer
+    is_polled = noise.is_among(noise.polled, "polled", *who)
     return Operation(
         service=service,
         method=method,
         name=name,
         own_ms=own_ms,
-        sigma=rng.uniform(0.15, 0.35),
+        sigma=rng.uniform(0.15, 0.35) * _sigma(noise, *who),
         # Work goes with time, but loosely: some operations wait, some compute.
         cpu_us=1000.0 * own_ms * rng.lognormvariate(-0.7, 0.6),
         memory_bytes=rng.lognormvariate(1.0, 0.7) * 1e6,
+        level_share=noise.level_share,
         io_operations=rng.lognormvariate(1.0, 0.7),
         request_bytes=rng.lognormvariate(6.5, 0.5),
         response_bytes=rng.lognormvariate(8.0, 0.9),
-        error_rate=_ERROR_RATE_PER_CALL * rng.lognormvariate(0, 0.5),
+        error_rate=_ERROR_RATE_PER_CALL * rng.lognormvariate(0, 0.5) * noise.error_factor(*who),
         is_parallel=rng.random() < 0.3,
+        shape=noise.shape_of_work(*who),
+        payload=noise.is_among(noise.payload_bound, "payload-bound", *who) * noise.uniform(0.2, 1, "payload", *who),
+        refusal_rate=is_refusing * noise.log_uniform(0.002, 0.05, "refusals", *who),
+        again_rate=ASK_AGAIN_RATE + is_polled * noise.log_uniform(0.01, 0.25, "polls", *who),
     )
 
 
-def _add_operations(service: Service, later: list[Service], covered: set[int], rng: random.Random) -> None:
+def _pace(noise: Noise, *who: int | str) -> float:
+    """Factor of the noise on the own time of an operation or statement."""
+    return noise.pace * noise.spread(noise.pace_spread, "pace", *who)
+
+
+def _sigma(noise: Noise, *who: int | str) -> float:
+    """Factor of the noise on the sigma of that time."""
+    return noise.sigma * noise.spread(noise.sigma_spread, "sigma", *who)
+
+
+def _add_operations(
+    service: Service, later: list[Service], covered: set[int], noise: Noise, rng: random.Random
+) -> None:
     """Give ``service`` its operations; their calls go to those of ``later`` services."""
     patterns = [("publish", topic) for topic in _TOPICS] if service.is_consumer else list(_ROUTES)
     for method, pattern in rng.sample(patterns, rng.choice((1, 2, 2, 3))):
-        operation = _operation(service, method, pattern.format(noun=service.noun), rng)
+        operation = _operation(service, method, pattern.format(noun=service.noun), noise, rng)
         if service.database:
             for statement in rng.sample(_STATEMENTS[service.database], rng.choice((1, 1, 2))):
-                operation.steps.append(_database_step(operation, statement, rng))
+                operation.steps.append(_database_step(operation, statement, noise, rng))
         _settle(operation)
         if later:
             for _ in range(rng.choice(((0, 1, 2), (0, 1, 1), (0, 0, 1))[service.tier - 1])):
-                _add_call(operation, later, covered, _OPERATION_SPANS_MAX, rng)
+                _add_call(operation, later, covered, _OPERATION_SPANS_MAX, noise, rng)
         service.operations.append(operation)
 
 
-def _database_step(caller: Operation, statement: str, rng: random.Random) -> Step:
+def _database_step(caller: Operation, statement: str, noise: Noise, rng: random.Random) -> Step:
     service = caller.service
     if statement not in service.queries:
-        own_ms = min(rng.lognormvariate(1.0, 0.7), 30.0)
+        who = service.name, statement
+        own_ms = min(rng.lognormvariate(1.0, 0.7), 30.0) * _pace(noise, *who)
         service.queries[statement] = Operation(
             service=service,
             method=statement,
             name=f"{statement} {service.noun}",
             own_ms=own_ms,
-            sigma=rng.uniform(0.2, 0.4),
-            error_rate=_ERROR_RATE_PER_CALL * 0.3,
+            sigma=rng.uniform(0.2, 0.4) * _sigma(noise, *who),
+            error_rate=_ERROR_RATE_PER_CALL * 0.3 * noise.error_factor(*who),
+            shape=noise.shape_of_work(*who),
             nominal_ms=own_ms,
         )
     caller.io_operations *= 1.5
@@ -331,7 +365,9 @@ def _database_step(caller: Operation, statement: str, rng: random.Random) -> Ste
     return Step(DB, service.queries[statement], probability, True, 1, 0.0, 0.0)
 
 
-def _add_call(caller: Operation, later: list[Service], covered: set[int], spans_max: float, rng: random.Random) -> bool:
+def _add_call(
+    caller: Operation, later: list[Service], covered: set[int], spans_max: float, noise: Noise, rng: random.Random
+) -> bool:
     """Add a call to an operation of a ``later`` service, one that nobody calls yet if there is one.
 
     returns: False where none fits below ``spans_max``.
@@ -358,7 +394,12 @@ def _add_call(caller: Operation, later: list[Service], covered: set[int], spans_
             is_critical=not is_queue and rng.random() < 0.7,
             attempts=1 if is_queue else rng.choices((1, 2, 3), (65, 30, 5))[0],
             timeout_ms=round(timeout_ms, -1),
-            network_ms=rng.uniform(20, 80) if is_queue else rng.uniform(0.2, 0.8),
+            network_ms=(
+                rng.uniform(20, 80) * noise.queue_pace * noise.spread(noise.queue_spread, "queue", target.name)
+                if is_queue
+                else rng.uniform(0.2, 0.8) * noise.network_pace
+            ),
+            shape=noise.shape_of_network(target.service.name),
         )
     )
     _settle(caller)
@@ -380,7 +421,9 @@ def _settle(operation: Operation) -> None:
     operation.nominal_ms = operation.own_ms + below
 
 
-def _endpoints(entries: list[Service], order: list[Service], covered: set[int], rng: random.Random) -> list[Endpoint]:
+def _endpoints(
+    entries: list[Service], order: list[Service], covered: set[int], noise: Noise, rng: random.Random
+) -> list[Endpoint]:
     """Endpoints until every operation is reached by one of them."""
     count_min = max(4, round(0.6 * (len(entries) + len(order))))
     operations = [operation for service in order for operation in service.operations]
@@ -388,7 +431,7 @@ def _endpoints(entries: list[Service], order: list[Service], covered: set[int], 
     taken: set[str] = set()
     while len(roots) < count_min or any(id(operation) not in covered for operation in operations):
         entry = entries[len(roots) % len(entries)]
-        root = _operation(entry, "GET", "", rng)
+        root = _operation(entry, "GET", "", noise, rng)
         spans_max = rng.uniform(*_ENDPOINT_SPANS)
         while root.spans < spans_max:
             # What is not called yet comes first, however many spans it brings.
@@ -396,8 +439,8 @@ def _endpoints(entries: list[Service], order: list[Service], covered: set[int], 
                 service for service in order if any(id(operation) not in covered for operation in service.operations)
             ]
             near = [service for service in order if service.tier == 1] or order
-            if not _add_call(root, missing or near, covered, spans_max + 5, rng):
-                if not _add_call(root, order, covered, spans_max + 5, rng):
+            if not _add_call(root, missing or near, covered, spans_max + 5, noise, rng):
+                if not _add_call(root, order, covered, spans_max + 5, noise, rng):
                     break
         first = next((step.target for step in root.steps if step.transport == HTTP), root.steps[0].target)
         root.method = first.method if first.method in ("GET", "POST", "PUT") else "POST"
@@ -409,7 +452,7 @@ def _endpoints(entries: list[Service], order: list[Service], covered: set[int], 
         taken.add(f"{root.method} {root.name}")
         entry.operations.append(root)
         roots.append(root)
-    weights = [max(_ENDPOINT_WEIGHT_MIN, 1 / rank**0.8) for rank in range(1, len(roots) + 1)]
+    weights = [max(noise.endpoint_floor, 1 / rank**noise.endpoint_skew) for rank in range(1, len(roots) + 1)]
     rng.shuffle(weights)
     whole = sum(weights)
     return [

@@ -44,6 +44,7 @@ from simulator.config import (
     parse,
 )
 from simulator.faults import Fault
+from simulator.noise import Noise
 from simulator.run import run
 from simulator.world import World, build
 
@@ -151,7 +152,7 @@ def test_equal_arguments_give_equal_bytes_whatever_the_hash_seed(small, tmp_path
 def test_each_seed_has_its_own_topology():
     graphs = set()
     for seed in range(6):
-        shop = topology.build(Config(seed=seed))
+        shop = topology.build(Config(seed=seed), Noise(seed))
         graphs.add(
             tuple(
                 (site.service.name, site.operation.name, round(site.operation.own_ms, 6))
@@ -167,7 +168,7 @@ def test_each_seed_has_its_own_topology():
 
 @pytest.mark.parametrize("services", [3, 7, 20, 60, 200])
 def test_every_service_is_reached_by_some_endpoint(services):
-    shop = topology.build(Config(seed=1, services=services))
+    shop = topology.build(Config(seed=1, services=services), Noise(1))
     reached = {site.service.name for endpoint in shop.endpoints for site in endpoint.sites}
     assert reached == {service.name for service in shop.services}
     assert len(reached) == services
@@ -439,7 +440,11 @@ def test_no_key_value_or_message_tells_an_anomalous_trace(monkeypatch, tmp_path)
 def requests_with(kind: str, count: int = 20, **changes: object) -> list[tuple[requests.Request, requests.Request]]:
     """(without, with) pairs of requests that one drastic fault touches, over some services."""
     world = build(Config(seed=11, services=12, days=0.05, requests_per_day=1000))
-    pods, slowdown = world.placement.pods, [1.0] * len(world.topology.services)
+    conditions = requests.Conditions(
+        world.placement.pods,
+        [service.replicas for service in world.topology.services],
+        [1.0] * world.topology.slot_count,
+    )
     pairs = []
     for service in world.topology.services:
         if not service.tier:
@@ -472,7 +477,7 @@ def requests_with(kind: str, count: int = 20, **changes: object) -> list[tuple[r
             draws = world.draws[endpoint.index]
             keys, rows, _ = draws.batch(np.arange(count, dtype=np.uint64))
             for key, row in zip(keys, rows):
-                common = (endpoint, draws, key, row, 0.0, slowdown, pods)
+                common = (endpoint, draws, key, row, 0.0, conditions)
                 touched = requests.Request(*common, {service.index: [fault]})
                 if touched.touched:
                     pairs.append((requests.Request(*common, {}), touched))
@@ -726,6 +731,7 @@ def test_a_case_leaves_the_topology_and_the_requests_as_they_are():
         (["--seed", "1", "--anomaly-rate", "0.9"], "--anomaly-rate 0.9 is outside"),
         (["--seed", "1", "--faults", "gremlin=1"], "gremlin"),
         (["--seed", "1", "--faults", "retry_loop=x"], "retry_loop=x"),
+        (["--seed", "1", "--noise", "loud"], "--noise loud is none of plain, wide"),
         (["--seed", "1", "--mix", "odd"], "--mix odd is none of source, faint, novel"),
         (["--seed", "1", "--case", "flood"], "--case flood is none of storm, deploy"),
         (["--seed", "1", "--case", "storm", "--days", "1", "--warm-up-hours", "12"], "storm's begin"),
