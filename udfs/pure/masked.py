@@ -243,7 +243,7 @@ class MaskedDetector(RuleDetector):
         variance = reading.variance * found.scale[:, t.OWN_TIME] ** 2
         surplus = surplus - np.where(renewed[blamed], RELEASE_SLOWER, 0.0)
         # What the load brings is known roughly, and off for all traces of a service together.
-        load = reading.raw_log_time - reading.log_time
+        load = reading.load
         surplus = surplus - LOAD_SLACK * np.maximum(load, 0.0)
         timed = np.flatnonzero(reading.is_known)
         channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))[timed]
