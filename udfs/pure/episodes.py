@@ -27,7 +27,7 @@ CHANGES = 0.02
 
 # What each trace has to say for an episode before it counts, so that slight shifts never add up;
 # and the most that one minute says.
-MARGIN = 0.1
+MARGIN = 0.15
 MINUTE_EVIDENCE = 4.0
 
 

@@ -276,6 +276,7 @@ class Baselines:
         variance = self._times.scale[profile] ** 2
         # Young estimates are uncertain by themselves.
         variance = variance * (1 + 4 / np.maximum(self._times.minutes[profile], 1.0))
+        variance = variance * self._load.widening()
         return variance + tolerance**2
 
     def loop_context(self, operation: np.ndarray) -> np.ndarray:
