@@ -256,6 +256,9 @@ class MaskedDetector(RuleDetector):
         unanswered = _surprising(tokens, found, t.BIT_UNANSWERED)
         logged = _surprising(tokens, found, t.BIT_LOG)
         rare = _surprising(tokens, found, t.BIT_RARE)
+        # What a new release calls is its own affair.
+        is_old = ~renewed[reading.service[rare[0]]]
+        rare = rare[0][is_old], rare[1][is_old]
         looping, loop = self._loops(reading)
 
         error_place = np.where(answer >= 0, np.arange(frame.count), place)
@@ -473,7 +476,7 @@ class MaskedDetector(RuleDetector):
         # What happens to a call is in its caller's span and blamed on the callee: the trace counts as a whole.
         suspect = np.clip(of_trace[frame.trace] - np.log(LONE) - THRESHOLD, -50, 50)
         events = np.maximum(1 / (1 + np.exp(suspect)), ANOMALOUS_WEIGHT)
-        events[is_warming[frame.trace]] = 1.0
+        events[is_warming[frame.trace] | renewed[reading.service]] = 1.0
         self.weights = np.where(new, 1.0, np.minimum(times, events))
         self._baselines.learn(minute_ms, frame, reading, times, events)
         if renewed.any():
