@@ -29,10 +29,13 @@ CHANGES = 0.02
 # and the most that one minute says.
 MARGIN = 0.15
 MINUTE_EVIDENCE = 4.0
+MINUTE_CLEAR = 6.0
 
 
 # The chance that an episode ends in a minute in which its subject isn't heard of: no data, no belief.
 UNHEARD_ENDS = 0.5
+# How often a subject is heard of forgets with this time constant.
+HEARD_MINUTES = 120.0
 # Silent minutes after which nothing is left of an episode.
 SILENCE_MAX = 30
 
@@ -53,6 +56,7 @@ class Episodes:
         self._channels, self._strengths, self._lag = channels, strengths, lag
         self.now = np.zeros((0, channels, 1 + len(self._shares)))
         self._guard = Guard(channels)
+        self._heard = np.zeros(0)  # (subjects,) share of the minutes in which each was heard of
         # (minute, filtered chances, likelihood of each state in that minute, chance that an episode ended before it)
         # oldest first
         self._past: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -63,11 +67,13 @@ class Episodes:
         self.now = grown(self.now, subjects)
         self.now[known:, :, 0] = 1.0
         self._guard.resize(subjects)
+        self._heard = grown(self._heard, subjects, 1.0)
 
     def keep(self, kept: np.ndarray) -> None:
         """Keep the subjects at ``kept``."""
         self.now = self.now[kept]
         self._guard.keep(kept)
+        self._heard = self._heard[kept]
         self._past = [
             (minute, rows_of(f, kept), rows_of(e, kept, 1.0), rows_of(ends, kept, ENDS))
             for minute, f, e, ends in self._past
@@ -88,14 +94,17 @@ class Episodes:
         says *= np.broadcast_to(counts, says.shape[:2])[:, :, None]
         evidence = np.zeros_like(self.now)
         np.add.at(evidence[:, :, 1:], subject, says)
-        evidence = np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_EVIDENCE)
+        evidence = np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_CLEAR)
         heard = np.bincount(subject, minlength=len(self.now)) > 0
         whole = np.log(np.exp(evidence[:, :, 1:]).mean(axis=2))
         evidence[:, :, 1:] -= self._guard.excess()[:, :, None]
-        self._guard.learn(whole, np.broadcast_to(heard[:, None], whole.shape))
+        ill = 1 - self.now[:, :, 0]
+        self._guard.learn(whole, np.broadcast_to(heard[:, None], whole.shape), ill)
         evidence[~heard] = 0.0
         likelihood = np.exp(evidence)
-        ends = np.where(heard, ENDS, UNHEARD_ENDS)
+        # Silence tells where there is talk: of what is rarely called anyway a minute without calls says little.
+        ends = np.where(heard, ENDS, ENDS + (UNHEARD_ENDS - ENDS) * self._heard)
+        self._heard += (heard - self._heard) / HEARD_MINUTES
         states = self.now
         for _ in range(_silent(self._past[-1][0], minute_ms) if self._past else 0):
             states = self._passed(states, np.full(len(states), UNHEARD_ENDS))

@@ -16,6 +16,8 @@ from udfs.pure.baseline import grown
 # The mean forgets with this time constant, and is thought to be 1 until so many minutes told otherwise.
 MEMORY_MINUTES = 720.0
 PRIOR_MINUTES = 30.0
+# What is clearer than this in a minute counts as this: so evidence is never lowered by more, and a storm still speaks.
+EVIDENCE_MAX = 4.0
 
 
 class Guard:
@@ -39,9 +41,10 @@ class Guard:
         mean = (self._sum + PRIOR_MINUTES) / (self._minutes + PRIOR_MINUTES)
         return np.log(np.maximum(mean, 1.0))
 
-    def learn(self, evidence: np.ndarray, heard: np.ndarray) -> None:
+    def learn(self, evidence: np.ndarray, heard: np.ndarray, ill: np.ndarray) -> None:
         """Take in a minute, after it was judged. evidence: (subjects, channels) as it was before it was lowered;
-        heard: (subjects, channels) whether there was any."""
-        fade = np.where(heard, 1 - 1 / MEMORY_MINUTES, 1.0)
-        self._sum = self._sum * fade + np.where(heard, np.exp(evidence), 0.0)
-        self._minutes = self._minutes * fade + heard
+        heard: (subjects, channels) whether there was any; ill: the chance that there is an episode, which teaches nothing."""
+        weight = heard & (ill <= 0.5)
+        fade = 1 - weight / MEMORY_MINUTES
+        self._sum = self._sum * fade + weight * np.exp(np.minimum(evidence, EVIDENCE_MAX))
+        self._minutes = self._minutes * fade + weight

@@ -78,6 +78,8 @@ SUSPICION = 2.0
 POD_YOUTH_MINUTES = 30
 SERVICE_AGE_MINUTES = 60
 RENEWED_SHARE = 0.3
+# A pod is gone that has said nothing for so long.
+SILENT_MINUTES = 3
 # By how much a new release may be slower while it is learnt, and the samples that the past counts for then.
 RELEASE_SLOWER = np.log(2.0)
 RELEASE_SAMPLES = 20.0
@@ -218,13 +220,19 @@ class MaskedDetector(RuleDetector):
             self._pod_service[i] = services.get(self._pods.names[i].split(SEPARATOR)[0])
 
     def _renewed(self, minute_ms: int, frame: Frame, pod: np.ndarray, reading: Reading) -> np.ndarray:
-        """Whether each service has a new release: it is old, and most of its spans' pods are young."""
-        young = minute_ms - self._pod_since[pod] < POD_YOUTH_MINUTES * MINUTE_MS
+        """Whether each service has a new release: it is old, many of its spans come from young pods, and pods that are
+        not young fell silent. Where none did, pods were only added."""
+        youth = POD_YOUTH_MINUTES * MINUTE_MS
+        young = minute_ms - self._pod_since[pod] < youth
         services = len(self._baselines.services)
         counts = np.bincount(reading.service, minlength=services)
         fresh = np.bincount(reading.service, young, minlength=services)
         old = minute_ms - self._service_since >= SERVICE_AGE_MINUTES * MINUTE_MS
-        return old & (counts > 0) & (fresh > RENEWED_SHARE * counts)
+        last_seen = self._pods.last_seen
+        silent = (last_seen <= minute_ms - SILENT_MINUTES * MINUTE_MS) & (last_seen > minute_ms - youth)
+        silent &= last_seen - self._pod_since >= youth
+        gone = np.bincount(self._pod_service[: len(silent)][silent], minlength=services)
+        return old & (counts > 0) & (fresh > RENEWED_SHARE * counts) & (gone > 0)
 
     def _evidence(
         self, frame: Frame, reading: Reading, tokens: t.Tokens, found: Prediction, renewed: np.ndarray

@@ -273,8 +273,8 @@ class UsageWatch:
         told[1][:] = np.where(whole_heard, whole - of_services.excess(), np.nan)
         all_evidence = np.zeros(self._pod_chance.shape)
         all_evidence[pods] = evidence
-        of_pods.learn(all_evidence, heard)
-        of_services.learn(whole, whole_heard)
+        of_pods.learn(all_evidence, heard, self._pod_chance)
+        of_services.learn(whole, whole_heard, self._chance)
         self._pod_chance, self._chance = (
             _weigh(_passed(c, t), np.nan_to_num(t)) for c, t in zip((self._pod_chance, self._chance), told)
         )
