@@ -20,6 +20,7 @@ import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.baseline import Profiles, Vocabulary, grown
+from udfs.pure.children import Children
 from udfs.pure.context import THRESHOLD, Context
 from udfs.pure.frame import Frame
 from udfs.pure.load import Load
@@ -131,6 +132,7 @@ class Baselines:
         self._slow = np.zeros((0, len(SLOW_LEVELS) + 1))
         self._load = Load()
         self._replicas = Replicas()
+        self._children = Children()
         self._calls = np.zeros(0)  # (operations,)
         self._failures = np.zeros(0)
         self._rare = np.zeros(0)  # calls with a rare set of children
@@ -356,6 +358,7 @@ class Baselines:
         self._callee_of[operation[answered]] = reading.callee[answered]
 
         fade = 1 - 1 / COUNT_MEMORY_MINUTES
+        self._learn_children(minute_ms, frame, reading, events, fade)
         calls = self._calls
         rare = self._structure_share(reading.structure, calls[operation]) < RARE
         size = len(calls)
@@ -380,6 +383,37 @@ class Baselines:
             )
         self._learn_structures(minute_ms, reading.structure, events)
 
+    def _learn_children(self, minute_ms: int, frame: Frame, reading: Reading, events: np.ndarray, fade: float) -> None:
+        below = np.flatnonzero(frame.has_parent & reading.is_entry)
+        services = len(self.services)
+        # Each parent and service of a child once.
+        pairs = np.unique(frame.parent[below] * services + reading.service[below])
+        parent, service = np.divmod(pairs, services)
+        kinds, index = np.unique(frame.operation[parent] * services + service, return_inverse=True)
+        weights = np.bincount(index, events[parent], minlength=len(kinds))
+        operations, answering = np.divmod(kinds, services)
+        self._children.learn(
+            minute_ms,
+            [frame.operations[i] for i in operations.tolist()],
+            [self.services.names[i] for i in answering.tolist()],
+            weights,
+            fade,
+        )
+
+    def missing_callee(self, frame: Frame, reading: Reading, rows: np.ndarray) -> np.ndarray:
+        """The service of a child that each of ``rows`` should have and lacks, -1 = none.  # (len(rows),)"""
+        below = np.flatnonzero(frame.has_parent & reading.is_entry & np.isin(frame.parent, rows))
+        present: dict[int, set[str]] = {}
+        for child in below.tolist():
+            present.setdefault(int(frame.parent[child]), set()).add(self.services.names[reading.service[child]])
+        found = [
+            self._children.missing(
+                frame.operations[frame.operation[row]], self._calls[reading.operation[row]], present.get(row, set())
+            )
+            for row in rows.tolist()
+        ]
+        return np.array([self.services.get(name) if name else -1 for name in found], np.int64)
+
     def _learn_structures(self, minute_ms: int, structure: np.ndarray, weights: np.ndarray) -> None:
         seen, inverse = np.unique(structure, return_inverse=True)
         counts = np.bincount(inverse, weights)
@@ -399,6 +433,7 @@ class Baselines:
         gone = self.services.last_seen[: len(self.samples)] < before_ms
         self.samples[gone] = self.minutes[gone] = 0.0
         self._replicas.forget(before_ms)
+        self._children.forget(before_ms)
         kept = self._structure_seen >= before_ms
         self._structures = self._structures[kept]
         self._structure_calls = self._structure_calls[kept]

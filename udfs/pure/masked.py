@@ -269,6 +269,16 @@ class MaskedDetector(RuleDetector):
         rare = rare[0][is_old], rare[1][is_old]
         looping, loop = self._loops(reading)
 
+        # A callee that is dead leaves no span: its caller waits, or errs, and lacks it.
+        waits = np.zeros(frame.count, bool)
+        waits[timed] = slow.max(axis=1) > EVENT_WEIGHT_MIN
+        waiting = np.flatnonzero(waits & ~frame.is_call)
+        dead = np.full(frame.count, -1)
+        dead[waiting] = base.missing_callee(frame, reading, waiting)
+        blamed, error_blamed = (np.where(dead >= 0, dead, who) for who in (blamed, error_blamed))
+        rare_blamed = np.where(dead >= 0, dead, reading.service)
+        place = np.where(dead >= 0, -1, place)
+
         error_place = np.where(answer >= 0, np.arange(frame.count), place)
         rarity = rare[1] + np.log(e.STRUCTURE_TROUBLE_RATE / e.TROUBLE_RATE)
         parts = [
@@ -277,7 +287,7 @@ class MaskedDetector(RuleDetector):
             (unanswered[0], FAILURE, blamed[unanswered[0]], nowhere[unanswered[0]], unanswered[1]),
             (logged[0], FAILURE, reading.service[logged[0]], logged[0], logged[1]),
             (looping, REPEAT, reading.service[frame.parent[looping]], frame.parent[looping], loop),
-            (rare[0], STRUCTURE, reading.service[rare[0]], rare[0], rarity),
+            (rare[0], STRUCTURE, rare_blamed[rare[0]], place[rare[0]], rarity),
         ]
         columns = [np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)]
         weights = [part[4] if part[4].ndim == 2 else np.repeat(part[4][:, None], STRENGTHS, axis=1) for part in parts]

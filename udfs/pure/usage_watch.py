@@ -48,7 +48,7 @@ YOUTH_MINUTES = 10.0
 # What work beyond so many standard deviations of the usual takes is known to this share of it.
 WORK_USUAL, WORK_TOLERANCE = 2.0, 0.45
 # The level of a pod's use, that calls have to tell it better than, follows it so fast.
-LEVEL_GAIN = .25
+LEVEL_GAIN = 0.25
 # A replica's own level forgets with this time constant.
 OFFSET_MINUTES = 120.0
 
@@ -137,7 +137,9 @@ class UsageWatch:
         before = len(self.pods)
         self.pods.see(names, minute_ms)
         for column in _POD_COLUMNS:
-            setattr(self, column, grown(getattr(self, column), len(self.pods), np.nan if column == "_pod_amount" else 0))
+            setattr(
+                self, column, grown(getattr(self, column), len(self.pods), np.nan if column == "_pod_amount" else 0)
+            )
         self._guards[0].resize(len(self.pods))
         for name in self.pods.names[before:]:
             self._pod_service[self.pods.get(name)] = pod_service[name]
@@ -290,7 +292,9 @@ class UsageWatch:
         comparable = ready & (gap < 1)[:, None] & np.isfinite(steps)
         compared_now = np.stack([comparable & (np.abs(residual) < steps), comparable], axis=2) * weight[:, :, None]
         level_now = np.where(gap[:, None] < 1, self._pod_amount[pods], np.nan)
-        self._pod_amount[pods] = np.where(np.isfinite(level_now), level_now + LEVEL_GAIN * (amounts - level_now), amounts)
+        self._pod_amount[pods] = np.where(
+            np.isfinite(level_now), level_now + LEVEL_GAIN * (amounts - level_now), amounts
+        )
         level_weight = np.where(ready, weight, 0.0)
         kept = np.where(ready, 1 - 1 / OFFSET_MINUTES, 1.0)
         bounded = np.clip(raw - offset, -CLIP * scale, CLIP * scale) + offset
