@@ -70,7 +70,7 @@ class SpanBaselines(Baselines):
                 np.log1p(self._durations.samples[operation]) / 5,
                 np.log(scale),
                 np.log1p(self._times.minutes[reading.profile]) / 5,
-                reading.raw_log_time - reading.log_time,
+                reading.load,
             ]
         )
         log_duration = np.log(frame.duration_ms + e.TIME_FLOOR_MS)

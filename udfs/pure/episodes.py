@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from udfs.pure.baseline import grown, rows_of
+from udfs.pure.guard import Guard
 from udfs.pure.windows import MINUTE_MS
 
 # Chance that a trace is affected where all is well: a hiccup of its own, not an episode's.
@@ -26,17 +27,22 @@ CHANGES = 0.02
 
 # What each trace has to say for an episode before it counts, so that slight shifts never add up;
 # and the most that one minute says.
-MARGIN = 0.1
+MARGIN = 0.15
 MINUTE_EVIDENCE = 4.0
+MINUTE_CLEAR = 6.0
 
 
-# Minutes without any data after which nothing is left of an episode that could be told.
-SILENCE_MAX = 240
+# The chance that an episode ends in a minute in which its subject isn't heard of: no data, no belief.
+UNHEARD_ENDS = 0.5
+# How often a subject is heard of forgets with this time constant.
+HEARD_MINUTES = 120.0
+# Silent minutes after which nothing is left of an episode.
+SILENCE_MAX = 30
 
 
-def _elapsed(before_ms: int, after_ms: int) -> int:
-    """Minutes from one step to the next: where nothing was heard, an episode may have ended all the same."""
-    return min((after_ms - before_ms) // MINUTE_MS, SILENCE_MAX)
+def _silent(before_ms: int, after_ms: int) -> int:
+    """Minutes between one step and the next."""
+    return min((after_ms - before_ms) // MINUTE_MS - 1, SILENCE_MAX)
 
 
 class Episodes:
@@ -49,19 +55,33 @@ class Episodes:
         self._shares = np.repeat(SHARES, strengths)  # (states - 1,)
         self._channels, self._strengths, self._lag = channels, strengths, lag
         self.now = np.zeros((0, channels, 1 + len(self._shares)))
-        # (minute, filtered chances, likelihood of each state in that minute), oldest first
-        self._past: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self._guard = Guard(channels)
+        self._heard = np.zeros(0)  # (subjects,) share of the minutes in which each was heard of
+        # (minute, filtered chances, likelihood of each state in that minute, chance that an episode ended before it)
+        # oldest first
+        self._past: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def resize(self, subjects: int) -> None:
         """Have at least ``subjects`` rows; new ones are well."""
         known = len(self.now)
         self.now = grown(self.now, subjects)
         self.now[known:, :, 0] = 1.0
+        self._guard.resize(subjects)
+        self._heard = grown(self._heard, subjects, 1.0)
 
     def keep(self, kept: np.ndarray) -> None:
         """Keep the subjects at ``kept``."""
         self.now = self.now[kept]
-        self._past = [(minute, rows_of(f, kept), rows_of(e, kept, 1.0)) for minute, f, e in self._past]
+        self._guard.keep(kept)
+        self._heard = self._heard[kept]
+        self._past = [
+            (minute, rows_of(f, kept), rows_of(e, kept, 1.0), rows_of(ends, kept, ENDS))
+            for minute, f, e, ends in self._past
+        ]
+
+    def threshold(self) -> np.ndarray:
+        """By how much the evidence of each subject has to be greater than elsewhere, in nats.  # (subjects, channels)"""
+        return self._guard.excess()
 
     def step(self, minute_ms: int, subject: np.ndarray, weights: np.ndarray, counts: np.ndarray | float = 1.0) -> None:
         """Take in a minute. subject: (n,), weights: (n, channels, strengths) nats of its traces.
@@ -74,48 +94,67 @@ class Episodes:
         says *= np.broadcast_to(counts, says.shape[:2])[:, :, None]
         evidence = np.zeros_like(self.now)
         np.add.at(evidence[:, :, 1:], subject, says)
-        likelihood = np.exp(np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_EVIDENCE))
+        evidence = np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_CLEAR)
+        heard = np.bincount(subject, minlength=len(self.now)) > 0
+        whole = np.log(np.exp(evidence[:, :, 1:]).mean(axis=2))
+        evidence[:, :, 1:] -= self._guard.excess()[:, :, None]
+        ill = 1 - self.now[:, :, 0]
+        self._guard.learn(whole, np.broadcast_to(heard[:, None], whole.shape), ill)
+        evidence[~heard] = 0.0
+        likelihood = np.exp(evidence)
+        # Silence tells where there is talk: of what is rarely called anyway a minute without calls says little.
+        ends = np.where(heard, ENDS, ENDS + (UNHEARD_ENDS - ENDS) * self._heard)
+        self._heard += (heard - self._heard) / HEARD_MINUTES
         states = self.now
-        for _ in range(_elapsed(self._past[-1][0], minute_ms) if self._past else 1):
-            states = self._passed(states)
-        states = states * likelihood
+        for _ in range(_silent(self._past[-1][0], minute_ms) if self._past else 0):
+            states = self._passed(states, np.full(len(states), UNHEARD_ENDS))
+        states = self._passed(states, ends) * likelihood
         self.now = states / states.sum(axis=2, keepdims=True)
-        self._past.append((minute_ms, self.now, likelihood))
+        self._past.append((minute_ms, self.now, likelihood, ends))
         del self._past[: -self._lag - 1]
 
-    def _passed(self, states: np.ndarray) -> np.ndarray:
+    def _passed(self, states: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """The chances a minute later. An episode that goes on may change its share or strength."""
+        ends = ends[:, None, None]
         well, ill = states[:, :, :1], states[:, :, 1:]
         some = ill.sum(axis=2, keepdims=True)
         count = len(self._shares)
-        stays = ill * (1 - ENDS) * (1 - CHANGES) + some * ((1 - ENDS) * CHANGES / count)
-        return np.concatenate([well * (1 - BEGINS) + some * ENDS, stays + well * BEGINS / count], axis=2)
+        stays = ill * (1 - ends) * (1 - CHANGES) + some * ((1 - ends) * CHANGES / count)
+        return np.concatenate([well * (1 - BEGINS) + some * ends, stays + well * BEGINS / count], axis=2)
 
-    def _passed_back(self, future: np.ndarray) -> np.ndarray:
+    def _passed_back(self, future: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """What the next minute's evidence says of each state of this minute."""
+        ends = ends[:, None, None]
         well, ill = future[:, :, :1], future[:, :, 1:]
         some = ill.mean(axis=2, keepdims=True)
         goes_on = ill * (1 - CHANGES) + some * CHANGES
-        return np.concatenate([well * (1 - BEGINS) + some * BEGINS, well * ENDS + goes_on * (1 - ENDS)], axis=2)
+        return np.concatenate([well * (1 - BEGINS) + some * BEGINS, well * ends + goes_on * (1 - ends)], axis=2)
 
     def at(self, minute_ms: int) -> np.ndarray:
         """Chances in a minute by all that came since.  # (subjects, channels, states)"""
         subjects = len(self.now)
         future = np.ones_like(self.now)
-        later_ms = None
-        for minute, filtered, likelihood in reversed(self._past):
-            if later_ms is not None:
-                for _ in range(_elapsed(minute, later_ms)):
-                    future = self._passed_back(future)
+        later: tuple[int, np.ndarray] | None = None
+        for minute, filtered, likelihood, ends in reversed(self._past):
+            if later is not None:
+                later_ms, later_ends = later
+                future = self._passed_back(future, later_ends)
+                for _ in range(_silent(minute, later_ms)):
+                    future = self._passed_back(future, np.full(subjects, UNHEARD_ENDS))
                 future /= future.max(axis=2, keepdims=True)
-            later_ms = minute
+            later = minute, grown(ends, subjects, ENDS)
+            likelihood = grown(likelihood, subjects, 1.0)
             if minute <= minute_ms:
                 states = np.zeros_like(self.now)
                 states[:, :, 0] = 1.0
                 states[: len(filtered)] = filtered
-                states *= future
-                return states / states.sum(axis=2, keepdims=True)
-            future = future * grown(likelihood, subjects, 1.0)
+                later_too = states * future
+                later_too /= later_too.sum(axis=2, keepdims=True)
+                # What followed may confirm or withdraw; it finds an episode only where the minute itself speaks for it.
+                speaks = likelihood[:, :, 1:].max(axis=2) > 1
+                sinks = later_too[:, :, 0] > states[:, :, 0]
+                return np.where((speaks | sinks)[:, :, None], later_too, states)
+            future = future * likelihood
         return self.now
 
     def affected(self, states: np.ndarray) -> np.ndarray:

@@ -20,9 +20,11 @@ import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.baseline import Profiles, Vocabulary, grown
+from udfs.pure.children import Children
 from udfs.pure.context import THRESHOLD, Context
 from udfs.pure.frame import Frame
 from udfs.pure.load import Load
+from udfs.pure.replicas import Replicas
 
 OWN, LEAF, GAP, FAILURE, REPEAT, STRUCTURE = range(6)
 CHANNELS = 6
@@ -97,6 +99,8 @@ class Reading(NamedTuple):
     raw_log_time: np.ndarray  # (spans,) log of own time, duration of a leaf, or gap
     log_time: np.ndarray  # (spans,) the same less what the load adds
     load_slot: np.ndarray  # (spans,) row in the table of load
+    load: np.ndarray  # (spans,) what the load adds
+    replica: np.ndarray  # (spans,) row in the table of replicas
     is_timed: np.ndarray  # (spans,) the time is the operation's usual business
     is_known: np.ndarray  # (spans,) timed, and the time's profile is well known
     slow_level: np.ndarray  # (spans,) how many of SLOW_LEVELS the time is beyond
@@ -127,6 +131,8 @@ class Baselines:
         # (operations * SHAPES, ...) calls beyond each level of SLOW_LEVELS, all calls first
         self._slow = np.zeros((0, len(SLOW_LEVELS) + 1))
         self._load = Load()
+        self._replicas = Replicas()
+        self._children = Children()
         self._calls = np.zeros(0)  # (operations,)
         self._failures = np.zeros(0)
         self._rare = np.zeros(0)  # calls with a rare set of children
@@ -168,9 +174,11 @@ class Baselines:
         surplus = raw_log_time[telling] - self._times.location[profile[telling]]
         self._load.follow(service[telling], surplus, self._times.scale[profile[telling]])
         load = self._load.shift()[load_slot]
-        log_time = raw_log_time - load
+        replica = self._replicas.enter(minute_ms, frame, load_slot, channel == GAP)
+        offset, uncertainty = self._replicas.offset(replica)
+        log_time = raw_log_time - load - offset
         surplus = log_time - self._times.location[profile]
-        variance = self._time_variance(profile, LOAD_TOLERANCE * load)
+        variance = self._time_variance(profile, LOAD_TOLERANCE * load) + uncertainty
         time_weight = _time_weight(surplus, variance)
         slow_level = np.searchsorted(SLOW_LEVELS, time_weight)
         time_weight = self._tempered(profile, time_weight, slow_level)
@@ -203,7 +211,7 @@ class Baselines:
             for i in range(len(Evidence._fields))
         ))  # fmt: skip
         return Reading(
-            operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot,
+            operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot, load, replica,
             is_timed, is_known, slow_level, surplus, variance, failed, groups, repeat_row, structure, evidence,
         )  # fmt: skip
 
@@ -270,6 +278,7 @@ class Baselines:
         variance = self._times.scale[profile] ** 2
         # Young estimates are uncertain by themselves.
         variance = variance * (1 + 4 / np.maximum(self._times.minutes[profile], 1.0))
+        variance = variance * self._load.widening()
         return variance + tolerance**2
 
     def loop_context(self, operation: np.ndarray) -> np.ndarray:
@@ -336,8 +345,9 @@ class Baselines:
         operation = reading.operation
         known = reading.is_known
         surplus = reading.raw_log_time - self._times.location[reading.profile]
-        self._load.learn(reading.load_slot[known], surplus[known])
+        self._load.learn(reading.load_slot[known], (surplus - self._replicas.offset(reading.replica)[0])[known])
         timed = np.where(reading.is_timed, times, 0.0)
+        self._replicas.learn(reading.replica, surplus - reading.load, np.where(known, timed, 0.0))
         self._times.learn(reading.profile, reading.log_time, timed)
         self._durations.learn(operation, np.log(frame.duration_ms + TIME_FLOOR_MS), timed)
         timed_spans = np.bincount(reading.service, reading.is_timed, minlength=len(self.samples))
@@ -348,6 +358,7 @@ class Baselines:
         self._callee_of[operation[answered]] = reading.callee[answered]
 
         fade = 1 - 1 / COUNT_MEMORY_MINUTES
+        self._learn_children(minute_ms, frame, reading, events, fade)
         calls = self._calls
         rare = self._structure_share(reading.structure, calls[operation]) < RARE
         size = len(calls)
@@ -372,6 +383,37 @@ class Baselines:
             )
         self._learn_structures(minute_ms, reading.structure, events)
 
+    def _learn_children(self, minute_ms: int, frame: Frame, reading: Reading, events: np.ndarray, fade: float) -> None:
+        below = np.flatnonzero(frame.has_parent & reading.is_entry)
+        services = len(self.services)
+        # Each parent and service of a child once.
+        pairs = np.unique(frame.parent[below] * services + reading.service[below])
+        parent, service = np.divmod(pairs, services)
+        kinds, index = np.unique(frame.operation[parent] * services + service, return_inverse=True)
+        weights = np.bincount(index, events[parent], minlength=len(kinds))
+        operations, answering = np.divmod(kinds, services)
+        self._children.learn(
+            minute_ms,
+            [frame.operations[i] for i in operations.tolist()],
+            [self.services.names[i] for i in answering.tolist()],
+            weights,
+            fade,
+        )
+
+    def missing_callee(self, frame: Frame, reading: Reading, rows: np.ndarray) -> np.ndarray:
+        """The service of a child that each of ``rows`` should have and lacks, -1 = none.  # (len(rows),)"""
+        below = np.flatnonzero(frame.has_parent & reading.is_entry & np.isin(frame.parent, rows))
+        present: dict[int, set[str]] = {}
+        for child in below.tolist():
+            present.setdefault(int(frame.parent[child]), set()).add(self.services.names[reading.service[child]])
+        found = [
+            self._children.missing(
+                frame.operations[frame.operation[row]], self._calls[reading.operation[row]], present.get(row, set())
+            )
+            for row in rows.tolist()
+        ]
+        return np.array([self.services.get(name) if name else -1 for name in found], np.int64)
+
     def _learn_structures(self, minute_ms: int, structure: np.ndarray, weights: np.ndarray) -> None:
         seen, inverse = np.unique(structure, return_inverse=True)
         counts = np.bincount(inverse, weights)
@@ -390,6 +432,8 @@ class Baselines:
         """Forget what was last seen before a time; of services, that they were ever known well."""
         gone = self.services.last_seen[: len(self.samples)] < before_ms
         self.samples[gone] = self.minutes[gone] = 0.0
+        self._replicas.forget(before_ms)
+        self._children.forget(before_ms)
         kept = self._structure_seen >= before_ms
         self._structures = self._structures[kept]
         self._structure_calls = self._structure_calls[kept]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from udfs.pure.baseline import grown
+from udfs.pure.baseline import SCALE_CLIP, SCALE_NORM, grown
 
 # How a kind of time feels the level until it showed otherwise, as if PRIOR_SPANS at a level of
 # log 1.2 had told it.
@@ -32,6 +32,7 @@ class Load:
 
     def __init__(self) -> None:
         self._level = 0.0
+        self._spread = 0.0  # log of the factor on variances
         self._xy = np.zeros(0)  # (slots,)
         self._xx = np.zeros(0)
 
@@ -46,7 +47,7 @@ class Load:
         """
         services, index, counts = np.unique(service, return_inverse=True, return_counts=True)
         if len(services) < SERVICES_MIN:
-            self._level = 0.0
+            self._level = self._spread = 0.0
             return
         weight = 1 / (scale * counts[index])
         order = np.lexsort((weight, surplus))
@@ -54,6 +55,13 @@ class Load:
         median = surplus[order][np.searchsorted(reached, reached[-1] / 2)]
         gain = len(order) / (len(order) + LEVEL_SPANS)
         self._level += gain * (median - self._level)
+        z = (surplus - self._level) / scale
+        spread = np.bincount(index, np.minimum(z * z, SCALE_CLIP**2)) / counts / SCALE_NORM
+        self._spread += gain * (np.log(max(float(np.median(spread)), 1.0)) - self._spread)
+
+    def widening(self) -> float:
+        """The factor, at least 1, by which everybody's times vary more than usual (of variances)."""
+        return float(np.exp(self._spread))
 
     def shift(self) -> np.ndarray:
         """What the level adds to the log times of each slot.  # (slots,)"""

@@ -78,6 +78,8 @@ SUSPICION = 2.0
 POD_YOUTH_MINUTES = 30
 SERVICE_AGE_MINUTES = 60
 RENEWED_SHARE = 0.3
+# A pod is gone that has said nothing for so long.
+SILENT_MINUTES = 3
 # By how much a new release may be slower while it is learnt, and the samples that the past counts for then.
 RELEASE_SLOWER = np.log(2.0)
 RELEASE_SAMPLES = 20.0
@@ -218,13 +220,19 @@ class MaskedDetector(RuleDetector):
             self._pod_service[i] = services.get(self._pods.names[i].split(SEPARATOR)[0])
 
     def _renewed(self, minute_ms: int, frame: Frame, pod: np.ndarray, reading: Reading) -> np.ndarray:
-        """Whether each service has a new release: it is old, and most of its spans' pods are young."""
-        young = minute_ms - self._pod_since[pod] < POD_YOUTH_MINUTES * MINUTE_MS
+        """Whether each service has a new release: it is old, many of its spans come from young pods, and pods that are
+        not young fell silent. Where none did, pods were only added."""
+        youth = POD_YOUTH_MINUTES * MINUTE_MS
+        young = minute_ms - self._pod_since[pod] < youth
         services = len(self._baselines.services)
         counts = np.bincount(reading.service, minlength=services)
         fresh = np.bincount(reading.service, young, minlength=services)
         old = minute_ms - self._service_since >= SERVICE_AGE_MINUTES * MINUTE_MS
-        return old & (counts > 0) & (fresh > RENEWED_SHARE * counts)
+        last_seen = self._pods.last_seen
+        silent = (last_seen <= minute_ms - SILENT_MINUTES * MINUTE_MS) & (last_seen > minute_ms - youth)
+        silent &= last_seen - self._pod_since >= youth
+        gone = np.bincount(self._pod_service[: len(silent)][silent], minlength=services)
+        return old & (counts > 0) & (fresh > RENEWED_SHARE * counts) & (gone > 0)
 
     def _evidence(
         self, frame: Frame, reading: Reading, tokens: t.Tokens, found: Prediction, renewed: np.ndarray
@@ -243,7 +251,7 @@ class MaskedDetector(RuleDetector):
         variance = reading.variance * found.scale[:, t.OWN_TIME] ** 2
         surplus = surplus - np.where(renewed[blamed], RELEASE_SLOWER, 0.0)
         # What the load brings is known roughly, and off for all traces of a service together.
-        load = reading.raw_log_time - reading.log_time
+        load = reading.load
         surplus = surplus - LOAD_SLACK * np.maximum(load, 0.0)
         timed = np.flatnonzero(reading.is_known)
         channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))[timed]
@@ -256,7 +264,20 @@ class MaskedDetector(RuleDetector):
         unanswered = _surprising(tokens, found, t.BIT_UNANSWERED)
         logged = _surprising(tokens, found, t.BIT_LOG)
         rare = _surprising(tokens, found, t.BIT_RARE)
+        # What a new release calls is its own affair.
+        is_old = ~renewed[reading.service[rare[0]]]
+        rare = rare[0][is_old], rare[1][is_old]
         looping, loop = self._loops(reading)
+
+        # A callee that is dead leaves no span: its caller waits, or errs, and lacks it.
+        waits = np.zeros(frame.count, bool)
+        waits[timed] = slow.max(axis=1) > EVENT_WEIGHT_MIN
+        waiting = np.flatnonzero(waits & ~frame.is_call)
+        dead = np.full(frame.count, -1)
+        dead[waiting] = base.missing_callee(frame, reading, waiting)
+        blamed, error_blamed = (np.where(dead >= 0, dead, who) for who in (blamed, error_blamed))
+        rare_blamed = np.where(dead >= 0, dead, reading.service)
+        place = np.where(dead >= 0, -1, place)
 
         error_place = np.where(answer >= 0, np.arange(frame.count), place)
         rarity = rare[1] + np.log(e.STRUCTURE_TROUBLE_RATE / e.TROUBLE_RATE)
@@ -266,7 +287,7 @@ class MaskedDetector(RuleDetector):
             (unanswered[0], FAILURE, blamed[unanswered[0]], nowhere[unanswered[0]], unanswered[1]),
             (logged[0], FAILURE, reading.service[logged[0]], logged[0], logged[1]),
             (looping, REPEAT, reading.service[frame.parent[looping]], frame.parent[looping], loop),
-            (rare[0], STRUCTURE, reading.service[rare[0]], rare[0], rarity),
+            (rare[0], STRUCTURE, rare_blamed[rare[0]], place[rare[0]], rarity),
         ]
         columns = [np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)]
         weights = [part[4] if part[4].ndim == 2 else np.repeat(part[4][:, None], STRENGTHS, axis=1) for part in parts]
@@ -473,7 +494,7 @@ class MaskedDetector(RuleDetector):
         # What happens to a call is in its caller's span and blamed on the callee: the trace counts as a whole.
         suspect = np.clip(of_trace[frame.trace] - np.log(LONE) - THRESHOLD, -50, 50)
         events = np.maximum(1 / (1 + np.exp(suspect)), ANOMALOUS_WEIGHT)
-        events[is_warming[frame.trace]] = 1.0
+        events[is_warming[frame.trace] | renewed[reading.service]] = 1.0
         self.weights = np.where(new, 1.0, np.minimum(times, events))
         self._baselines.learn(minute_ms, frame, reading, times, events)
         if renewed.any():

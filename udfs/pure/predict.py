@@ -27,6 +27,8 @@ SCALES = (0.9, 3.0)
 SLOW_ENOUGH = 0.4
 # The least chance of an event that its trace explains.
 EXPLAINED = 0.1
+# ... and what it is where no model says better.
+EXCUSED = 0.9
 # No event is so rare, nor so sure, that a single one would end all doubt.
 CHANCES = (1e-5, 1 - 1e-3)
 
@@ -69,20 +71,19 @@ class Usual:
         known = dict(zip(t.KNOWN, tokens.known.T.astype(float)))
         spans = len(tokens.known)
         mean = np.zeros((spans, len(t.REALS)))
-        failures, repeats = np.exp(5 * known["failure_rate"]), np.exp(5 * known["repeat_rate"])
-        # An error below, or nobody who answers, explains an error.
-        errors = np.where(tokens.excuse[:, :2].any(axis=1), 0.9, failures)
+        failures = np.exp(5 * known["failure_rate"])
         chance = np.column_stack(
             [
-                np.where(tokens.excuse[:, 3] > 0, 0.9, repeats),
+                np.exp(5 * known["repeat_rate"]),
                 np.full(spans, 0.3),
                 np.full(spans, 0.3),
-                errors,
+                failures,
                 failures,
                 np.exp(5 * known["unanswered_rate"]),
                 np.exp(5 * known["rare_rate"]),
             ]
         )
+        chance = np.where(_excused(tokens), np.maximum(chance, EXCUSED), chance)
         return Prediction(mean, np.ones_like(mean), np.clip(chance, *CHANCES))
 
 

@@ -14,9 +14,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from udfs.pure.baseline import Vocabulary, grown, rows_of
+from udfs.pure.guard import Guard
 from udfs.pure.windows import MINUTE_MS
 
 DIMENSIONS = ("cpu", "memory", "io", "network")
+
+# Whether calls use it up. Memory is a level: it tells of caches, heaps and collectors, and is watched for its cost alone.
+IS_WORK = np.array([dimension != "memory" for dimension in DIMENSIONS])
 
 # Operations of a service that are told apart; the calls of all others count as one more.
 OPERATIONS = 7
@@ -41,6 +45,13 @@ OVERUSE_WEIGHT = 0.1
 # A pod's first minutes may be off together; after this many they count half as usual.
 YOUTH_MINUTES = 10.0
 
+# What work beyond so many standard deviations of the usual takes is known to this share of it.
+WORK_USUAL, WORK_TOLERANCE = 2.0, 0.45
+# The level of a pod's use, that calls have to tell it better than, follows it so fast.
+LEVEL_GAIN = 0.25
+# A replica's own level forgets with this time constant.
+OFFSET_MINUTES = 120.0
+
 # What a service's past still counts for when a new release replaces it.
 RENEWED = 0.02
 
@@ -51,15 +62,17 @@ INERTIA_MAX = 0.98
 CHANCE_MAX = 0.99
 # The filter: chances per minute that over-use begins and ends, and the most that one minute says.
 BEGINS, ENDS = 1 / 3000, 1 / 60
+# ... and that it ends in a minute without data: no data, no belief.
+UNHEARD_ENDS = 0.5
 POD_EVIDENCE = (-2.0, 3.0)
 SERVICE_EVIDENCE = (-3.0, 5.0)
 
 
 _POD_COLUMNS = (
-    "_pod_service", "_pod_chance", "_pod_minutes", "_pod_residual", "_pod_judged",
+    "_pod_service", "_pod_chance", "_pod_minutes", "_pod_residual", "_pod_judged", "_pod_offset", "_pod_amount",
 )  # fmt: skip
 _SERVICE_COLUMNS = (
-    "_chance", "_gram", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples",
+    "_chance", "_gram", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples", "_skill",
 )  # fmt: skip
 
 
@@ -79,6 +92,9 @@ class UsageWatch:
         self._pod_minutes = np.zeros((0, len(DIMENSIONS)))  # judged, less with every gap
         self._pod_residual = np.zeros((0, len(DIMENSIONS)))  # of the last minute
         self._pod_judged = np.zeros(0, np.int64)  # minute (ms) that was judged last
+        # (pods, dimensions, 2) sum of a pod's residuals and their weight: its level beside the other pods'.
+        self._pod_offset = np.zeros((0, len(DIMENSIONS), 2))
+        self._pod_amount = np.full((0, len(DIMENSIONS)), np.nan)  # of the last minute
         self._chance = np.zeros((0, len(DIMENSIONS)))  # of services
         self._gram = np.zeros((0, len(DIMENSIONS), FEATURES, FEATURES))
         self._product = np.zeros((0, len(DIMENSIONS), FEATURES))
@@ -89,6 +105,10 @@ class UsageWatch:
         # Sums of products of a pod's residuals in adjacent minutes, and of their squares.
         self._inertia = np.zeros((0, len(DIMENSIONS), 2))
         self._samples = np.zeros((0, len(DIMENSIONS)))
+        # (services, dimensions, 2) pod minutes in which the calls told the usage better than the minute before did, and
+        # pod minutes that were compared
+        self._skill = np.zeros((0, len(DIMENSIONS), 2))
+        self._guards = Guard(len(DIMENSIONS)), Guard(len(DIMENSIONS))  # of pods, of services
         # Of this minute and each service: use that its requests don't explain, and that sum's variance.
         self.unexplained = np.zeros((0, len(DIMENSIONS), 2))
         self._served: dict[str, float] = {}  # consumer -> calls that it served the minute before
@@ -98,6 +118,7 @@ class UsageWatch:
         """Have at least ``services`` rows."""
         for name in _SERVICE_COLUMNS:
             setattr(self, name, grown(getattr(self, name), services))
+        self._guards[1].resize(services)
 
     def step(
         self,
@@ -116,14 +137,17 @@ class UsageWatch:
         before = len(self.pods)
         self.pods.see(names, minute_ms)
         for column in _POD_COLUMNS:
-            setattr(self, column, grown(getattr(self, column), len(self.pods)))
+            setattr(
+                self, column, grown(getattr(self, column), len(self.pods), np.nan if column == "_pod_amount" else 0)
+            )
+        self._guards[0].resize(len(self.pods))
         for name in self.pods.names[before:]:
             self._pod_service[self.pods.get(name)] = pod_service[name]
 
-        self._pod_chance, self._chance = _transition(self._pod_chance), _transition(self._chance)
         self.surplus = np.full(self._pod_chance.shape, np.nan)
         self.unexplained = np.zeros((*self._chance.shape, 2))
-        told = np.zeros(self._pod_chance.shape), np.zeros(self._chance.shape)
+        # Evidence, and NaN where nothing was heard.
+        told = np.full(self._pod_chance.shape, np.nan), np.full(self._chance.shape, np.nan)
         # Without traces from now and before, what was asked of the pods isn't known.
         if names and calls and self._served:
             pods = np.array([self.pods.get(name) for name in names])  # (pods,)
@@ -138,6 +162,8 @@ class UsageWatch:
                 [[usage[name].get(d, np.nan) for d in DIMENSIONS] for name in names]
             )  # (pods, dimensions)
             self._judge_and_learn(minute_ms, pods, services, features, amounts, told)
+        else:
+            self._pod_chance, self._chance = (_passed(c, t) for c, t in zip((self._pod_chance, self._chance), told))
         self._served = {name: float(counts[:-1].sum()) for name, counts in calls.items()}
         self._minutes += 1
         if self._minutes % SOLVE_MINUTES == 0:
@@ -155,11 +181,11 @@ class UsageWatch:
         for minute, pod_chance, chance, pod_told, told in reversed(self._past):
             if minute <= minute_ms:
                 return self._log_odds(
-                    _with_future(grown(pod_chance, pods), pod_future),
-                    _with_future(grown(chance, services), future),
+                    _with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan)),
+                    _with_future(grown(chance, services), future, grown(told, services, np.nan)),
                 )
-            pod_future = _passed_back(pod_future, grown(pod_told, pods))
-            future = _passed_back(future, grown(told, services))
+            pod_future = _passed_back(pod_future, grown(pod_told, pods, np.nan))
+            future = _passed_back(future, grown(told, services, np.nan))
         return self._log_odds(self._pod_chance, self._chance)
 
     def _log_odds(self, pod_chance: np.ndarray, chance: np.ndarray) -> dict[str, float]:
@@ -202,30 +228,58 @@ class UsageWatch:
         line = self._variance[services]
         variance = line[:, :, 0] + line[:, :, 1] * work
         ready = measured & (self._samples[services] >= SAMPLES_MIN) & (variance > 0)
+        first = np.flatnonzero(np.r_[True, services[1:] != services[:-1]])
+        seen = services[first]
+        # A replica may have a level of its own; a lone one's is its service's.
+        level, weight_of_level = np.moveaxis(self._pod_offset[pods], 2, 0)
+        offset = level / (weight_of_level + YOUTH_MINUTES)
+        replicas = np.repeat(np.diff(np.r_[first, len(services)]), np.diff(np.r_[first, len(services)]))
+        raw = residual
+        residual = np.where(measured & (replicas > 1)[:, None], residual - offset, residual)
         # Of a new pod, or after a gap, it isn't known how much it differs from the others by now.
         gap = (minute_ms - self._pod_judged[pods]) / MINUTE_MS - 1
         minutes = self._pod_minutes[pods] * np.exp(-gap / YOUTH_MINUTES)[:, None]
         variance = variance * (1 + YOUTH_MINUTES / (minutes + 1))
+        # Work beyond the usual is known to a share of it only: caches, queues and collectors don't grow in proportion.
+        count, total, squares = np.moveaxis(self._moments[services, :, :3], 2, 0) / np.maximum(
+            self._moments[services, :, 0], 1e-9
+        )
+        usual = total + WORK_USUAL * np.sqrt(np.maximum(squares - total**2, 0.0))
+        variance = variance + np.where(count > 0, (WORK_TOLERANCE * np.maximum(work - usual, 0.0)) ** 2, 0.0)
         self.surplus[pods] = np.where(ready, residual / np.sqrt(np.where(ready, variance, 1.0)), np.nan)
 
         spread = np.where(ready, variance, 1.0)[:, :, None]
         shift = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
         evidence = (residual[:, :, None] - shift / 2) * shift / spread
-        evidence = np.where(ready, np.logaddexp(*np.moveaxis(evidence, 2, 0)) - np.log(2), 0.0)
+        evidence = np.logaddexp(*np.moveaxis(evidence, 2, 0)) - np.log(2)
         # Where residuals stay as they are (a heap, a cache), the next minute says little anew.
         product, square = np.moveaxis(self._inertia[services], 2, 0)
         inertia = np.clip(product / np.maximum(square, 1e-300), 0.0, INERTIA_MAX)
         told_by = np.stack([residual, variance * (1 + inertia) / (1 - inertia)], axis=2)
         np.add.at(self.unexplained, services, np.where(ready[:, :, None], told_by, 0.0))
+        # What the calls don't explain better than the minute before does is a level of its own (a heap, a cache), and
+        # tells nothing of over-use.
+        better, compared = np.moveaxis(self._skill[services], 2, 0)
+        telling = ready & IS_WORK & (better - compared / 2 > np.sqrt(compared))
         evidence = np.clip(evidence * (1 - inertia) / (1 + inertia), *POD_EVIDENCE)
-        self._pod_chance[pods] = _weigh(self._pod_chance[pods], evidence)
+        evidence = np.where(telling, evidence, 0.0)
+        of_pods, of_services = self._guards
+        told[0][pods] = np.where(telling, evidence - of_pods.excess()[pods], np.nan)
+        heard = np.zeros(self._pod_chance.shape, bool)
+        heard[pods] = telling
+        whole_heard = np.zeros(self._chance.shape, bool)
+        whole_heard[seen] = np.logical_or.reduceat(telling, first)
+        whole = np.zeros(self._chance.shape)
         # Consumers come in the order of their names: those of a service stand together.
-        first = np.flatnonzero(np.r_[True, services[1:] != services[:-1]])
-        seen = services[first]
-        whole = np.add.reduceat(evidence, first)
-        whole = np.clip(whole, *SERVICE_EVIDENCE)
-        self._chance[seen] = _weigh(self._chance[seen], whole)
-        told[0][pods], told[1][seen] = evidence, whole
+        whole[seen] = np.clip(np.add.reduceat(evidence, first), *SERVICE_EVIDENCE)
+        told[1][:] = np.where(whole_heard, whole - of_services.excess(), np.nan)
+        all_evidence = np.zeros(self._pod_chance.shape)
+        all_evidence[pods] = evidence
+        of_pods.learn(all_evidence, heard, self._pod_chance)
+        of_services.learn(whole, whole_heard, self._chance)
+        self._pod_chance, self._chance = (
+            _weigh(_passed(c, t), np.nan_to_num(t)) for c, t in zip((self._pod_chance, self._chance), told)
+        )
 
         scale = np.sqrt(np.where(ready, variance, 1e300))
         outlying = np.maximum(np.abs(residual) / (CLIP * scale), 1.0)
@@ -234,6 +288,19 @@ class UsageWatch:
         weight = np.where(chance > 0.5, weight * OVERUSE_WEIGHT, weight)
         clipped = np.where(ready, np.clip(residual, -CLIP * scale, CLIP * scale), 0.0)
         self._pod_minutes[pods] = minutes + ready
+        steps = np.abs(amounts - self._pod_amount[pods])
+        comparable = ready & (gap < 1)[:, None] & np.isfinite(steps)
+        compared_now = np.stack([comparable & (np.abs(residual) < steps), comparable], axis=2) * weight[:, :, None]
+        level_now = np.where(gap[:, None] < 1, self._pod_amount[pods], np.nan)
+        self._pod_amount[pods] = np.where(
+            np.isfinite(level_now), level_now + LEVEL_GAIN * (amounts - level_now), amounts
+        )
+        level_weight = np.where(ready, weight, 0.0)
+        kept = np.where(ready, 1 - 1 / OFFSET_MINUTES, 1.0)
+        bounded = np.clip(raw - offset, -CLIP * scale, CLIP * scale) + offset
+        self._pod_offset[pods] = self._pod_offset[pods] * kept[:, :, None] + np.stack(
+            [level_weight * np.where(ready, bounded, 0.0), level_weight], axis=2
+        )
         before = np.where((gap < 1)[:, None], self._pod_residual[pods], 0.0)
         self._pod_residual[pods] = clipped
         self._pod_judged[pods] = minute_ms
@@ -250,6 +317,7 @@ class UsageWatch:
             (self._product, (weight * amounts)[:, :, None] * features[:, None, :]),
             (self._moments, settled * moments),
             (self._inertia, pairs),
+            (self._skill, compared_now),
             (self._samples, weight),
         ):
             column[seen] *= 1 - 1 / MEMORY_MINUTES
@@ -281,16 +349,23 @@ class UsageWatch:
         kept = np.flatnonzero(self.pods.last_seen >= before_ms)
         if len(kept) < len(self.pods):
             self.pods.keep(kept)
+            self._guards[0].keep(kept)
             for column in _POD_COLUMNS:
                 setattr(self, column, getattr(self, column)[kept])
             self._past = [
-                (minute, rows_of(pod_chance, kept), chance, rows_of(pod_told, kept), told)
+                (minute, rows_of(pod_chance, kept), chance, rows_of(pod_told, kept, np.nan), told)
                 for minute, pod_chance, chance, pod_told, told in self._past
             ]
 
 
-def _transition(chance: np.ndarray) -> np.ndarray:
-    return chance * (1 - ENDS) + (1 - chance) * BEGINS
+def _ends(told: np.ndarray) -> np.ndarray:
+    """The chance that over-use ended before a minute; told: its evidence, NaN = none."""
+    return np.where(np.isnan(told), UNHEARD_ENDS, ENDS)
+
+
+def _passed(chance: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """The chance a minute later, before its evidence counts."""
+    return chance * (1 - _ends(told)) + (1 - chance) * BEGINS
 
 
 def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
@@ -299,16 +374,21 @@ def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     return likelihood / (likelihood + 1 - chance)
 
 
-def _with_future(chance: np.ndarray, future: np.ndarray) -> np.ndarray:
-    """The chance, by what comes later as well.  future: (..., 2) of being well, of over-use"""
+def _with_future(chance: np.ndarray, future: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """The chance, by what comes later as well: it may withdraw, and confirm where the minute itself speaks for it.
+
+    future: (..., 2) of being well, of over-use
+    """
     ill = chance * future[..., 1]
-    return ill / (ill + (1 - chance) * future[..., 0])
+    later = ill / (ill + (1 - chance) * future[..., 0])
+    return np.where((later < chance) | (np.nan_to_num(told) > 0), later, chance)
 
 
-def _passed_back(future: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+def _passed_back(future: np.ndarray, told: np.ndarray) -> np.ndarray:
     """What a minute and all after it say of the minute before."""
-    well, ill = future[..., 0], future[..., 1] * np.exp(evidence)
-    before = np.stack([well * (1 - BEGINS) + ill * BEGINS, well * ENDS + ill * (1 - ENDS)], axis=-1)
+    ends = _ends(told)
+    well, ill = future[..., 0], future[..., 1] * np.exp(np.nan_to_num(told))
+    before = np.stack([well * (1 - BEGINS) + ill * BEGINS, well * ends + ill * (1 - ends)], axis=-1)
     return before / before.max(axis=-1, keepdims=True)
 
 

@@ -1,0 +1,90 @@
+"""What sits on a replica: some pods are faster than others, some pairs of them are near and some are far.
+
+Grain: a pod and kind of time; of the gap between a call and its callee's span, the two pods. Each has an offset from
+what the service's operations usually take, shrunken by how much replicas differ at all (empirical Bayes: the variance
+between the replicas of a service is learnt beside the one within). Where there is but one, there is no offset.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from udfs.pure.assemble import SEPARATOR
+from udfs.pure.baseline import Profiles, Vocabulary, grown
+from udfs.pure.frame import Frame
+from udfs.pure.windows import MINUTE_MS
+
+SCALE_START, SCALE_FLOOR = 0.5, 0.1
+# Replicas that were seen within this time are compared with each other; after it their offsets are forgotten.
+RECENT_MS = 120 * MINUTE_MS
+# Samples before a replica tells how much they differ.
+SAMPLES_MIN = 5.0
+
+
+class Replicas:
+    """State: per (slot, pod or pair of pods) the location of what its operations' usual doesn't tell."""
+
+    def __init__(self) -> None:
+        self._names = Vocabulary()
+        self._slot = np.zeros(0, np.int64)
+        self._offsets = Profiles(SCALE_START, SCALE_FLOOR)
+        self._between = np.zeros(0)  # (slots,) variance between the replicas of a slot, 0 = no two
+        self._count = np.zeros(0)  # (slots,) replicas seen lately
+
+    def enter(self, minute_ms: int, frame: Frame, slot: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
+        """Enter the replicas of a minute; the row of each span.  # (spans,)
+
+        slot: (spans,) the service and kind of time. is_gap: (spans,) the time is between two pods.
+        """
+        pods = len(frame.pods) + 1
+        answer = np.full(frame.count, -1)
+        answers = np.flatnonzero(frame.has_parent)
+        answer[frame.parent[answers]] = answers
+        other = np.where(is_gap & (answer >= 0), frame.pod[answer], pods - 1)
+        keys, index = np.unique((slot * pods + frame.pod) * pods + other, return_inverse=True)
+        pairs, seconds = np.divmod(keys, pods)
+        slots, firsts = np.divmod(pairs, pods)
+        named = [*frame.pods, ""]
+        names = [f"{s}{SEPARATOR}{named[a]}{SEPARATOR}{named[b]}" for s, a, b in zip(slots, firsts, seconds)]
+        before = len(self._names)
+        self._names.see(names, minute_ms)
+        rows = np.array([self._names.get(name) for name in names])
+        if len(self._names) > before:
+            self._slot = grown(self._slot, len(self._names))
+            self._slot[rows] = slots
+            self._offsets.resize(len(self._names))
+        self._measure(minute_ms, int(slot.max()) + 1)
+        return rows[index]
+
+    def _measure(self, minute_ms: int, slots: int) -> None:
+        """How much the replicas of each slot differ."""
+        known = (self._offsets.samples >= SAMPLES_MIN) & (self._names.last_seen > minute_ms - RECENT_MS)
+        rows = np.flatnonzero(known)
+        size = max(slots, len(self._between), int(self._slot.max()) + 1)
+        self._count = np.bincount(self._slot[rows], minlength=size)
+        noise = self._offsets.scale[rows] ** 2 / self._offsets.samples[rows]
+        location = self._offsets.location[rows]
+        count = np.maximum(self._count, 1)
+        mean = np.bincount(self._slot[rows], location, size) / count
+        square = np.bincount(self._slot[rows], (location - mean[self._slot[rows]]) ** 2 - noise, size)
+        self._between = np.where(self._count > 1, np.maximum(square, 0.0) / np.maximum(count - 1, 1), 0.0)
+
+    def offset(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(offset of each row, the variance that is left of not knowing it)  # 2 x (len(rows),)"""
+        between = self._between[self._slot[rows]]
+        noise = self._offsets.scale[rows] ** 2
+        known = self._offsets.samples[rows] * between
+        share = known / (known + noise)
+        return share * self._offsets.location[rows], (1 - share) * between
+
+    def learn(self, rows: np.ndarray, surplus: np.ndarray, weights: np.ndarray) -> None:
+        """Take in a minute. surplus: (spans,) log time above the operation's usual, the replica's own left in it."""
+        self._offsets.learn(rows, surplus, weights)
+
+    def forget(self, before_ms: int) -> None:
+        """Forget what was last seen before a time."""
+        kept = np.flatnonzero(self._names.last_seen >= before_ms)
+        if len(kept) < len(self._names):
+            self._names.keep(kept)
+            self._slot = self._slot[kept]
+            self._offsets.keep(kept)
