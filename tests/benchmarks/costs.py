@@ -36,10 +36,11 @@ from simulator.evaluation.measures import Measures
 from tests.benchmarks.detectors import _number, intervals, simulate
 from udfs.pure import detect
 from udfs.pure.attribute import resource_rows
+from udfs.pure.detect import MinuteResult
 from udfs.pure.focus import collect_charges
 from udfs.pure.irregular import charge_anomalies
 from udfs.pure.masked import MaskedDetector
-from udfs.pure.offline import assemble_all, by_minute, collect_traces, meter_consumers
+from udfs.pure.offline import Consumer, assemble_all, by_minute, collect_traces, meter_consumers
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel
 from udfs.pure.rank import rank_window
 from udfs.pure.windows import window_start
@@ -66,14 +67,12 @@ class KnowingDetector(MaskedDetector):
         super()._add_excess(incidents, verdicts, roots, done, unexplained)
 
 
-class World:
-    """What the arms share: minutes of traces, usage by minute and by resource, the bill, the truth."""
+class Bill:
+    """What consumers used and were charged, by resource."""
 
-    def __init__(self, directory: Path) -> None:
-        fragments, owners = collect_traces(directory)
-        self.minutes = assemble_all(fragments)
-        consumers = list(meter_consumers(directory, owners))
-        self.usage = by_minute(consumers)
+    def __init__(self, directory: Path, consumers: Sequence[Consumer] | None = None) -> None:
+        if consumers is None:
+            consumers = list(meter_consumers(directory, collect_traces(directory)[1]))
         self.of_resource: dict[str, list] = defaultdict(list)  # (service, usage by window)
         for consumer in consumers:
             self.of_resource[consumer.resource_id].append((consumer.service, consumer.usage["windows"]))
@@ -82,10 +81,6 @@ class World:
             for kind, charge in collect_charges(path):
                 if kind == "charge":
                     self.charges[charge["resource_id"]].append(charge)
-        truth = directory / "truth"
-        self.traces, self.faults, self.costs = (
-            pd.read_parquet(truth / f"{name}.parquet") for name in ("traces", "faults", "costs")
-        )
 
     @cached_property
     def allocations(self) -> dict[int, list[dict]]:
@@ -96,6 +91,21 @@ class World:
             for window_ms, found in rows.items():
                 by_window[window_ms] += found
         return by_window
+
+
+class World:
+    """What the arms share: minutes of traces, usage by minute, the bill, the truth."""
+
+    def __init__(self, directory: Path) -> None:
+        fragments, owners = collect_traces(directory)
+        self.minutes = assemble_all(fragments)
+        consumers = list(meter_consumers(directory, owners))
+        self.usage = by_minute(consumers)
+        self.allocations = Bill(directory, consumers).allocations
+        truth = directory / "truth"
+        self.traces, self.faults, self.costs = (
+            pd.read_parquet(truth / f"{name}.parquet") for name in ("traces", "faults", "costs")
+        )
 
     def irregular(self) -> pd.DataFrame:
         """The bill's irregularities on the services that bear them: (window_start, otel_service_name, merit)."""
@@ -119,22 +129,26 @@ class World:
 
     def ranked(self, detector: MaskedDetector) -> pd.DataFrame:
         """ranked_anomalies."""
-        results = {}
+        results: list[MinuteResult] = []
         for minute in sorted(self.minutes.keys() | self.usage.keys()):
-            for result in detector.step(minute, self.minutes.get(minute, []), self.usage.get(minute, {})):
-                results[result.minute_ms] = result
-        by_window: dict[int, list] = defaultdict(list)
-        for minute, result in results.items():
-            by_window[window_start(minute)].append((result.incidents, result.service_traces))
-        rows = []
-        for window_ms, of_window in sorted(by_window.items()):
-            incidents, service_traces = zip(*of_window)
-            # As they come out of the engine.
-            found = orjson.loads(orjson.dumps(self.allocations.get(window_ms, []), default=str))
-            rows += rank_window(window_ms, incidents, service_traces, found)
-        table = pd.DataFrame(rows)
-        table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
-        return table
+            results += detector.step(minute, self.minutes.get(minute, []), self.usage.get(minute, {}))
+        return ranked(results, self.allocations)
+
+
+def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]]) -> pd.DataFrame:
+    """ranked_anomalies of the last word for each minute, by the cost_allocations of each window."""
+    by_window: dict[int, list] = defaultdict(list)
+    for minute, result in {result.minute_ms: result for result in results}.items():
+        by_window[window_start(minute)].append((result.incidents, result.service_traces))
+    rows = []
+    for window_ms, of_window in sorted(by_window.items()):
+        incidents, service_traces = zip(*of_window)
+        # As they come out of the engine.
+        found = orjson.loads(orjson.dumps(allocations.get(window_ms, []), default=str))
+        rows += rank_window(window_ms, incidents, service_traces, found)
+    table = pd.DataFrame(rows)
+    table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
+    return table
 
 
 def evaluate(directory: Path) -> dict[str, dict[str, Measures]]:
