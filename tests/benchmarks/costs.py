@@ -1,9 +1,11 @@
 """What anomalies cost, how well that is known, and what knowing it is worth: the pure stages, without the engine.
 
     python -m tests.benchmarks.costs --seeds 11 12 --billings metered machine mixed [--jobs 2] [--json FILE]
+    python -m tests.benchmarks.costs DIR [DIR ...]
 
-Worlds are simulated. Every arm has the same bill and usage; of the arms of attribution all but the oracle have the
-detector's verdicts. Prints for each kind of bill two Markdown tables, mean ± 95 % t-interval over the seeds:
+Worlds are simulated, or read from directories that have ``truth/costs.parquet``. Every arm has the same bill and
+usage; of the arms of attribution all but the oracle have the detector's verdicts. Prints for each
+kind of bill two Markdown tables, mean ± 95 % t-interval over the seeds:
 
 attribution   A, bias and the share on the right service, of c_s (equation 1: proportional share), of excess cost,
               and of an oracle that knows the anomalous traces and culprits and counts their excess as the job does
@@ -21,7 +23,7 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
 from multiprocessing import get_context
@@ -35,6 +37,7 @@ from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
 from tests.benchmarks.detectors import _number, intervals, simulate
 from udfs.pure import detect
+from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.attribute import resource_rows
 from udfs.pure.detect import MinuteResult
 from udfs.pure.focus import collect_charges
@@ -103,8 +106,12 @@ class World:
         self.usage = by_minute(consumers)
         self.allocations = Bill(directory, consumers).allocations
         truth = directory / "truth"
+        names = {service for used in self.usage.values() for service, _ in used}
+        names |= {
+            pod.split(SEPARATOR)[0] for of in self.minutes.values() for packed in of for pod in unpack(packed).pods
+        }
         self.traces, self.faults, self.costs = (
-            pd.read_parquet(truth / f"{name}.parquet") for name in ("traces", "faults", "costs")
+            with_namespace(pd.read_parquet(truth / f"{name}.parquet"), names) for name in ("traces", "faults", "costs")
         )
 
     def irregular(self) -> pd.DataFrame:
@@ -133,6 +140,23 @@ class World:
         for minute in sorted(self.minutes.keys() | self.usage.keys()):
             results += detector.step(minute, self.minutes.get(minute, []), self.usage.get(minute, {}))
         return ranked(results, self.allocations)
+
+
+def with_namespace(table: pd.DataFrame, services: Iterable[str]) -> pd.DataFrame:
+    """A table of the truth with services named as the telemetry names them: some truths leave namespaces out.
+
+    A name that the telemetry has stays, as does one that none or several services of it have without namespace.
+    """
+    known = set(services)
+    full: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(known):
+        full[name.rsplit("/", 1)[-1]].append(name)
+    table = table.copy()
+    for column in table.columns.intersection(["otel_service_name", "culprit_service_name"]):
+        table[column] = [
+            full[name][0] if name not in known and len(full.get(name, ())) == 1 else name for name in table[column]
+        ]
+    return table
 
 
 def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]]) -> pd.DataFrame:
@@ -192,15 +216,16 @@ def evaluate(directory: Path) -> dict[str, dict[str, Measures]]:
     return {"attribution": attribution, "dollars": dollars}
 
 
-def run(task: tuple[str, int, Sequence[str]]) -> dict[str, dict[str, Measures]]:
-    """Simulate and evaluate one world."""
+def run(task: tuple[str, int | str, Sequence[str] | None]) -> dict[str, dict[str, Measures]]:
+    """Evaluate one world: simulated, or where there are no options the directory of this name."""
     billing, seed, size = task
     with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder) / "world"
-        simulate(directory, ("--seed", str(seed), "--billing", billing, *size))
+        directory = Path(folder) / "world" if size else Path(seed)
+        if size:
+            simulate(directory, ("--seed", str(seed), "--billing", billing, *size))
         found = evaluate(directory)
     excess = found["attribution"]["excess cost"]
-    print(f"costs: {billing}, seed {seed}: A {excess['attribution A']:.2f}, "
+    print(f"costs: {billing}, {seed}: A {excess['attribution A']:.2f}, "
           f"share {excess['share on right service']:.2f}", file=sys.stderr, flush=True)  # fmt: skip
     return found
 
@@ -224,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.costs")
     add = parser.add_argument
-    add("--seeds", type=int, nargs="+", required=True)
+    add("directories", type=Path, nargs="*", metavar="DIR", help="worlds with truth/costs.parquet")
+    add("--seeds", type=int, nargs="+", default=[])
     add("--billings", nargs="+", default=["metered", "machine", "mixed"])
     add("--days", type=float, default=1.0)
     add("--requests-per-day", type=int, default=10_000)
@@ -232,8 +258,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--jobs", type=int, default=1)
     add("--json", type=Path)
     found = parser.parse_args(argv)
+    if not found.seeds and not found.directories:
+        parser.error("give --seeds or directories")
     size = ("--days", f"{found.days:g}", "--requests-per-day", str(found.requests_per_day), "--mix", found.mix)
     tasks = [(billing, seed, size) for billing in found.billings for seed in found.seeds]
+    tasks += [("given", str(directory), None) for directory in found.directories]
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with ProcessPoolExecutor(found.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         done = list(pool.map(run, tasks))

@@ -34,6 +34,7 @@ import pandas as pd
 from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
+from tests.benchmarks.gap import GapDetector
 from tests.benchmarks.knn import NeighbourDetector, verdict
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.detect import MinuteResult, RuleDetector
@@ -204,6 +205,7 @@ ARMS: dict[str, Callable[[World], Detector]] = {
     # The same with the source's threshold.
     "ema": lambda world: MaskedDetector(MaskedSpanModel(DEFAULT_MODEL), EMA),
     "knn": _neighbours,
+    "gap": lambda world: GapDetector(),
     "oracle": lambda world: OracleDetector(world.truth),
 }
 

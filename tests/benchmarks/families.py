@@ -13,10 +13,12 @@ simulated   our simulator at its usual noise: each mix of faults, a storm, new r
 wide        our simulator at its wide noise
 queueing    the queueing simulation of tests.benchmarks.queueing: calm worlds and worlds with faults
 
-A DIR is a world in a family of its own name (interface.md §1, with or without truth/). Prints a line for each world and
-arm as it is done, then (not with --quick) a Markdown table for each family: mean ± 95 % t-interval over its worlds.
+A DIR is a world (interface.md §1, with or without truth/) in a family of the name of the folder that it is in. Prints a
+line for each world and arm as it is done, then (not with --quick) a Markdown table for each family: mean ± 95 %
+t-interval over its worlds. The measures are explained in MEASURES.
+
 Input that is read or made is kept in --cache, under a key of the input and of the code before the detectors: a change
-of the detectors doesn't make it stale, a change of collect, assemble or meter does. The measures are in MEASURES.
+of the detectors doesn't make it stale, a change of collect, assemble or meter does.
 """
 
 from __future__ import annotations
@@ -156,9 +158,9 @@ def sources(family: str, found: argparse.Namespace) -> list[Source]:
             for seed, calm in QUEUEING_SEEDS.items()
         ]
     elif Path(family).is_dir():
-        some = [of_directory(Path(family), Path(family).resolve().name)]
+        some = [of_directory(Path(family), Path(family).resolve().parent.name)]
     else:
-        raise WorldError(f"{family} is none of {', '.join(FAMILIES)}, nor a directory")
+        raise WorldError(f"{family} is none of {', '.join((*detectors.ARMS, *FAMILIES))}, nor a directory")
     if not some:
         raise WorldError(f"{found.data} has none of the family {family}")
     return some
@@ -401,8 +403,10 @@ def _culprits(
     of_traces = m.culprit_ranks_of_own_traces(verdicts, struck[["trace_id", "fault_id"]], faults)
     of_time = m.culprit_ranks(verdicts, faults)
     own = table[true & flags]
-    measures = {"faults": float(len(faults)), "faults without a flag": float(np.isinf(of_traces).mean())}
-    measures["faults without a flag"] = 1 - own["fault_id"].nunique() / max(len(faults), 1)
+    measures = {
+        "faults": float(len(faults)),
+        "faults without a flag": 1 - own["fault_id"].nunique() / max(len(faults), 1),
+    }
     for top in m.TOPS:
         measures[f"AC@{top}"] = m.named_share(of_traces, top)
         measures[f"AC@{top} of its time"] = m.named_share(of_time, top)
@@ -505,8 +509,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m tests.benchmarks.families", description="How good the detectors are, family by family."
     )
     add = parser.add_argument
-    add("families", nargs="*", default=list(FAMILIES), metavar="FAMILY|DIR", help=f"of {', '.join(FAMILIES)} [all]")
-    add("--arms", nargs="+", choices=detectors.ARMS, default=list(detectors.ARMS))
+    add("families", nargs="*", metavar="FAMILY|DIR", help=f"of {', '.join(FAMILIES)} [all]")
+    add("--arms", nargs="+", metavar="ARM", help=f"of {', '.join(detectors.ARMS)} [all]")
     add("--only", metavar="TEXT", help="the worlds alone whose family/name has this")
     add("--quick", action="store_true", help="no tables")
     add("--data", type=Path, default=DATA, help="the folder of the data that is given")
@@ -519,10 +523,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = parser.parse_args(argv)
     if found.jobs < 1:
         parser.error(f"--jobs {found.jobs} is below 1")
+    # What follows the arms and is none is a family.
+    arms = [name for name in found.arms or detectors.ARMS if name in detectors.ARMS]
+    families = [*found.families, *(name for name in found.arms or () if name not in detectors.ARMS)]
+    if not arms:
+        parser.error(f"--arms: name some of {', '.join(detectors.ARMS)}")
     try:
-        tasks = [source for family in found.families for source in sources(family, found)]
+        tasks = [source for family in families or FAMILIES for source in sources(family, found)]
         tasks = [source for source in tasks if not found.only or found.only in source.title]
-        done = _run_all(tasks, tuple(dict.fromkeys(found.arms)), found)
+        done = _run_all(tasks, tuple(dict.fromkeys(arms)), found)
     except (WorldError, OSError) as error:
         print(f"families: {error}", file=sys.stderr)
         return 1
@@ -534,6 +543,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seen.setdefault(source.title, {})[arm] = more
     if not found.quick:
         print("\n" + "\n".join(table(family, arms) for family, arms in groups.items()))
+        print("\n".join(f"- {name}: {what}" for name, what in MEASURES.items()))
     if found.json:
         clean = {f: {arm: {w: _finite(of) for w, of in worlds.items()} for arm, worlds in arms.items()}
                  for f, arms in groups.items()}  # fmt: skip

@@ -827,7 +827,7 @@ class Run:
         fault = self._active.get(pod.service)
         if fault and fault.kind == RETRY_STORM:
             # A client whose time limit was set too low: it gives up what would come, and asks again at once.
-            attempts, timeout, backoff = 5, self._usual_s.get(edge, timeout) * (0.4 + fault.size / 8), 0.0
+            attempts, timeout, backoff = 3, self._usual_s.get(edge, timeout) * (0.4 + fault.size / 8), 0.0
         for attempt in range(attempts):
             own = mix(key, 100 + attempt)
             span_id = own if plan.has_clients else parent
@@ -957,7 +957,8 @@ def truth(shop: Shop, run: Run, calm: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         is_structure = spans.keys() != other.keys()
         is_error = any(spans[p].is_error != other[p].is_error for p in shared)
         # Nothing differs but by a fault: by the last one that began. What waited because of it lasts longer than it.
-        fault = next((f for f in reversed(shop.faults) if f.start_s - _length(root) <= at), None)
+        last = max(span.end_s for span in spans.values())
+        fault = next((f for f in reversed(shop.faults) if f.start_s <= last), None)
         differs = is_structure or is_error or max(abs(latency), abs(work)) >= DIFFERENCE
         is_anomalous = bool(fault and differs)
         length, usual = _length(root), _length(other[()]) if () in other else math.nan
