@@ -73,7 +73,8 @@ def average_precision(scores: np.ndarray, true: np.ndarray) -> float:
     if not true.any():
         return math.nan
     order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])
+    falling = scores[order]
+    ends = np.flatnonzero(np.r_[falling[1:] != falling[:-1], True])
     hits = np.cumsum(true[order])[ends]
     gains = np.diff(np.r_[0, hits])
     return float((gains * hits / (ends + 1)).sum() / true.sum())
