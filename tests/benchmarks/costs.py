@@ -240,7 +240,7 @@ def table(title: str, arms: Mapping[str, Mapping[str, Measures]]) -> str:
         cells = [f"{_number(name, of[name][0])} ± {_number(name, of[name][1])}" for name in names]
         for k in m.REPAIRS if ratios else ():
             ours, oracles = (sum(w[f"USD, k = {k}"] for w in arms[a].values()) for a in (arm, "oracle"))
-            cells.append(f"{ours / oracles:.2f}")
+            cells.append(f"{ours / oracles:.2f}" if oracles else "–")
         lines_.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines_) + "\n"
 

@@ -170,13 +170,16 @@ def of_directory(path: Path, family: str) -> Source:
     """A world that is there: recorded, with exact truth, or without any."""
     is_real = (path / "truth" / "labels.parquet").is_file()
     is_calm = not (path / "truth").is_dir()
-    shifts: list[float] = []
-    if (file := path / "truth" / "world.json").is_file():
-        known = json.loads(file.read_text())
-        shifts = [of["time"] / 60 for of in known.get("deploys", [])]
-        shifts += [of["start"] / 60 for of in known.get("surges", [])]
     leave_out = 0 if is_real else LEAVE_OUT_MINUTES
-    return Source(family, path.name, path, None, leave_out, is_calm, tuple(sorted(shifts)))
+    return Source(family, path.name, path, None, leave_out, is_calm, shifts_of(path))
+
+
+def shifts_of(path: Path) -> tuple[float, ...]:
+    """Minutes at which a world has a new release or more load, by its truth; none where that doesn't tell."""
+    file = path / "truth" / "world.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    seconds = [of["time"] for of in known.get("deploys", [])] + [of["start"] for of in known.get("surges", [])]
+    return tuple(second / 60 for second in sorted(seconds))
 
 
 def _simulated(family: str, found: argparse.Namespace, made: Path) -> list[Source]:
@@ -451,6 +454,8 @@ def excess_cost(source: Source, results: Sequence[MinuteResult], cache: Path) ->
 def run(source: Source, arms: Sequence[str], cache: Path) -> dict[str, tuple[Measures, dict]]:
     """Measures, and what else there is, by arm."""
     world = load(source, cache)
+    # Of a world that had to be made its truth is known only now.
+    source = replace(source, shifts=source.shifts or shifts_of(source.place))
     done = {}
     for arm in arms:
         done[arm] = evaluate(source, arm, world, cache)

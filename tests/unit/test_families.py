@@ -15,7 +15,7 @@ import pytest
 
 from tests.benchmarks import detectors as d
 from tests.benchmarks import families as f
-from tests.benchmarks.costs import with_namespace
+from tests.benchmarks.costs import table, with_namespace
 from tests.benchmarks.gap import GapDetector
 from udfs.pure.assemble import assemble
 from udfs.pure.detect import MinuteResult
@@ -149,6 +149,12 @@ def test_truth_without_namespaces_gets_those_of_the_telemetry() -> None:
     table = pd.DataFrame({"otel_service_name": ["cart", "db", "web", "shop/cart", "__unallocated__"]})
     found = with_namespace(table, {"shop/cart", "a/web", "b/web"})
     assert found["otel_service_name"].tolist() == ["shop/cart", "db", "web", "shop/cart", "__unallocated__"]
+
+
+def test_a_world_whose_faults_cost_nothing_that_can_be_averted_has_no_ratio_to_the_oracle() -> None:
+    saved = {f"USD, k = {k}": 0.0 for k in (3, 5, 10)}
+    rows = table("dollars", {"excess": {"one": saved}, "oracle": {"one": saved}}).splitlines()
+    assert rows[-2:] == ["| excess | – | – | – |", "| oracle | – | – | – |"]
 
 
 def line(trace: int, minute: int, cart_ms: float) -> bytes:
