@@ -61,7 +61,7 @@ def test_who_stops_waiting_does_not_stop_the_other() -> None:
     assert seen == [(False, 2.0), ("done", 5.0), ("done", 7.0), (True, 7.0)]
 
 
-HOURS, SPANS = "2.2", "3000"
+HOURS, SPANS = "2.2", "4000"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,9 @@ def test_a_world_is_read_whole_and_has_a_truth_for_every_trace(world: Path) -> N
 def test_nothing_differs_before_the_first_fault(world: Path) -> None:
     """The same randomness whatever fails: else every later trace would differ."""
     traces, faults = (pd.read_parquet(world / "truth" / f"{name}.parquet") for name in ("traces", "faults"))
-    before = traces[traces["start_time"] < faults["start_time"].min() - pd.Timedelta(minutes=5)]
+    before = traces[
+        traces["start_time"] < faults["start_time"].min() - pd.Timedelta(minutes=20)
+    ]  # a small shop is slow
     assert len(before) > 100
     assert (before[["latency_log_ratio", "work_log_ratio", "root_duration_change"]] == 0).all(axis=None)
 
