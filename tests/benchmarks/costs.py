@@ -1,9 +1,11 @@
 """What anomalies cost, how well that is known, and what knowing it is worth: the pure stages, without the engine.
 
     python -m tests.benchmarks.costs --seeds 11 12 --billings metered machine mixed [--jobs 2] [--json FILE]
+    python -m tests.benchmarks.costs DIR [DIR ...]
 
-Worlds are simulated. Every arm has the same bill and usage; of the arms of attribution all but the oracle have the
-detector's verdicts. Prints for each kind of bill two Markdown tables, mean ± 95 % t-interval over the seeds:
+Worlds are simulated, or read from directories that have ``truth/costs.parquet``. Every arm has the same bill and
+usage; of the arms of attribution all but the oracle have the detector's verdicts. Prints for each
+kind of bill two Markdown tables, mean ± 95 % t-interval over the seeds:
 
 attribution   A, bias and the share on the right service, of c_s (equation 1: proportional share), of excess cost,
               and of an oracle that knows the anomalous traces and culprits and counts their excess as the job does
@@ -21,7 +23,7 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
 from multiprocessing import get_context
@@ -35,11 +37,13 @@ from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
 from tests.benchmarks.detectors import _number, intervals, simulate
 from udfs.pure import detect
+from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.attribute import resource_rows
+from udfs.pure.detect import MinuteResult
 from udfs.pure.focus import collect_charges
 from udfs.pure.irregular import charge_anomalies
 from udfs.pure.masked import MaskedDetector
-from udfs.pure.offline import assemble_all, by_minute, collect_traces, meter_consumers
+from udfs.pure.offline import Consumer, assemble_all, by_minute, collect_traces, meter_consumers
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel
 from udfs.pure.rank import rank_window
 from udfs.pure.windows import window_start
@@ -66,14 +70,12 @@ class KnowingDetector(MaskedDetector):
         super()._add_excess(incidents, verdicts, roots, done, unexplained)
 
 
-class World:
-    """What the arms share: minutes of traces, usage by minute and by resource, the bill, the truth."""
+class Bill:
+    """What consumers used and were charged, by resource."""
 
-    def __init__(self, directory: Path) -> None:
-        fragments, owners = collect_traces(directory)
-        self.minutes = assemble_all(fragments)
-        consumers = list(meter_consumers(directory, owners))
-        self.usage = by_minute(consumers)
+    def __init__(self, directory: Path, consumers: Sequence[Consumer] | None = None) -> None:
+        if consumers is None:
+            consumers = list(meter_consumers(directory, collect_traces(directory)[1]))
         self.of_resource: dict[str, list] = defaultdict(list)  # (service, usage by window)
         for consumer in consumers:
             self.of_resource[consumer.resource_id].append((consumer.service, consumer.usage["windows"]))
@@ -82,10 +84,6 @@ class World:
             for kind, charge in collect_charges(path):
                 if kind == "charge":
                     self.charges[charge["resource_id"]].append(charge)
-        truth = directory / "truth"
-        self.traces, self.faults, self.costs = (
-            pd.read_parquet(truth / f"{name}.parquet") for name in ("traces", "faults", "costs")
-        )
 
     @cached_property
     def allocations(self) -> dict[int, list[dict]]:
@@ -96,6 +94,25 @@ class World:
             for window_ms, found in rows.items():
                 by_window[window_ms] += found
         return by_window
+
+
+class World:
+    """What the arms share: minutes of traces, usage by minute, the bill, the truth."""
+
+    def __init__(self, directory: Path) -> None:
+        fragments, owners = collect_traces(directory)
+        self.minutes = assemble_all(fragments)
+        consumers = list(meter_consumers(directory, owners))
+        self.usage = by_minute(consumers)
+        self.allocations = Bill(directory, consumers).allocations
+        truth = directory / "truth"
+        names = {service for used in self.usage.values() for service, _ in used}
+        names |= {
+            pod.split(SEPARATOR)[0] for of in self.minutes.values() for packed in of for pod in unpack(packed).pods
+        }
+        self.traces, self.faults, self.costs = (
+            with_namespace(pd.read_parquet(truth / f"{name}.parquet"), names) for name in ("traces", "faults", "costs")
+        )
 
     def irregular(self) -> pd.DataFrame:
         """The bill's irregularities on the services that bear them: (window_start, otel_service_name, merit)."""
@@ -119,22 +136,43 @@ class World:
 
     def ranked(self, detector: MaskedDetector) -> pd.DataFrame:
         """ranked_anomalies."""
-        results = {}
+        results: list[MinuteResult] = []
         for minute in sorted(self.minutes.keys() | self.usage.keys()):
-            for result in detector.step(minute, self.minutes.get(minute, []), self.usage.get(minute, {})):
-                results[result.minute_ms] = result
-        by_window: dict[int, list] = defaultdict(list)
-        for minute, result in results.items():
-            by_window[window_start(minute)].append((result.incidents, result.service_traces))
-        rows = []
-        for window_ms, of_window in sorted(by_window.items()):
-            incidents, service_traces = zip(*of_window)
-            # As they come out of the engine.
-            found = orjson.loads(orjson.dumps(self.allocations.get(window_ms, []), default=str))
-            rows += rank_window(window_ms, incidents, service_traces, found)
-        table = pd.DataFrame(rows)
-        table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
-        return table
+            results += detector.step(minute, self.minutes.get(minute, []), self.usage.get(minute, {}))
+        return ranked(results, self.allocations)
+
+
+def with_namespace(table: pd.DataFrame, services: Iterable[str]) -> pd.DataFrame:
+    """A table of the truth with services named as the telemetry names them: some truths leave namespaces out.
+
+    A name that the telemetry has stays, as does one that none or several services of it have without namespace.
+    """
+    known = set(services)
+    full: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(known):
+        full[name.rsplit("/", 1)[-1]].append(name)
+    table = table.copy()
+    for column in table.columns.intersection(["otel_service_name", "culprit_service_name"]):
+        table[column] = [
+            full[name][0] if name not in known and len(full.get(name, ())) == 1 else name for name in table[column]
+        ]
+    return table
+
+
+def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]]) -> pd.DataFrame:
+    """ranked_anomalies of the last word for each minute, by the cost_allocations of each window."""
+    by_window: dict[int, list] = defaultdict(list)
+    for minute, result in {result.minute_ms: result for result in results}.items():
+        by_window[window_start(minute)].append((result.incidents, result.service_traces))
+    rows = []
+    for window_ms, of_window in sorted(by_window.items()):
+        incidents, service_traces = zip(*of_window)
+        # As they come out of the engine.
+        found = orjson.loads(orjson.dumps(allocations.get(window_ms, []), default=str))
+        rows += rank_window(window_ms, incidents, service_traces, found)
+    table = pd.DataFrame(rows)
+    table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
+    return table
 
 
 def evaluate(directory: Path) -> dict[str, dict[str, Measures]]:
@@ -178,15 +216,16 @@ def evaluate(directory: Path) -> dict[str, dict[str, Measures]]:
     return {"attribution": attribution, "dollars": dollars}
 
 
-def run(task: tuple[str, int, Sequence[str]]) -> dict[str, dict[str, Measures]]:
-    """Simulate and evaluate one world."""
+def run(task: tuple[str, int | str, Sequence[str] | None]) -> dict[str, dict[str, Measures]]:
+    """Evaluate one world: simulated, or where there are no options the directory of this name."""
     billing, seed, size = task
     with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder) / "world"
-        simulate(directory, ("--seed", str(seed), "--billing", billing, *size))
+        directory = Path(folder) / "world" if size else Path(seed)
+        if size:
+            simulate(directory, ("--seed", str(seed), "--billing", billing, *size))
         found = evaluate(directory)
     excess = found["attribution"]["excess cost"]
-    print(f"costs: {billing}, seed {seed}: A {excess['attribution A']:.2f}, "
+    print(f"costs: {billing}, {seed}: A {excess['attribution A']:.2f}, "
           f"share {excess['share on right service']:.2f}", file=sys.stderr, flush=True)  # fmt: skip
     return found
 
@@ -201,7 +240,7 @@ def table(title: str, arms: Mapping[str, Mapping[str, Measures]]) -> str:
         cells = [f"{_number(name, of[name][0])} ± {_number(name, of[name][1])}" for name in names]
         for k in m.REPAIRS if ratios else ():
             ours, oracles = (sum(w[f"USD, k = {k}"] for w in arms[a].values()) for a in (arm, "oracle"))
-            cells.append(f"{ours / oracles:.2f}")
+            cells.append(f"{ours / oracles:.2f}" if oracles else "–")
         lines_.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines_) + "\n"
 
@@ -210,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.costs")
     add = parser.add_argument
-    add("--seeds", type=int, nargs="+", required=True)
+    add("directories", type=Path, nargs="*", metavar="DIR", help="worlds with truth/costs.parquet")
+    add("--seeds", type=int, nargs="+", default=[])
     add("--billings", nargs="+", default=["metered", "machine", "mixed"])
     add("--days", type=float, default=1.0)
     add("--requests-per-day", type=int, default=10_000)
@@ -218,8 +258,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--jobs", type=int, default=1)
     add("--json", type=Path)
     found = parser.parse_args(argv)
+    if not found.seeds and not found.directories:
+        parser.error("give --seeds or directories")
     size = ("--days", f"{found.days:g}", "--requests-per-day", str(found.requests_per_day), "--mix", found.mix)
     tasks = [(billing, seed, size) for billing in found.billings for seed in found.seeds]
+    tasks += [("given", str(directory), None) for directory in found.directories]
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with ProcessPoolExecutor(found.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         done = list(pool.map(run, tasks))

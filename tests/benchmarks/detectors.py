@@ -34,6 +34,7 @@ import pandas as pd
 from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
+from tests.benchmarks.gap import GapDetector
 from tests.benchmarks.knn import NeighbourDetector, verdict
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.detect import MinuteResult, RuleDetector
@@ -49,6 +50,7 @@ REFERENCE_SHARE = 0.25
 
 VERDICT_COLUMNS = (
     "trace_id", "start_time", "anomaly_score", "threshold", "is_anomalous", "culprit_service_name",
+    "anomaly_kind", "verdict_state",
 )  # fmt: skip
 # Of these the first word for each minute is told, too, where a later one may have changed it.
 AT_ONCE = ("f1", "false_positive_rate", "positive flagged", "quiet flagged")
@@ -94,6 +96,7 @@ class World:
     truth: pd.DataFrame
     faults: pd.DataFrame
     services: int
+    spans: int = 0
 
     @property
     def is_real(self) -> bool:
@@ -106,15 +109,17 @@ class World:
         return sorted(self.minutes.keys() | self.usage.keys())
 
 
-def load(directory: Path, say: Callable[[str], None] = lambda line: None) -> World:
+def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_calm: bool = False) -> World:
     """Run the stages before the detectors over ``directory``.
+
+    is_calm: nothing is wrong in it, so it needs no truth.
 
     Raises:
         WorldError: it has no truth.
     """
     folder = directory / "truth"
     known = [path for name in ("traces", "labels") if (path := folder / f"{name}.parquet").is_file()]
-    if not known:
+    if not known and not is_calm:
         raise WorldError(f"{folder} has neither traces.parquet nor labels.parquet")
     clock = [time.process_time()]
     fragments, owners = collect_traces(directory)
@@ -132,24 +137,36 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None) -> Wor
     took = (after - before for before, after in zip(clock, clock[1:]))
     stages = (f"{name} {s:.1f} s" for name, s in zip(("collect", "assemble", "meter"), took))
     say(f"{len(started):,} traces, {spans:,} spans; CPU: {', '.join(stages)}")
-    truth = pd.read_parquet(known[0])
+    if known:
+        truth, faults = pd.read_parquet(known[0]), pd.read_parquet(folder / "faults.parquet")
+    else:
+        truth, faults = _calm(started)
     return World(
         minutes,
         usage,
         truth.assign(start_ms=truth["trace_id"].map(started)),
-        pd.read_parquet(folder / "faults.parquet"),
+        faults,
         len(services - {""}),
+        spans,
     )
 
 
-def simulate(output: Path, options: Sequence[str]) -> None:
-    """Make a world in ``output``, in place of nothing or all.
+def _calm(trace_ids: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Truth and faults where nothing is wrong."""
+    truth = pd.DataFrame({"trace_id": list(trace_ids), "is_anomalous": False})
+    times = pd.to_datetime([], utc=True)
+    faults = pd.DataFrame({"fault_id": [], "otel_service_name": [], "start_time": times, "end_time": times})
+    return truth.assign(fault_id=None, culprit_service_name=None, anomaly_kind=None), faults
+
+
+def simulate(output: Path, options: Sequence[str], module: str = "simulator") -> None:
+    """Make a world in ``output`` by a module's command, in place of nothing or all.
 
     Raises:
-        WorldError: the simulator's last words.
+        WorldError: the command's last words.
     """
     partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
-    command = [sys.executable, "-m", "simulator", "--output", str(partial), *options]
+    command = [sys.executable, "-m", module, "--output", str(partial), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise WorldError(f"{' '.join(command)} exits {done.returncode}: {done.stderr.strip()[-500:]}")
@@ -188,6 +205,7 @@ ARMS: dict[str, Callable[[World], Detector]] = {
     # The same with the source's threshold.
     "ema": lambda world: MaskedDetector(MaskedSpanModel(DEFAULT_MODEL), EMA),
     "knn": _neighbours,
+    "gap": lambda world: GapDetector(),
     "oracle": lambda world: OracleDetector(world.truth),
 }
 
@@ -210,14 +228,19 @@ def _frame(by_minute: Mapping[int, list[dict]]) -> pd.DataFrame:
     return frame.assign(start_time=pd.to_datetime(frame["start_time"], unit="ms", utc=True))
 
 
-def run_arm(arm: str, world: World, case: str | None) -> Measures:
-    """All measures of one arm in one world."""
+def detect(arm: str, world: World) -> tuple[list[MinuteResult], float]:
+    """All that an arm says about a world, in its order, and the CPU seconds that it took."""
     detector = ARMS[arm](world)
     results: list[MinuteResult] = []
     begun = time.process_time()
     for minute in world.times:
         results += detector.step(minute, world.minutes.get(minute, []), world.usage.get(minute, {}))
-    took = time.process_time() - begun
+    return results, time.process_time() - begun
+
+
+def run_arm(arm: str, world: World, case: str | None) -> Measures:
+    """All measures of one arm in one world."""
+    results, took = detect(arm, world)
     first, last, is_restated = stated(results)
     measures = judge(last, world, case)
     if is_restated:
