@@ -137,8 +137,8 @@ class SpanBaselines(Baselines):
         common = np.maximum(total, 0.0) / (minutes + WANDER_YOUTH)
         return 1 / (1 + np.maximum(counts - 1, 0) * common)[slot]
 
-    def _learn_wander(self, reading: Reading) -> None:
-        """Take in what a minute's times have in common, in variances of the operations' own; in trouble, too."""
+    def _learn_wander(self, reading: Reading, times: np.ndarray) -> None:
+        """Take in what a minute's times have in common, in variances of the operations' own."""
         known = np.flatnonzero(reading.is_known)
         slot, rows = reading.load_slot[known], len(self._wander)
         counts = np.bincount(slot, minlength=rows)
@@ -147,8 +147,9 @@ class SpanBaselines(Baselines):
         each = counts[seen]
         mean = np.bincount(slot, z, rows)[seen] / each
         spread = np.bincount(slot, z * z, rows)[seen] / each - mean**2
-        self._wander[seen] *= 1 - 1 / WANDER_MINUTES
-        self._wander[seen] += np.column_stack([mean**2 - spread / (each - 1), np.ones(len(each))])
+        weight = (np.bincount(slot, times[known], rows)[seen] / each)[:, None]
+        self._wander[seen] *= 1 - weight / WANDER_MINUTES
+        self._wander[seen] += weight * np.column_stack([mean**2 - spread / (each - 1), np.ones(len(each))])
 
     @staticmethod
     def _start(frame: Frame) -> np.ndarray:
@@ -190,7 +191,7 @@ class SpanBaselines(Baselines):
         events: np.ndarray,
     ) -> None:
         super().learn(minute_ms, frame, reading, times, events)
-        self._learn_wander(reading)
+        self._learn_wander(reading, times)
         operation = reading.operation
         timed = np.where(reading.is_timed & frame.has_parent, times, 0.0)
         self._starts.learn(operation, self._start(frame), timed)

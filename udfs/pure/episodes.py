@@ -80,7 +80,7 @@ class Episodes:
         ]
 
     def threshold(self) -> np.ndarray:
-        """By how much the evidence of each subject has to be greater than elsewhere, in nats.  # (subjects, channels)"""
+        """By how much a subject's evidence has to be greater than elsewhere, in nats.  # (subjects, channels)"""
         return self._guard.excess()
 
     def step(self, minute_ms: int, subject: np.ndarray, weights: np.ndarray, counts: np.ndarray | float = 1.0) -> None:

@@ -2,9 +2,9 @@
 
 Evidence is a log Bayes factor, trouble against usual. Where nothing is wrong the mean of its exponential is at most 1
 (Markov: an e-value; Vovk and Wang 2021, "E-values: calibration, combination and applications"), whatever the
-distribution. Where the mean of the past is greater, the model of the usual is wrong for this subject, and its evidence is
-lowered by just that much: the log of the mean. So a threshold need not be chosen for a system. True trouble raises the
-mean, too, but is rare: what it costs is bounded by its share of the time.
+distribution. Where the mean of the past is greater, the model of the usual is wrong for this subject, and its evidence
+is lowered by just that much: the log of the mean. So no threshold has to be chosen for a system. Minutes that are
+believed to be in an episode teach nothing, and evidence is lowered by EVIDENCE_MAX at most: a storm still speaks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Guard:
 
     def learn(self, evidence: np.ndarray, heard: np.ndarray, ill: np.ndarray) -> None:
         """Take in a minute, after it was judged. evidence: (subjects, channels) as it was before it was lowered;
-        heard: (subjects, channels) whether there was any; ill: the chance that there is an episode, which teaches nothing."""
+        heard: (subjects, channels) whether there was any; ill: the chance that there is an episode."""
         weight = heard & (ill <= 0.5)
         fade = 1 - weight / MEMORY_MINUTES
         self._sum = self._sum * fade + weight * np.exp(np.minimum(evidence, EVIDENCE_MAX))

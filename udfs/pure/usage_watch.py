@@ -19,7 +19,7 @@ from udfs.pure.windows import MINUTE_MS
 
 DIMENSIONS = ("cpu", "memory", "io", "network")
 
-# Whether calls use it up. Memory is a level: it tells of caches, heaps and collectors, and is watched for its cost alone.
+# Whether calls use it up. Memory is a level: it tells of caches, heaps and collectors, and is watched for its cost.
 IS_WORK = np.array([dimension != "memory" for dimension in DIMENSIONS])
 
 # Operations of a service that are told apart; the calls of all others count as one more.
