@@ -1,9 +1,11 @@
-# make demo: from nothing to ranked anomaly costs.  make test: all tests.  make setup: the environment alone.
-# make train: what training a detector needs as well (torch).
+# make demo: from nothing to ranked anomaly costs.  make setup: the environment alone.
+# make test: lint, and the tests of five minutes.  make test-all: every test, with torch; what CI runs.
+# make test-long: kills, mutations and away times at full length, an hour.
+# make lint, make types, make coverage: one check alone.  make train: what training a detector needs as well (torch).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo setup train test lock clean
+.PHONY: demo setup train lint types test test-all test-long coverage lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -13,6 +15,8 @@ DEMO := demo
 NEEDED_MB := 3000
 # And torch with its CUDA libraries, which it does not import without.
 TRAIN_NEEDED_MB := 8000
+# Two at a time. What shares an engine or a server stays with one worker: tests/conftest.py says what.
+PYTEST := $(PY) -m pytest --numprocesses 2 --dist loadgroup
 
 setup: $(VENV)/.installed
 
@@ -42,8 +46,28 @@ demo: setup
 	@$(PY) -m jobs.anomaly_cost --input $(DEMO)/world --output $(DEMO)/tables
 	@$(PY) -m jobs.report --tables $(DEMO)/tables --input $(DEMO)/world --html $(DEMO)/report.html
 
-test: train
-	@$(PY) -m pytest
+# What has to pass before the tests. TODO: add types here once `make types` is clean.
+CHECKS := lint
+
+lint: setup
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+
+types: setup
+	@$(PY) -m mypy
+
+test: setup $(CHECKS)
+	@$(PYTEST) -m "not slow"
+
+test-all: train $(CHECKS)
+	@$(PYTEST)
+
+test-long: setup
+	@ANOMALY_COST_LONG=1 $(PYTEST) -m long
+
+# Of the mathematics, by the tests of `make test` that start no engine.
+coverage: setup
+	@$(PYTEST) -m "not slow and not minicluster" --cov --cov-report term
 
 lock:
 	@$(PY) -m uv pip compile --quiet --python-version 3.11 --no-header --no-annotate requirements.in --output-file requirements.lock

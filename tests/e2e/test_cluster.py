@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures of another module)
 """The job on a session cluster, from Kafka to PostgreSQL: what is killed, stopped and rescaled ends up with the
 tables of a directory read once; and what it counts, as Prometheus reads it."""
 
@@ -8,15 +7,15 @@ import gzip
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from jobs.tables import SCHEMAS
-from tests.cluster import Cluster, session_cluster
-from tests.e2e.test_kafka_postgres import bounded, broker, database, expected, world  # noqa: F401 (fixtures)
+from tests.cluster import Cluster
+from tests.e2e.conftest import BoundedRun
 from tests.services import Broker, Database
 from tests.streamed import PATIENCE_S, ROOT, UNUSABLE, Tables, differing, empty, stored, wait_for
 from tests.unit.test_docker import JOB_METRICS
@@ -24,14 +23,8 @@ from tests.unit.test_docker import JOB_METRICS
 pytestmark = pytest.mark.services
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with session_cluster(tmp_path_factory.mktemp("cluster") / "cluster") as running:
-        yield running
-
-
 @pytest.fixture
-def arguments(broker: Broker, database: Database, bounded: Tables) -> tuple[str, ...]:  # noqa: F811
+def arguments(broker: Broker, database: Database, bounded: BoundedRun) -> tuple[str, ...]:
     """Of the job; its tables are there, and empty."""
     empty(database)
     return (
@@ -49,7 +42,7 @@ def ended(cluster: Cluster, job_id: str) -> Callable[[], str | None]:
     return fails
 
 
-def wait_for_the_middle(cluster: Cluster, job_id: str, database: Database, expected: Tables) -> None:  # noqa: F811
+def wait_for_the_middle(cluster: Cluster, job_id: str, database: Database, expected: Tables) -> None:
     """Until some verdicts are there, and a checkpoint."""
     cluster.wait_for(
         "verdicts and a checkpoint",
@@ -74,7 +67,7 @@ def totals(text: str) -> dict[str, float]:
     return found
 
 
-def spans_of(world: Path) -> int:  # noqa: F811
+def spans_of(world: Path) -> int:
     """Spans in a world's files."""
     count = 0
     for path in (world / "traces").glob("*.jsonl*"):

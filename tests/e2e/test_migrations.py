@@ -16,7 +16,7 @@ import pytest
 from jobs.errors import JobError, UsageError
 from jobs.migrate import MIGRATIONS, main, maintain, migrate, read_migrations
 from jobs.tables import SCHEMAS
-from tests.services import Database, postgres
+from tests.services import Database
 
 pytestmark = pytest.mark.services
 
@@ -33,18 +33,12 @@ TYPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Database]:
-    with postgres() as running:
-        yield running
-
-
 @pytest.fixture
-def url(server: Database) -> Iterator[str]:
+def url(database: Database) -> Iterator[str]:
     """An empty database."""
-    with psycopg.connect(server.url, autocommit=True) as connection:
+    with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute("create database empty")
-        yield server.url.rpartition("/")[0] + "/empty"
+        yield database.url.rpartition("/")[0] + "/empty"
         connection.execute("drop database empty with (force)")
 
 

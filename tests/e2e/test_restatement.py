@@ -12,14 +12,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.e2e.test_simulated_world import simulate
-from tests.services import Broker, Database, kafka_broker, postgres
+from tests.services import Broker, Database, kafka_broker
+from tests.simulated import simulate
 from tests.streamed import (
     ROOT,
     Producer,
     Tables,
     charges,
     create_topics,
+    empty,
     end,
     ended,
     parquet,
@@ -36,16 +37,11 @@ pytestmark = pytest.mark.services
 KNOWN_BEFORE = "2025-03-03T02:00:00Z"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def broker() -> Iterator[Broker]:
+    """One that holds nothing yet."""
     with kafka_broker() as running:
         create_topics(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Database]:
-    with postgres() as running:
         yield running
 
 
@@ -109,6 +105,7 @@ def test_a_price_at_once_then_the_bills_then_the_corrections(
     billed = _tables(world, bill, [], tmp_path / "billed")
     corrected = _tables(world, bill, [*snapshot, correction], tmp_path / "corrected")
 
+    empty(database)
     to = Producer(broker)
     send_charges(to, early)
     send_telemetry(to, world)

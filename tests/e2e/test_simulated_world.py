@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections import defaultdict
+from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
+from tests.lengths import LENGTHS
 from tests.reshuffle import reshuffle
+from tests.services import ROOT
+from tests.simulated import simulate
 
-# Six hours of eight services: some 2,000 traces, a few of each kind of fault.
-WORLD = ("--services", "8", "--days", "0.25", "--requests-per-day", "8000")
+Simulated = Callable[[int, str], tuple[Path, dict[str, pa.Table]]]
 
-
-ROOT = Path(__file__).resolve().parents[2]
-
-# ANOMALY_COST_SEEDS="21 31 41" tries the bills of more worlds than there is time for on every change.
-SEEDS = [int(seed) for seed in os.environ.get("ANOMALY_COST_SEEDS", "21").split()]
+SEED = LENGTHS.seeds[0]
 
 
-def simulate(target: Path, seed: int, billing: str) -> Path:
-    """A small world of ``seed``."""
-    command = [sys.executable, "-m", "simulator", "--output", str(target), "--seed", str(seed)]
-    subprocess.run([*command, "--billing", billing, *WORLD], check=True, timeout=120)
-    return target
+@pytest.fixture(scope="session")
+def simulated(job, tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """The world of a seed and a kind of bill, and its tables, made once for all tests."""
+
+    @cache
+    def read(seed: int, billing: str) -> tuple[Path, dict[str, pa.Table]]:
+        world = simulate(tmp_path_factory.mktemp("simulated") / "world", seed, billing)
+        return world, job(world, "parallelism.default=1")
+
+    return read
 
 
 def _unconserved(tables: dict[str, pa.Table], world: Path) -> list[tuple]:
@@ -68,11 +70,11 @@ def _unconserved(tables: dict[str, pa.Table], world: Path) -> list[tuple]:
     ).fetchall()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.long
+@pytest.mark.parametrize("seed", LENGTHS.seeds)
 @pytest.mark.parametrize("billing", ["metered", "machine", "mixed"])
-def test_allocations_are_the_bill_and_verdicts_are_mostly_right(job, tmp_path: Path, billing: str, seed: int) -> None:
-    world = simulate(tmp_path / "world", seed, billing)
-    tables = job(world)
+def test_allocations_are_the_bill_and_verdicts_are_mostly_right(simulated: Simulated, billing: str, seed: int) -> None:
+    world, tables = simulated(seed, billing)
 
     assert _unconserved(tables, world) == []
     assert tables["rejected_records"].num_rows == 0
@@ -89,8 +91,8 @@ def test_allocations_are_the_bill_and_verdicts_are_mostly_right(job, tmp_path: P
     assert both / flagged > 0.6 and both / true > 0.6, (true, flagged, both)
 
 
-def test_each_ranked_row_can_be_recomputed_from_its_explanation(job, tmp_path: Path) -> None:
-    tables = job(simulate(tmp_path / "world", 22, "mixed"))
+def test_each_ranked_row_can_be_recomputed_from_its_explanation(simulated: Simulated) -> None:
+    _, tables = simulated(SEED, "mixed")
     ranked_anomalies = tables["ranked_anomalies"]  # noqa: F841 (read by duckdb)
     query = (ROOT / "sql/queries/recompute.sql").read_text(encoding="utf-8")
     assert duckdb.sql(query).fetchall() == []
@@ -126,10 +128,9 @@ def test_each_ranked_row_can_be_recomputed_from_its_explanation(job, tmp_path: P
         assert costs == sorted(costs, reverse=True)
 
 
-def test_other_files_and_parallelism_give_the_same_tables(job, tmp_path: Path) -> None:
-    world = simulate(tmp_path / "world", 23, "mixed")
+def test_other_files_and_parallelism_give_the_same_tables(job, simulated: Simulated, tmp_path: Path) -> None:
+    world, reference = simulated(SEED, "mixed")
     reshuffle(world, tmp_path / "reshuffled")
-    reference = job(world, "parallelism.default=1")
     reshuffled = job(tmp_path / "reshuffled", "parallelism.default=2")
     for name in ("ranked_anomalies", "trace_verdicts", "cost_allocations", "charge_anomalies"):
         assert reshuffled[name].equals(reference[name]), name

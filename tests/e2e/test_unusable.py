@@ -1,11 +1,7 @@
-"""Mutated, truncated and spliced messages through the whole job: it goes on, and each that can't be used is told.
-
-ANOMALY_COST_MUTATED=200000 pytest tests/e2e/test_unusable.py is the long version.
-"""
+"""Mutated, truncated and spliced messages through the whole job: it goes on, and each that can't be used is told."""
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -13,8 +9,9 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from tests.services import Broker, Database, kafka_broker, postgres
-from tests.streamed import Producer, create_topics, parquet, run, stored
+from tests.lengths import LENGTHS
+from tests.services import Database, kafka_broker
+from tests.streamed import Producer, create_topics, empty, parquet, run, stored
 from tests.unit.test_collect_focus import ROW
 from tests.unit.test_otlp_fuzz import LINES, SEED, STREAMS, mutated
 from tests.unit.test_otlp_proto import REQUESTS, protobuf
@@ -22,7 +19,7 @@ from udfs.pure.focus_record import collect_charge_record
 
 pytestmark = pytest.mark.services
 
-MESSAGES = int(os.environ.get("ANOMALY_COST_MUTATED", 4_000))
+MESSAGES = LENGTHS.mutated_messages
 
 # Told of usage that can be read, further down the way.
 UNOWNED = "usage of a pod whose billed resource is unknown"
@@ -53,11 +50,11 @@ def rejects(sent: dict[str, list[bytes]]) -> set[tuple[str, str, str]]:
     return {(row["stream"], row["reason"], row["payload"]) for row in map(orjson.loads, told)}
 
 
-def test_no_message_stops_the_job_and_each_unusable_one_is_told(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_no_message_stops_the_job_and_each_unusable_one_is_told(database: Database, tmp_path: Path) -> None:
     sent = messages()
-    broker: Broker
-    database: Database
-    with kafka_broker() as broker, postgres() as database:
+    empty(database)
+    with kafka_broker() as broker:
         create_topics(broker)
         to = Producer(broker)
         for topic, records in sent.items():

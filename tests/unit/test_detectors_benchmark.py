@@ -224,6 +224,7 @@ def test_a_table_has_the_interval_over_seeds_and_gaps_where_nothing_is_known() -
     ]
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_world_prints_its_table_and_writes_json(tmp_path, capsys: pytest.CaptureFixture) -> None:
     file, keep = tmp_path / "measures.json", tmp_path / "worlds"
     argv = ["--seeds", "3", "--days", "0.05", "--arms", "rule", "knn", "oracle"]

@@ -201,6 +201,7 @@ def test_relations_by_hand() -> None:
     assert below  # named for readers: no descendant beyond a repeated call is seen here
 
 
+@pytest.mark.train
 def test_torch_and_onnx_runtime_agree(warm, model) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed: make train")
     from jobs.network import MaskedSpanTransformer

@@ -1,14 +1,8 @@
-"""collect, any bytes: mutated, truncated and spliced records give fragments or rejects, and never an exception.
-
-ANOMALY_COST_FUZZ_RECORDS is how many records each kind of input gets (default 20,000: seconds):
-
-    ANOMALY_COST_FUZZ_RECORDS=200000 pytest tests/unit/test_otlp_fuzz.py
-"""
+"""collect, any bytes: mutated, truncated and spliced records give fragments or rejects, and never an exception."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -19,13 +13,16 @@ import pytest
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.lengths import LENGTHS
 from tests.unit.test_collect_focus import ROW
 from tests.unit.test_collect_otlp import NOON, POD, attributes, log, metric, request, span
 from tests.unit.test_otlp_proto import REQUESTS, protobuf
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.otlp import MAX_TIME_NS, MIN_TIME_NS, USAGE_METRICS
 
-RECORDS = int(os.environ.get("ANOMALY_COST_FUZZ_RECORDS", 20_000))
+pytestmark = pytest.mark.long
+
+RECORDS = LENGTHS.fuzzed_records
 SEED = 20_240_918
 
 NAMES = ("GET /cart", "caf\u00e9 \U0001f600", "x" * 150)

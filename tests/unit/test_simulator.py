@@ -309,6 +309,7 @@ def test_metered_quantity_is_the_usage_that_the_counters_show(tmp_path):
     assert shown == pytest.approx(float(operations), rel=2.5 / config.minutes)
 
 
+@pytest.mark.slow
 def test_both_spellings_of_the_provider_and_all_providers_occur(tmp_path):
     seen = set()
     for seed in range(12):
@@ -325,6 +326,7 @@ def test_both_spellings_of_the_provider_and_all_providers_occur(tmp_path):
 # ---- the truth ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["source", "novel"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_share_of_anomalous_traces_is_as_asked(seed, mix, tmp_path):
@@ -347,6 +349,7 @@ def test_faults_keep_out_of_the_warm_up(small):
     assert all(row["start_time"] < row["end_time"] for row in faults)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["source", "novel"])
 def test_a_fault_changes_no_span_of_a_trace_it_does_not_touch(mix, small, tmp_path):
     world, output = small
@@ -379,6 +382,7 @@ def replace_faults(world: World, faults: list[Fault]) -> World:
     return replace(world, faults=faults)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("billing, mix", [("metered", "source"), ("machine", "source"), ("metered", "novel")])
 def test_excess_cost_is_the_bill_less_the_bill_without_that_fault(billing, mix, tmp_path):
     config = replace(SMALL, seed=5, days=0.04, billing=billing, mix=mix, anomaly_rate=0.2)
@@ -656,6 +660,7 @@ def test_only_services_that_have_what_it_acts_on_get_a_novel_fault(kind):
 # ---- cases --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_a_storm_is_one_fault_that_lasts_and_touches_much(seed, tmp_path):
     config = replace(SMALL, seed=seed, case="storm", anomaly_rate=0)

@@ -13,7 +13,7 @@ import pytest
 from jobs import train_detector
 from udfs.pure.predict import MaskedSpanModel
 
-pytest.importorskip("torch", reason="torch is not installed: make train")
+pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
