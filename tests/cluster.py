@@ -41,8 +41,8 @@ CODE = ("jobs", "udfs", "sql", "docker/postgres", "flink-conf.yaml")
 GATEWAY = f"org.apache.flink:flink-sql-gateway:{version('apache-flink')}"
 
 _POLL_S = 0.2
-_START_S = 90
-_SUBMIT_S = 180
+_START_S = 240
+_SUBMIT_S = 360
 _STOP_S = 30
 
 # What a TaskManager says when RocksDB is asked for something after it was closed.

@@ -36,7 +36,7 @@ KAFKA_LOGGER = "org.slf4j:slf4j-simple:1.7.36"  # the broker brings none
 KAFKA_JARS = ROOT / "build" / "kafka"
 
 _POLL_S = 0.05
-_START_S = 90  # seconds that a start may take on a busy machine; usual are 4 and 0.3
+_START_S = 240  # seconds that a start may take on a busy machine; usual are 4 and 0.3
 _STOP_S = 60
 
 _BROKER_PROPERTIES = {

@@ -13,5 +13,5 @@ WORLD = ("--services", "8", "--days", "0.25", "--requests-per-day", "8000")
 def simulate(target: Path, seed: int, billing: str) -> Path:
     """A small world of ``seed``."""
     command = [sys.executable, "-m", "simulator", "--output", str(target), "--seed", str(seed)]
-    subprocess.run([*command, "--billing", billing, *WORLD], check=True, timeout=120)
+    subprocess.run([*command, "--billing", billing, *WORLD], check=True, timeout=600)
     return target
