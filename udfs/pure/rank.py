@@ -31,6 +31,7 @@ import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, RATE_DIGITS, utc
 from udfs.pure.detect import most
+from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
 from udfs.pure.windows import WINDOW_MS
@@ -52,13 +53,8 @@ ORDERS = (EXCESS, EXCESS_SCORE, SCORE)
 # Use of the culprit that its work doesn't explain counts beyond so many standard deviations.
 SIGNIFICANT = 2.0
 
-# FOCUS UnitFormat of the usage of each dimension (interface.md, usage metrics).
-USAGE_UNITS = {
-    "cpu": "Core-Seconds",
-    "memory": "Byte-Seconds",
-    "io": "Operations",
-    "network": "Bytes",
-}
+# FOCUS UnitFormat of the usage of each dimension.
+USAGE_UNITS = {name: dimension.focus_unit for name, dimension in DIMENSIONS.items()}
 
 FORMULAS = {
     "x_AllocatedCost": "x_ResourceCost * AllocatedRatio, last place by largest remainder over the services of the"
