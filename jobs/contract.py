@@ -16,8 +16,8 @@ from jobs.config import ROOT
 from udfs.pure.contract import TABLES, Table
 from udfs.pure.dimensions import CUMULATIVE, DIMENSIONS
 
-CLIENT = ROOT / "sql" / "client" / "init.sql"
-INTERFACE = ROOT / "docs" / "interface.md"
+CLIENT = ROOT / "sql/client/init.sql"
+INTERFACE = ROOT / "docs/interface.md"
 
 _KINDS = {True: "counter", False: "gauge"}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from jobs import contract, migrate
+from jobs.config import ROOT
 from jobs.tables import SCHEMAS
 from udfs.pure.contract import TABLES, Table
 
@@ -79,6 +80,18 @@ def test_the_documentation_has_the_contract_s_tables() -> None:
         expected = {c.name: (c.type.engine, "key" if c.name in key else "") for c in TABLES[name].columns}
         told = differences("docs/interface.md (run python -m jobs.contract)", name, found, expected)
         assert not told, "\n".join(told)
+
+
+def test_what_the_code_cites_is_in_the_tree() -> None:
+    """Pages by their path from the root, sections by their number."""
+    sections = set(re.findall(r"^## (\d)\.", contract.INTERFACE.read_text("utf-8"), re.MULTILINE))
+    cited = re.compile(r"[\w/]*interface\.md(?:\)?,? (?:§|section )(\d))?")
+    for folder in ("jobs", "udfs", "simulator", "sql", "docker", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".sql", ".yaml"):
+                for citation in cited.finditer(path.read_text("utf-8")):
+                    assert citation[0].startswith("docs/interface.md"), f"{path}: {citation[0]}"
+                    assert citation[1] is None or citation[1] in sections, f"{path}: {citation[0]}"
 
 
 # ---- PostgreSQL -----------------------------------------------------------------------------

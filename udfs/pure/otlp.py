@@ -397,7 +397,7 @@ def _cached_resource(pairs: bytes) -> _Resource:
 
 
 def _read_resource(pairs: object) -> _Resource:
-    """interface.md §1: the attributes that tie work to money, in their order of trust."""
+    """docs/interface.md §1: the attributes that tie work to money, in their order of trust."""
     found = {
         key: names.workload(names.name(_text(value).replace(SEPARATOR, " ").strip()))
         for key, value in _attributes(pairs, _RESOURCE_KEYS).items()
@@ -701,7 +701,7 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
     the bucket of its time and in each neighbour no further than MAX_GAP_MS from it, a delta in
     every bucket that it touches: each bucket can be metered from its own fragments.
 
-    A metric that is not of interface.md §1 is rejected once for each name and unit.
+    A metric that is not of docs/interface.md §1 is rejected once for each name and unit.
     """
     points: dict[str, list] = {}
     pods: dict[str, bytes] = {}

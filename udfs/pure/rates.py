@@ -2,7 +2,7 @@
 
 Grain of an offer: one charge of a SKU. Of the card: one (SKU, currency, dimension). Rates are decimal
 text: of a window of one whole machine (its part of the dimension), or of one unit of usage
-(interface.md: core-second, byte-second, operation, byte).
+(docs/interface.md: core-second, byte-second, operation, byte).
 """
 
 from __future__ import annotations
