@@ -211,7 +211,7 @@ def anomaly_cost(
     )
 
     _newest(t_env, "ranked", ranked)
-    run_sql(t_env, "outputs", rejected_at_ms=str(rejected_at_ms))
+    sinks.create_rows(t_env, rejected_at_ms)
     inserts = t_env.create_statement_set()
     for number, output in enumerate(outputs):
         output.create(t_env, f"output{number}_")
@@ -285,18 +285,9 @@ def outputs(configuration: Config, changes: Path) -> list[Output]:
     Raises:
         JobError: a database or a broker doesn't answer.
     """
-    found: list[Output] = []
-    for output in configuration.outputs:
-        if isinstance(output, Path):
-            found.append(sinks.Directory(changes))
-        elif output.startswith("postgresql://"):
-            # What only this output needs.
-            from jobs.migrate import migrate
-
-            _reach(lambda url=output: migrate(url))
-            found.append(sinks.Postgres(output))
-        else:
-            found.append(sinks.Kafka(output.removeprefix("kafka://"), configuration.kafka_properties))
+    found = [sinks.open_output(url, changes, configuration.kafka_properties) for url in configuration.outputs]
+    for output in found:
+        _reach(output.reach)
     return found
 
 

@@ -116,7 +116,7 @@ class Config:
     """What one run of the job does.
 
     Attributes:
-        input: the directory to read (interface.md, section 1), or the topics.
+        input: the directory to read (docs/interface.md, section 1), or the topics.
         outputs: where the tables go (section 3): directories of Parquet, postgresql:// or kafka:// URLs.
         bounded: the input ends: a directory, or the offsets that stand at the start.
         state: where checkpoints are kept; None = nowhere.

@@ -46,6 +46,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import JobError, UsageError
 from udfs.pure.attribute import PROVISIONAL
+from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.focus import COST_COLUMNS, UnreadableBill, collect_charges, read_charges
 from udfs.pure.price import (
     apportion,
@@ -70,7 +71,7 @@ SERVICE_TAG = "otel/service.name"
 UNKNOWN, NOT_APPLICABLE = "unknown", "Not Applicable"
 FROM_SOURCE, FROM_ALLOCATION = "source", "allocation"
 
-CATEGORIES = {"cpu": "Compute", "memory": "Compute", "io": "Storage", "network": "Networking"}
+CATEGORIES = {name: dimension.focus_category for name, dimension in DIMENSIONS.items()}
 
 _TIME = pa.timestamp("ms", tz="UTC")
 _MONEY = pa.decimal128(28, 12)

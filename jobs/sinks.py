@@ -1,27 +1,46 @@
 """Where the tables go: a directory, PostgreSQL, Kafka; any number of them in one run.
 
 Each output is a set of sink tables in the engine, named after it, and the statements that fill them from the views
-of ``sql/outputs``. The same rows go to each.
+of ``sql/outputs``. The same rows go to each. A new kind of output is a class with the methods of ``Output`` and a line
+in ``OUTPUTS``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 from urllib.parse import urlsplit
 
-import pyarrow as pa
 from pyflink.table import StreamTableEnvironment
 
 from jobs.environment import run_sql, sql_options
-from jobs.tables import SCHEMAS
+from jobs.errors import UsageError
 from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
+from udfs.pure.contract import TABLES, Column, Table, Type
 from udfs.rank import RANKED
 
 # Changes wait at most so long, and at most so many, before they are written to the database.
 _FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "300 ms", 1_000, 40
+
+
+class Output(Protocol):
+    """A place that the tables go to."""
+
+    def reach(self) -> None:
+        """Make sure that it can be written to, before the engine starts.
+
+        Raises:
+            JobError: it does not answer, or refuses.
+        """
+
+    def create(self, t_env: StreamTableEnvironment, output: str) -> None:
+        """Create the sink tables, their names beginning with ``output``."""
+
+    def inserts(self, output: str) -> Iterator[str]:
+        """The statements that fill them."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +49,17 @@ class Directory:
 
     folder: Path
 
+    @classmethod
+    def open(cls, url: str, changes: Path, kafka_properties: Mapping[str, str]) -> Self:
+        """As ``open_output``."""
+        return cls(changes)
+
+    def reach(self) -> None:
+        """A directory is made where there is none."""
+
     def create(self, t_env: StreamTableEnvironment, output: str) -> None:
-        """Create the sink tables, their names beginning with ``output``."""
-        for name in SCHEMAS:
+        """As Output.create."""
+        for name in TABLES:
             _create(t_env, output, name, {
                 "connector": "filesystem",
                 "path": f"file://{self.folder / name}",
@@ -42,7 +69,7 @@ class Directory:
             })  # fmt: skip
 
     def inserts(self, output: str) -> Iterator[str]:
-        """Statements that fill them."""
+        """As Output.inserts."""
         return _inserts(output)
 
 
@@ -53,9 +80,17 @@ class Kafka:
     servers: str
     properties: Mapping[str, str]
 
+    @classmethod
+    def open(cls, url: str, changes: Path, kafka_properties: Mapping[str, str]) -> Self:
+        """As ``open_output``."""
+        return cls(url.removeprefix("kafka://").rstrip("/"), kafka_properties)
+
+    def reach(self) -> None:
+        """The engine's client looks for the broker itself, and tries until it is there."""
+
     def create(self, t_env: StreamTableEnvironment, output: str) -> None:
-        """As Directory.create."""
-        for name in SCHEMAS:
+        """As Output.create."""
+        for name in TABLES:
             _create(t_env, output, name, {
                 "connector": "upsert-kafka",
                 "topic": name,
@@ -69,7 +104,7 @@ class Kafka:
             })  # fmt: skip
 
     def inserts(self, output: str) -> Iterator[str]:
-        """As Directory.inserts."""
+        """As Output.inserts."""
         return _inserts(output)
 
 
@@ -84,16 +119,32 @@ class Postgres:
 
     url: str
 
+    @classmethod
+    def open(cls, url: str, changes: Path, kafka_properties: Mapping[str, str]) -> Self:
+        """As ``open_output``."""
+        return cls(url)
+
+    def reach(self) -> None:
+        """Apply the migrations that the database lacks."""
+        # What only this output needs.
+        from jobs.migrate import migrate
+
+        migrate(self.url)
+
     def create(self, t_env: StreamTableEnvironment, output: str) -> None:
-        """As Directory.create."""
-        restated = {"kind": "string", "time_ms": "bigint", "event_key": "string", "rows": "string"}
-        self._create(t_env, f"{output}restated", "anomaly_cost.restated", restated, ("kind", "time_ms", "event_key"))
+        """As Output.create."""
+        self._create(t_env, f"{output}restated", "anomaly_cost.restated", _RESTATED, _RESTATED_KEY)
         for name, key in _UPSERTED.items():
-            columns = {column: kind for column, (kind, _) in _postgres_columns(name).items()}
-            self._create(t_env, f"{output}{name}", name, columns, key)
+            types = [(column.name, _sent_type(column)) for column in _postgres_columns(TABLES[name])]
+            self._create(t_env, f"{output}{name}", name, types, key)
 
     def _create(
-        self, t_env: StreamTableEnvironment, sink: str, table: str, columns: Mapping[str, str], key: tuple[str, ...]
+        self,
+        t_env: StreamTableEnvironment,
+        sink: str,
+        table: str,
+        types: Iterable[tuple[str, str]],
+        key: tuple[str, ...],
     ) -> None:
         parts = urlsplit(self.url)
         address = f"{parts.hostname}:{parts.port or 5432}{parts.path}"
@@ -108,56 +159,120 @@ class Postgres:
             "sink.buffer-flush.max-rows": str(_FLUSH_ROWS),
             "sink.max-retries": str(_RETRIES),
         }
-        listed = ", ".join(f"`{column}` {kind}" for column, kind in columns.items())
-        quoted = ", ".join(f"`{column}`" for column in key)
-        t_env.execute_sql(
-            f"create temporary table {sink} ({listed}, primary key ({quoted}) not enforced)"
-            f" with ({sql_options(options)})"
-        )
+        t_env.execute_sql(create_table(sink, types, key, options))
 
     def inserts(self, output: str) -> Iterator[str]:
-        """As Directory.inserts."""
+        """As Output.inserts."""
         for view, kind in (("ranked", RANKED), ("attributed", ALLOCATIONS), ("attributed", CHARGE_ANOMALIES)):
             yield (
                 f"insert into {output}restated select kind, time_ms, event_key, {kind}_json(payload) from {view}"
                 f" where kind = '{kind}'"
             )
         for name in _UPSERTED:
-            values = ", ".join(value for _, value in _postgres_columns(name).values())
+            values = ", ".join(map(_sent_value, _postgres_columns(TABLES[name])))
             yield f"insert into {output}{name} select {values} from {name}_rows"
 
 
-Output = Directory | Kafka | Postgres
-
+# The way into what is restated as a whole: see docker/postgres/migrations.
+_RESTATED = (("kind", "string"), ("time_ms", "bigint"), ("event_key", "string"), ("rows", "string"))
+_RESTATED_KEY = ("kind", "time_ms", "event_key")
 # Key of what is upserted: a partition's column is part of it; and a reject is too long for an index.
 _UPSERTED = {"trace_verdicts": ("trace_id", "start_time"), "rejected_records": ("record_id",)}
+_RECORD_ID = Column("record_id", Type.TEXT, "Hash of stream, reason and payload")
 
 
-def _postgres_columns(name: str) -> dict[str, tuple[str, str]]:
-    """Column -> (type in the sink table, expression over the view's row)."""
-    columns = {}
-    for field in SCHEMAS[name]:
-        column = f"`{field.name}`"
-        if pa.types.is_timestamp(field.type):
-            text = f"date_format({column}, 'yyyy-MM-dd''T''HH:mm:ss.SSS') || 'Z'"
-            columns[field.name] = "string", text
-        else:
-            columns[field.name] = _TYPES[str(field.type)], column
-    if name == "rejected_records":
-        columns["record_id"] = "string", "md5(`stream` || '|' || reason || '|' || payload)"
-    return columns
+def _postgres_columns(table: Table) -> tuple[Column, ...]:
+    return (*table.columns, _RECORD_ID) if table.name == "rejected_records" else table.columns
 
 
-_TYPES = {
-    "string": "string", "int64": "bigint", "double": "double", "bool": "boolean",
-    "decimal128(28, 12)": "decimal(28, 12)",
-}  # fmt: skip
+def _sent_type(column: Column) -> str:
+    """Of a column in the sink table: times are text, which the server reads."""
+    return "string" if column.type is Type.TIME else column.type.engine
+
+
+def _sent_value(column: Column) -> str:
+    """The expression of a column over the view's row."""
+    if column is _RECORD_ID:
+        return "md5(`stream` || '|' || reason || '|' || payload)"
+    if column.type is Type.TIME:
+        return f"date_format(`{column.name}`, 'yyyy-MM-dd''T''HH:mm:ss.SSS') || 'Z'"
+    return f"`{column.name}`"
+
+
+# Scheme of a URL -> its output, of (the URL, a folder for changelogs, the Kafka client's properties). A directory is
+# a URL without a scheme.
+OUTPUTS: dict[str, Callable[[str, Path, Mapping[str, str]], Output]] = {
+    "": Directory.open,
+    "file": Directory.open,
+    "kafka": Kafka.open,
+    "postgresql": Postgres.open,
+}
+
+
+def open_output(url: Path | str, changes: Path, kafka_properties: Mapping[str, str]) -> Output:
+    """The output that ``url`` names.
+
+    Args:
+        url: a directory, or a URL whose scheme is one of OUTPUTS.
+        changes: the folder that the changelogs of a directory go to, before they are folded.
+        kafka_properties: of the Kafka client, secrets among them.
+
+    Raises:
+        UsageError: no output has such a scheme.
+    """
+    scheme, separator, _ = str(url).partition("://")
+    opens = OUTPUTS.get(scheme if separator else "")
+    if opens is None:
+        known = ", ".join(f"{known}://" for known in OUTPUTS if known)
+        raise UsageError(f"--output {url}: {scheme}:// is not known, use a directory or one of {known}")
+    return opens(str(url), changes, kafka_properties)
+
+
+def create_rows(t_env: StreamTableEnvironment, rejected_at_ms: int) -> None:
+    """Create the views of ``sql/outputs``, the rows of each table.
+
+    rejected_at_ms: the time that rejected_records shows.
+    """
+    columns = {name: ",\n    ".join(map(_selected, table.columns)) for name, table in TABLES.items()}
+    sent = {f"{name}_sent": ",\n    ".join(map(_sent_name, table.columns)) for name, table in TABLES.items()}
+    run_sql(t_env, "outputs", rejected_at_ms=str(rejected_at_ms), **columns, **sent)
+
+
+def _sent_name(column: Column) -> str:
+    """As the functions send it: times as ms."""
+    return f"`{column.name}_ms`" if column.type is Type.TIME else f"`{column.name}`"
+
+
+def _selected(column: Column) -> str:
+    """A column as its table has it, of the one that was sent."""
+    if column.type is Type.TIME:
+        return f"to_timestamp_ltz({_sent_name(column)}, 3) as `{column.name}`"
+    if column.type is Type.MONEY:
+        return f"cast(`{column.name}` as {column.type.engine}) as `{column.name}`"
+    return f"`{column.name}`"
+
+
+def create_table(
+    name: str,
+    types: Iterable[tuple[str, str]],
+    key: tuple[str, ...],
+    options: Mapping[str, str],
+) -> str:
+    """The statement that creates a sink table; types: name and type of each column, in order."""
+    columns = "".join(f"    `{column}` {kind},\n" for column, kind in types)
+    quoted = ", ".join(f"`{column}`" for column in key)
+    return (
+        f"create temporary table {name} (\n{columns}    primary key ({quoted}) not enforced\n)"
+        f" with ({sql_options(options)})"
+    )
 
 
 def _inserts(output: str) -> Iterator[str]:
-    for name in SCHEMAS:
+    for name in TABLES:
         yield f"insert into {output}{name} select * from {name}_rows"
 
 
 def _create(t_env: StreamTableEnvironment, output: str, name: str, options: Mapping[str, str]) -> None:
-    run_sql(t_env, "sinks", f"*_{name}", output=output, options=sql_options(options))
+    table = TABLES[name]
+    types = [(column.name, column.type.engine) for column in table.columns]
+    t_env.execute_sql(create_table(f"{output}{name}", types, table.key, options))

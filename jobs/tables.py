@@ -18,111 +18,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_TIME = pa.timestamp("ms", tz="UTC")
-_MONEY = pa.decimal128(28, 12)
-_NAMES = pa.list_(pa.string())
+from udfs.pure.contract import TABLES, Type
 
-# The types of interface.md, section 3.
+_ARROW = {
+    Type.TEXT: pa.string(),
+    Type.JSON: pa.string(),
+    Type.INTEGER: pa.int64(),
+    Type.REAL: pa.float64(),
+    Type.FLAG: pa.bool_(),
+    Type.NAMES: pa.list_(pa.string()),
+    Type.TIME: pa.timestamp("ms", tz="UTC"),
+    Type.MONEY: pa.decimal128(28, 12),
+}
+
 SCHEMAS: dict[str, pa.Schema] = {
-    "ranked_anomalies": pa.schema(
-        {
-            "anomaly_id": pa.string(),
-            "window_start": _TIME,
-            "window_end": _TIME,
-            "otel_service_name": pa.string(),
-            "rank": pa.int64(),
-            "cost_weighted_score": pa.float64(),
-            "anomaly_score": pa.float64(),
-            "threshold": pa.float64(),
-            "anomalous_traces": pa.int64(),
-            "total_traces": pa.int64(),
-            "attributed_cost": _MONEY,
-            "excess_cost": _MONEY,
-            "projected_monthly_cost": _MONEY,
-            "billing_currency": pa.string(),
-            "cost_status": pa.string(),
-            "anomaly_kind": pa.string(),
-            "affected_services": _NAMES,
-            "exemplar_trace_ids": _NAMES,
-            "explanation": pa.string(),
-            "model_version": pa.string(),
-            "updated_at": _TIME,
-        }
-    ),
-    "trace_verdicts": pa.schema(
-        {
-            "trace_id": pa.string(),
-            "start_time": _TIME,
-            "root_service_name": pa.string(),
-            "root_operation": pa.string(),
-            "span_count": pa.int64(),
-            "anomaly_score": pa.float64(),
-            "threshold": pa.float64(),
-            "is_anomalous": pa.bool_(),
-            "culprit_service_name": pa.string(),
-            "culprit_operation": pa.string(),
-            "anomaly_kind": pa.string(),
-            "model_version": pa.string(),
-            "verdict_state": pa.string(),
-        }
-    ),
-    "cost_allocations": pa.schema(
-        {
-            "window_start": _TIME,
-            "resource_id": pa.string(),
-            "dimension": pa.string(),
-            "otel_service_name": pa.string(),
-            "usage": pa.float64(),
-            "total_usage": pa.float64(),
-            "share": pa.float64(),
-            "resource_cost": _MONEY,
-            "allocated_cost": _MONEY,
-            "billing_currency": pa.string(),
-            "cost_status": pa.string(),
-        }
-    ),
-    "charge_anomalies": pa.schema(
-        {
-            "window_start": _TIME,
-            "resource_id": pa.string(),
-            "dimension": pa.string(),
-            "window_end": _TIME,
-            "billed_cost": _MONEY,
-            "expected_cost": _MONEY,
-            "anomaly_score": pa.float64(),
-            "billing_currency": pa.string(),
-        }
-    ),
-    "rejected_records": pa.schema(
-        {
-            "stream": pa.string(),
-            "reason": pa.string(),
-            "payload": pa.string(),
-            "event_time": _TIME,
-            "rejected_at": _TIME,
-        }
-    ),
-}
-
-# The key of each table, as in sql/sinks.
-KEYS = {
-    "ranked_anomalies": ("anomaly_id",),
-    "trace_verdicts": ("trace_id",),
-    "cost_allocations": (
-        "window_start",
-        "resource_id",
-        "dimension",
-        "otel_service_name",
-        "billing_currency",
-    ),
-    "charge_anomalies": ("window_start", "resource_id", "dimension", "billing_currency"),
-    "rejected_records": ("stream", "reason", "payload"),
-}
-
-# The order in which the rows of each table stand: the same tables are the same files. Where not said, by key.
-_SORT = KEYS | {
-    "ranked_anomalies": ("window_start", "rank", "billing_currency", "otel_service_name"),
-    "trace_verdicts": ("start_time", "trace_id"),
+    name: pa.schema({column.name: _ARROW[column.type] for column in table.columns}) for name, table in TABLES.items()
 }
 
 _ROWS_A_BATCH = 20_000
@@ -184,7 +94,7 @@ def fold(folder: Path, name: str, target: Path) -> int:
                 writer.write_table(pa.Table.from_pylist(batch, schema))
                 batch.clear()
         writer.write_table(pa.Table.from_pylist(batch, schema))
-    table = pq.read_table(unsorted).sort_by([(column, "ascending") for column in _SORT[name]])
+    table = pq.read_table(unsorted).sort_by([(column, "ascending") for column in TABLES[name].order])
     finished = target / f".{name}.parquet"
     pq.write_table(table, finished)
     finished.replace(target / f"{name}.parquet")

@@ -2,7 +2,7 @@
 
     python -m jobs.train_detector --input DIR [--input DIR ...] --model FILE [--base FILE]
 
-Self-supervised: the input is read as the job reads it (interface.md, section 1) and is expected to hold
+Self-supervised: the input is read as the job reads it (docs/interface.md, section 1) and is expected to hold
 anomalies; ``truth/`` is never opened. A span teaches as much as the streaming detector, without a model, would
 let it teach its baselines: little in the midst of trouble. Writes FILE (ONNX), FILE.json (the model's card) and
 FILE.npz (the weights, for ``--base``). Needs the extra ``train`` (torch).

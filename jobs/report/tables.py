@@ -1,4 +1,4 @@
-"""What the terminal table and the HTML report show, out of the tables of interface.md, section 3.
+"""What the terminal table and the HTML report show, out of the tables of docs/interface.md, section 3.
 
 Times are UTC milliseconds since the epoch, money is ``Decimal`` in the currency beside it.
 Currencies are never added to each other.

@@ -1,6 +1,6 @@
 """The measures of evaluation.md, each a function of tables.
 
-Frames have the columns of interface.md, sections 3 and 4. A measure that the data says nothing
+Frames have the columns of docs/interface.md, sections 3 and 4. A measure that the data says nothing
 about (a share of nothing) is NaN, never 0 or 1. Shares and rates are of 1.
 """
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bill --seeds 401 402 403 --billing metered machine mixed --days 7
     python -m tests.benchmarks.bill DIR [DIR ...]
 
-Worlds are simulated (--seeds) or read (directories as in interface.md §1, with a
+Worlds are simulated (--seeds) or read (directories as in docs/interface.md §1, with a
 ``truth/costs.parquet``). Prints a Markdown table for each kind of bill: mean ± 95 % t-interval over
 its worlds. An hour of the bill is found if a charge of any resource is irregular in it, whichever
 fault is the reason: the bill names no culprit. It counts as having anomaly cost if the faults cost

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.detectors --seeds 11 12 --mixes source faint --cases storm deploy
     python -m tests.benchmarks.detectors DIR [DIR ...] --arms rule knn --json FILE
 
-Worlds are simulated (--seeds) or read (directories as in interface.md §1, with a ``truth/``:
+Worlds are simulated (--seeds) or read (directories as in docs/interface.md §1, with a ``truth/``:
 ``traces.parquet`` of a simulated world, ``labels.parquet`` of real days, whose labels are weak).
 Each is collected, assembled and metered once; every arm judges the same packed minutes. Prints a
 Markdown table for each mix, case and directory: arms are columns, measures are rows, mean ± 95 %

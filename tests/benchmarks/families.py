@@ -13,9 +13,9 @@ simulated   our simulator at its usual noise: each mix of faults, a storm, new r
 wide        our simulator at its wide noise
 queueing    the queueing simulation of tests.benchmarks.queueing: calm worlds and worlds with faults
 
-A DIR is a world (interface.md §1, with or without truth/) in a family of the name of the folder that it is in. Prints a
-line for each world and arm as it is done, then (not with --quick) a Markdown table for each family: mean ± 95 %
-t-interval over its worlds. The measures are explained in MEASURES.
+A DIR is a world (docs/interface.md §1, with or without truth/) in a family of the name of the folder that it is in.
+Prints a line for each world and arm as it is done, then (not with --quick) a Markdown table for each family: mean
+± 95 % t-interval over its worlds. The measures are explained in MEASURES.
 
 Input that is read or made is kept in --cache, under a key of the input and of the code before the detectors: a change
 of the detectors doesn't make it stale, a change of collect, assemble or meter does.

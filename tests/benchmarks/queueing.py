@@ -8,9 +8,9 @@ meet pauses of the garbage collector, cold replicas and cold caches, time out, a
 traces are a sample of the requests, so usage is explained by them only in part. Databases, caches and the broker have
 no spans of their own. Some services emit server spans only. Each seed is another shop.
 
-Writes traces, metrics and a bill (interface.md §1) and ``truth/`` with the columns of the worlds in shared/data. The
-truth is exact: the same requests run a second time without the faults, with the same randomness, keyed by request, path
-and attempt. A trace is anomalous if it differs: other calls, other errors, or times or work beyond DIFFERENCE.
+Writes traces, metrics and a bill (docs/interface.md §1) and ``truth/`` with the columns of the worlds in shared/data.
+The truth is exact: the same requests run a second time without the faults, with the same randomness, keyed by request,
+path and attempt. A trace is anomalous if it differs: other calls, other errors, or times or work beyond DIFFERENCE.
 """
 
 from __future__ import annotations

@@ -15,22 +15,13 @@ import pytest
 
 from jobs.errors import JobError, UsageError
 from jobs.migrate import MIGRATIONS, main, maintain, migrate, read_migrations
-from jobs.tables import SCHEMAS
 from tests.services import Database
+from udfs.pure.contract import TABLES, Type
 
 pytestmark = pytest.mark.services
 
 NAMES = [migration.name for migration in read_migrations()]
 PARTITIONED = ["cost_allocations", "trace_verdicts"]
-TYPES = {
-    "string": "text",
-    "int64": "bigint",
-    "double": "double precision",
-    "bool": "boolean",
-    "timestamp[ms, tz=UTC]": "timestamp(3) with time zone",
-    "decimal128(28, 12)": "numeric(28,12)",
-    "list<item: string>": "text[]",
-}
 
 
 @pytest.fixture
@@ -175,8 +166,12 @@ def test_a_wrong_interval_drops_nothing(url: str, interval: str, capsys: pytest.
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("table", SCHEMAS)
-def test_columns_are_those_of_the_embedded_tables(connection: psycopg.Connection, table: str) -> None:
+# As format_type shows them.
+_TYPES = {Type.TIME: "timestamp(3) with time zone", Type.MONEY: "numeric(28,12)"}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_columns_are_those_of_the_contract(connection: psycopg.Connection, table: str) -> None:
     rows = connection.execute(
         """
         select attname, format_type(atttypid, atttypmod) from pg_attribute
@@ -185,11 +180,7 @@ def test_columns_are_those_of_the_embedded_tables(connection: psycopg.Connection
         [table],
     )
     found = {name: kind for name, kind in rows if name != "record_id"}
-    # The explanation is text in the engine and JSON here.
-    embedded = {
-        field.name: "jsonb" if field.name == "explanation" else TYPES[str(field.type)] for field in SCHEMAS[table]
-    }
-    assert found == embedded
+    assert found == {column.name: _TYPES.get(column.type, column.type.postgres) for column in TABLES[table].columns}
 
 
 def test_every_table_and_column_has_a_comment(url: str, connection: psycopg.Connection) -> None:
@@ -216,7 +207,7 @@ def test_the_reader_reads_and_does_nothing_else(url: str, connection: psycopg.Co
     connection.execute("create table made_later as select 1 as number")
     reader_url = url.replace("//anomaly_cost@", "//bi@")
     with psycopg.connect(reader_url, autocommit=True) as reader:
-        for table in [*SCHEMAS, "budgets", "made_later"]:
+        for table in [*TABLES, "budgets", "made_later"]:
             reader.execute(f"select * from {table}")
         assert reader.execute("select trace_id from trace_verdicts").fetchall() == [("a",)]
         for statement in (
@@ -304,6 +295,17 @@ def test_a_window_is_restated_as_a_whole(connection: psycopg.Connection) -> None
     assert connection.execute("select count(*) from anomaly_cost.restated").fetchone() == (0,)
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         restate(connection, "budgets", first, "", [])
+
+
+def test_a_column_more_needs_no_more_than_its_column(connection: psycopg.Connection) -> None:
+    connection.execute("alter table ranked_anomalies add column team text, add column noted_at timestamptz(3),"
+                       " add column links text[], add column is_open boolean not null default true")  # fmt: skip
+    window = month(0, 3)
+    sent = {"anomaly_id": "a", "team": "cart's", "noted_at": int(window.timestamp() * 1000), "links": None}
+    restate(connection, "ranked", window, "", [sent, {"unknown": 1, **sent, "anomaly_id": "b", "links": ["x"]}])
+    assert connection.execute(
+        "select anomaly_id, team, noted_at, links, is_open from ranked_anomalies order by 1"
+    ).fetchall() == [("a", "cart's", window, None, True), ("b", "cart's", window, ["x"], True)]
 
 
 def test_a_trace_has_one_row_when_its_start_moves(connection: psycopg.Connection) -> None:

@@ -14,10 +14,11 @@ import pytest
 from pyflink.table import StreamTableEnvironment
 
 from jobs.config import load_engine_settings
+from jobs.contract import client_columns
 from jobs.environment import SQL, free_port, start_engine
 from tests.unit.literal_tables import write
 from tests.unit.test_queries import at, cost, element, ranked
-from tests.unit.test_sql_client import CLIENT
+from udfs.pure.contract import TABLES
 
 VIEWS = (
     "top_anomalies_of_the_day",
@@ -66,7 +67,7 @@ def engine(folder: Path) -> StreamTableEnvironment:
         lines = "\n".join(json.dumps(row, default=_text) for row in rows)
         (folder / f"{name}.json").write_text(lines, encoding="utf-8")
         t_env.execute_sql(
-            f"create table {name} ({CLIENT[name]}) with ('connector' = 'filesystem', 'format' = 'json',"
+            f"create table {name} ({client_columns(TABLES[name])}) with ('connector' = 'filesystem', 'format' = 'json',"
             f" 'path' = 'file://{folder}/{name}.json', 'json.timestamp-format.standard' = 'ISO-8601')"
         )
     for statement in _statements((SQL / "client/init.sql").read_text("utf-8")):

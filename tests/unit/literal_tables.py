@@ -1,4 +1,4 @@
-"""The tables of interface.md, section 3 and 4, from literal rows: what a row leaves out is NULL."""
+"""The tables of docs/interface.md, section 3 and 4, from literal rows: what a row leaves out is NULL."""
 
 from __future__ import annotations
 

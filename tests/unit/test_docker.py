@@ -29,7 +29,7 @@ FILES = sorted(
     if path.is_file() and not {"__pycache__", "postgres", "connectors"} & set(path.relative_to(DOCKER).parts)
 )
 
-# interface.md, section 1.
+# docs/interface.md, section 1.
 INPUT_TOPICS = {"otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges"}
 
 # The job's own metrics: the group anomaly_cost of an operator.
@@ -119,7 +119,7 @@ def without_macros(sql: str) -> str:
 
 @pytest.fixture(scope="module")
 def tables() -> duckdb.DuckDBPyConnection:
-    """The tables of interface.md, section 3: a row in those of money, none in the others."""
+    """The tables of docs/interface.md, section 3: a row in those of money, none in the others."""
     rows = {
         "cost_allocations": [
             {"resource_id": "i-1", "dimension": "cpu", "otel_service_name": name,

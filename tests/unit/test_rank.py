@@ -12,18 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.pure.attribute import allocate_window
+from udfs.pure.contract import TABLES
 from udfs.pure.price import cost_by_window
 from udfs.pure.rank import EXCESS, EXCESS_SCORE, ORDERS, SCORE, rank_window
 from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
 
 HOUR = 400_000 * HOUR_MS
-
-COLUMNS = set(
-    "anomaly_id window_start window_end otel_service_name rank cost_weighted_score anomaly_score"
-    " threshold anomalous_traces total_traces attributed_cost excess_cost projected_monthly_cost"
-    " billing_currency cost_status anomaly_kind affected_services exemplar_trace_ids explanation"
-    " model_version updated_at".split()
-)
 
 
 def incident(culprit, *scores, threshold=3.0, kind="latency", affected=None, exemplars=None, **columns):
@@ -78,7 +72,7 @@ def order(rows):
 
 def test_one_row_has_every_column_of_the_interface():
     [row] = rank([incident("cart", 4.0, 6.0)], [allocation("cart", "1.5")], [{"cart": 10}, {"cart": 20}])
-    assert row.keys() == COLUMNS
+    assert row.keys() == set(TABLES["ranked_anomalies"].names)
     assert row["window_start"] == HOUR
     assert row["window_end"] == HOUR + WINDOW_MS
     assert row["anomaly_score"] == 5.0 * math.log2(3)

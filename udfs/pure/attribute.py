@@ -1,6 +1,6 @@
 """attribute: all of one billed resource -> its rows of cost_allocations.
 
-Equation (1) of interface.md: a resource's cost in W goes to the services by their share of its
+Equation (1) of docs/interface.md: a resource's cost in W goes to the services by their share of its
 usage. Grain: one row per (window, resource, dimension, service, currency). Per (window, resource,
 dimension, currency) the rows' allocated_cost sums to what was charged, to the last decimal.
 

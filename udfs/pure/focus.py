@@ -354,7 +354,7 @@ _LICENCE = re.compile(r"licen[cs]", re.IGNORECASE)
 def _parts(row: _Row) -> list[list[str]]:
     """[[dimension, weight], ...] of a charge, weights as decimals that sum to 1.
 
-    By ConsumedUnit, else PricingUnit (interface.md §1). Memory and whole machines only under the
+    By ConsumedUnit, else PricingUnit (docs/interface.md §1). Memory and whole machines only under the
     service category Compute; data only as transfer: elsewhere these units price something else
     (a licence, a load balancer, stored logs). A charge of no resource has no dimension either.
     """

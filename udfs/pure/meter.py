@@ -2,8 +2,7 @@
 
 Grain in: one consumer (pod) and one bucket of USAGE_BUCKET_MS; its points and those of the
 neighbour buckets that lie within MAX_GAP_MS of it. Grain out: window or minute, and dimension.
-Units (interface.md, usage metrics): cpu core-seconds, memory byte-seconds, io operations,
-network bytes.
+Units are those of udfs/pure/dimensions.py: cpu core-seconds, memory byte-seconds and so on.
 
 Between two points of a series an interval counts if it is no longer than MAX_GAP_MS. So every point
 that has a say in it is among the fragments of each bucket that it reaches into, each bucket cuts
@@ -18,14 +17,13 @@ from collections.abc import Iterable, Iterator
 
 import orjson
 
+from udfs.pure.dimensions import CUMULATIVE, DELTA, GAUGE
 from udfs.pure.windows import MAX_GAP_MS, MINUTE_MS, USAGE_BUCKET_MS, window_start
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 MAX_GAP_NS = MAX_GAP_MS * NS_PER_MS
 MINUTE_NS = MINUTE_MS * NS_PER_MS
-
-CUMULATIVE, DELTA, GAUGE = "c", "d", "g"
 
 # A point is (time_ns, start_ns, value).
 Point = tuple[int, int, float]

@@ -24,7 +24,7 @@ UsageByMinute = dict[int, dict[tuple[str, str], dict[str, float]]]
 
 
 def read(directory: Path) -> tuple[Minutes, UsageByMinute]:
-    """Collect, assemble and meter an input directory (interface.md, section 1)."""
+    """Collect, assemble and meter an input directory (docs/interface.md, section 1)."""
     fragments, owners = collect_traces(directory)
     return assemble_all(fragments), meter_all(directory, owners)
 

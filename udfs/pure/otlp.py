@@ -20,13 +20,14 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import orjson
 
 from udfs.pure import names, otlp_proto
 from udfs.pure.cache import cached
+from udfs.pure.dimensions import CUMULATIVE, DELTA, DIMENSIONS, GAUGE
 from udfs.pure.reject import RejectedRecord, reject, shown
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
@@ -396,7 +397,7 @@ def _cached_resource(pairs: bytes) -> _Resource:
 
 
 def _read_resource(pairs: object) -> _Resource:
-    """interface.md §1: the attributes that tie work to money, in their order of trust."""
+    """docs/interface.md §1: the attributes that tie work to money, in their order of trust."""
     found = {
         key: names.workload(names.name(_text(value).replace(SEPARATOR, " ").strip()))
         for key, value in _attributes(pairs, _RESOURCE_KEYS).items()
@@ -661,69 +662,25 @@ def _severity(record: dict) -> int:
 
 # ---- metrics --------------------------------------------------------------------------------
 
-_SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "": 1.0}
-_CORES = {
-    "{cpu}": 1.0,
-    "{cpus}": 1.0,
-    "{core}": 1.0,
-    "{cores}": 1.0,
-    "cores": 1.0,
-    "1": 1.0,
-    "": 1.0,
-}
-_BYTES = {
-    "By": 1.0,
-    "bytes": 1.0,
-    "KiBy": 2.0**10,
-    "MiBy": 2.0**20,
-    "GiBy": 2.0**30,
-    "kBy": 1e3,
-    "MBy": 1e6,
-    "GBy": 1e9,
-    "": 1.0,
-}
-_OPERATIONS = {"{operations}": 1.0, "{operation}": 1.0, "1": 1.0, "": 1.0}
-
-CUMULATIVE, DELTA, GAUGE = "c", "d", "g"
-
 
 class _UsageMetric(NamedTuple):
-    """A row of interface.md §1, usage metrics."""
+    """A metric of docs/interface.md §1, usage metrics."""
 
     dimension: str
     preference: int  # among the metrics of its dimension, 0 = best
     kind: str  # CUMULATIVE or GAUGE
-    units: dict[str, float]  # unit as written -> factor to s, cores, bytes or operations
+    units: Mapping[str, float]  # unit as written -> factor to s, cores, bytes or operations
 
 
-def _preferred(dimension: str, *rows: tuple[str, str, dict[str, float]]) -> dict:
-    return {
-        name: _UsageMetric(dimension, preference, kind, units) for preference, (name, kind, units) in enumerate(rows)
-    }
-
-
+# Metrics of which not every point counts.
 _CADVISOR_CPU = "container_cpu_usage_seconds_total"
 _BLOCK_IO = "container.blockio.io_serviced_recursive"
 _NETWORK_IO = "k8s.pod.network.io"
 
 USAGE_METRICS: dict[str, _UsageMetric] = {
-    **_preferred(
-        "cpu",
-        ("container.cpu.time", CUMULATIVE, _SECONDS),
-        ("k8s.pod.cpu.time", CUMULATIVE, _SECONDS),
-        (_CADVISOR_CPU, CUMULATIVE, _SECONDS),
-        ("container.cpu.usage", GAUGE, _CORES),
-        ("k8s.pod.cpu.usage", GAUGE, _CORES),
-    ),
-    **_preferred(
-        "memory",
-        ("container.memory.working_set", GAUGE, _BYTES),
-        ("k8s.pod.memory.working_set", GAUGE, _BYTES),
-        ("container.memory.usage", GAUGE, _BYTES),
-        ("k8s.pod.memory.usage", GAUGE, _BYTES),
-    ),
-    **_preferred("io", (_BLOCK_IO, CUMULATIVE, _OPERATIONS)),
-    **_preferred("network", (_NETWORK_IO, CUMULATIVE, _BYTES)),
+    metric.name: _UsageMetric(dimension.name, preference, metric.kind, metric.units)
+    for dimension in DIMENSIONS.values()
+    for preference, metric in enumerate(dimension.metrics)
 }
 
 _TEMPORALITY_DELTA = 1
@@ -744,7 +701,7 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
     the bucket of its time and in each neighbour no further than MAX_GAP_MS from it, a delta in
     every bucket that it touches: each bucket can be metered from its own fragments.
 
-    A metric that is not of interface.md §1 is rejected once for each name and unit.
+    A metric that is not of docs/interface.md §1 is rejected once for each name and unit.
     """
     points: dict[str, list] = {}
     pods: dict[str, bytes] = {}

@@ -1,7 +1,7 @@
 """price: a charge of the bill -> its cost per attribution window W and dimension, exactly.
 
 Money is counted in integers of 1e-12 of the billing currency ("units" below), the last place of
-interface.md's DECIMAL(28, 12), so that sums and shares are exact and the same in any order. A
+docs/interface.md's DECIMAL(28, 12), so that sums and shares are exact and the same in any order. A
 charge is the normalised row that collect makes of a FOCUS row.
 """
 
@@ -145,7 +145,7 @@ def cost_by_window(charge: Mapping[str, Any]) -> dict[int, dict[str, int]]:
     returns: {window_start_ms: {dimension: units of 1e-12 of charge["currency"]}}, ascending; its
         sum is the charge's cost. Zeros stay in: they say that the window is billed.
 
-    Parts by their weights first, then each part over its windows, evenly in time (interface.md
+    Parts by their weights first, then each part over its windows, evenly in time (docs/interface.md
     §2, C).
 
     Raises:

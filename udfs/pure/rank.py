@@ -1,6 +1,6 @@
 """rank: one window's incidents and allocations -> its rows of ranked_anomalies.
 
-Grain: one row per (window, culprit, currency). Equation (2) of interface.md:
+Grain: one row per (window, culprit, currency). Equation (2) of docs/interface.md:
 
     alpha = (mean score of the culprit's anomalous traces) * log2(1 + their number)
     c_s   = sum of what is allocated to the culprit in W, in DECIMAL
@@ -31,6 +31,7 @@ import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, RATE_DIGITS, utc
 from udfs.pure.detect import most
+from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
 from udfs.pure.windows import WINDOW_MS
@@ -52,13 +53,8 @@ ORDERS = (EXCESS, EXCESS_SCORE, SCORE)
 # Use of the culprit that its work doesn't explain counts beyond so many standard deviations.
 SIGNIFICANT = 2.0
 
-# FOCUS UnitFormat of the usage of each dimension (interface.md, usage metrics).
-USAGE_UNITS = {
-    "cpu": "Core-Seconds",
-    "memory": "Byte-Seconds",
-    "io": "Operations",
-    "network": "Bytes",
-}
+# FOCUS UnitFormat of the usage of each dimension.
+USAGE_UNITS = {name: dimension.focus_unit for name, dimension in DIMENSIONS.items()}
 
 FORMULAS = {
     "x_AllocatedCost": "x_ResourceCost * AllocatedRatio, last place by largest remainder over the services of the"
@@ -87,7 +83,7 @@ def rank_window(
     incidents, service_traces: one element a minute of W, as in detect's MinuteResult.
     allocations: rows of attribute.allocate of all resources in W; money as Decimal or as text.
     order: one of ORDERS, what rank 1 has most of.
-    returns: all columns of interface.md §3; times in ms, money Decimal with 12 places,
+    returns: all columns of docs/interface.md §3; times in ms, money Decimal with 12 places,
         explanation compact JSON. excess_cost and projected_monthly_cost are None where no price is known.
 
     A culprit has a row in each currency in which cost is allocated to it. One to which none is

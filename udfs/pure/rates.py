@@ -2,7 +2,7 @@
 
 Grain of an offer: one charge of a SKU. Of the card: one (SKU, currency, dimension). Rates are decimal
 text: of a window of one whole machine (its part of the dimension), or of one unit of usage
-(interface.md: core-second, byte-second, operation, byte).
+(docs/interface.md: core-second, byte-second, operation, byte).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, MONEY_BOUND, plain, to_decimal, to_units, utc
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE, WINDOW_MS
 
@@ -33,11 +34,8 @@ RESOURCE, SKU, LIST_PRICE, PRICE_BOOK = "resource", "sku", "list_price", "price_
 # SKU that is charged for the dimension, or the one that most resources are charged for.
 OF_CHARGES, OF_PRICE_BOOK, ONLY_SKU, MOST_CHARGED = "charges", "price_book", "only", "most_charged"
 
-DIMENSIONS = ("cpu", "memory", "io", "network")
-
-# What a resource without any charge may be priced at by other SKUs' rates: who computes uses both.
-# Which queue, disk or line its operations and bytes are billed under is nobody's guess.
-GUESSED = ("cpu", "memory")
+# What a resource without any charge may be priced at by other SKUs' rates.
+GUESSED = tuple(name for name, dimension in DIMENSIONS.items() if dimension.is_common)
 
 # As many digits as a rate of 1e-12 money over a rounded quantity means.
 _DIGITS = Context(prec=12)
@@ -47,20 +45,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # ---- units ----------------------------------------------------------------------------------
 
-# What a unit counts, beside the dimensions.
+# What a unit counts, beside the dimensions. Data is traffic, which is network, or storage, which is not.
 MACHINE, DATA, OTHER = "machine", "data", "other"
 
 # "1 Hour", "10K Requests", "1,000,000 Operations": how many are priced at once.
 _COUNT = re.compile(r"([\d.,]*\d)\s*(k|m|b|thousand|million)?(?=\s)", re.IGNORECASE)
 _COUNTS = {"k": 10**3, "thousand": 10**3, "m": 10**6, "million": 10**6, "b": 10**9}
-_TIME = r"(?:per)?(hour|hr|h|minute|min|second|sec)s?"
-_DATA = r"(?:([kmgtp]?)(i?)b|(kilo|mega|giga|tera|kibi|mebi|gibi|tebi)?bytes?)"
 # Over the unit in lower case without blanks and punctuation.
-_CPU_TIME = re.compile(rf"(?:[vo]?cpu|v?core)s?{_TIME}")
-_MEMORY_TIME = re.compile(rf"(?:lambda)?{_DATA}{_TIME}")
 _MACHINE_HOURS = re.compile(r"(?:instance|machine|vm|node)?(?:hour|hr)s?")
-_BYTES = re.compile(rf"{_DATA}s?")
-_CALLS = re.compile(r"ios?|\w*(?:operation|request)s?")
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
@@ -86,39 +78,32 @@ def _squeezed(unit: str) -> tuple[int, str]:
 
 @lru_cache(maxsize=1 << 12)
 def unit_kind(unit: str) -> str:
-    """What a unit of a bill counts: cpu, memory, io, data, machine, or other."""
+    """What a unit of a bill counts: a dimension (data in place of network), machine, or other."""
     _, squeezed = _squeezed(unit)
-    for kind, pattern in (
-        ("cpu", _CPU_TIME),
-        ("memory", _MEMORY_TIME),
-        (MACHINE, _MACHINE_HOURS),
-        (DATA, _BYTES),
-        ("io", _CALLS),
-    ):
-        if pattern.fullmatch(squeezed):
-            return kind
+    if _MACHINE_HOURS.fullmatch(squeezed):
+        return MACHINE
+    for name, dimension in DIMENSIONS.items():
+        if dimension.billed_in.fullmatch(squeezed):
+            return DATA if name == "network" else name
     return OTHER
 
 
 @lru_cache(maxsize=1 << 12)
 def usage_per_unit(unit: str, dimension: str) -> int:
-    """Usage in one ``unit`` of a bill: core-seconds, byte-seconds, operations or bytes; 0 if unknown.
+    """Usage in one ``unit`` of a bill, in the dimension's own unit (see dimensions.py); 0 if unknown.
 
     "vCPU-Hours" of cpu are 3600, "GiB-Hours" of memory 2^30 * 3600, "1,000,000 Requests" a million.
     Plain hours of cpu are a core's.
     """
     count, squeezed = _squeezed(unit)
-    kind = unit_kind(unit)
-    if dimension == "cpu" and kind == "cpu":
-        return count * _SECONDS[_CPU_TIME.fullmatch(squeezed).group(1)[0]]
-    if dimension == "cpu" and kind == MACHINE:
+    if dimension == "cpu" and unit_kind(unit) == MACHINE:
         return count * _SECONDS["h"]
-    if dimension == kind == "memory":
-        *size, time = _MEMORY_TIME.fullmatch(squeezed).groups(default="")
-        return count * _bytes(*size) * _SECONDS[time[0]]
-    if dimension == "network" and kind == DATA:
-        return count * _bytes(*_BYTES.fullmatch(squeezed).groups(default=""))
-    return count if dimension == kind == "io" else 0
+    found = DIMENSIONS[dimension].billed_in.fullmatch(squeezed) if dimension in DIMENSIONS else None
+    if not found:
+        return 0
+    parts = found.groupdict(default="")
+    size = _bytes(parts["prefix"], parts["binary"], parts["word"]) if "word" in parts else 1
+    return count * size * (_SECONDS[parts["time"][0]] if "time" in parts else 1)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -524,7 +509,7 @@ def capacity(charge: Mapping[str, Any]) -> dict[str, Fraction]:
     found = {}
     if charge["per"] == "unit":
         for dimension, weight in charge["parts"]:
-            if dimension in ("cpu", "memory"):
+            if dimension in DIMENSIONS and DIMENSIONS[dimension].is_capacity:
                 found[dimension] = amount * usage_per_unit(unit, dimension) * Fraction(weight)
     else:
         seconds = windows_per_unit(unit) * WINDOW_MS // 1000

@@ -16,15 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from udfs.pure.dimensions import WATCHED
+
 # What is known of a span without looking at how it went. Rates and maturity are its operation's, so far.
 KNOWN = (
     "is_entry", "is_call", "has_parent", "depth", "child_operations", "calls", "failure_rate",
     "repeat_rate", "rare_rate", "unanswered_rate", "log_rate", "own_scale", "own_minutes", "load",
 )  # fmt: skip
 # Real values, in standard deviations of the operation's own past.
-REALS = ("own_time", "total_time", "start", "cpu", "memory", "io", "network")
+REALS = ("own_time", "total_time", "start", *WATCHED)
 OWN_TIME, TOTAL_TIME, START = range(3)
-USAGE = slice(3, 7)
+USAGE = slice(3, 3 + len(WATCHED))
 # Yes or no. Children that are missing would betray an error: it is predicted from what is known and from EXCUSES,
 # repeats from these and what the span sees, the last two from what is known alone.
 BITS = ("repeats_2", "repeats_3", "repeats_5", "error", "error_log", "unanswered", "rare_children")
@@ -35,7 +37,7 @@ REPEAT_LEVELS = (2, 3, 5)
 EXCUSES = ("error_below", "unanswered", "slow_below", "call_failed")
 
 # What other spans see of a span: its cause part (its own behaviour) and its outcome part.
-CAUSES = (OWN_TIME, 3, 4, 5, 6)  # of REALS
+CAUSES = (OWN_TIME, *range(USAGE.start, USAGE.stop))  # of REALS
 OUTCOMES = (0, 1, 2, BIT_ERROR, BIT_LOG, BIT_UNANSWERED)  # of BITS
 
 # Relations of a span that is predicted to one that it sees; 0 = masked.

@@ -14,10 +14,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from udfs.pure.baseline import Vocabulary, grown, rows_of
+from udfs.pure.dimensions import WATCHED as DIMENSIONS
 from udfs.pure.guard import Guard
 from udfs.pure.windows import MINUTE_MS
-
-DIMENSIONS = ("cpu", "memory", "io", "network")
 
 # Whether calls use it up. Memory is a level: it tells of caches, heaps and collectors, and is watched for its cost.
 IS_WORK = np.array([dimension != "memory" for dimension in DIMENSIONS])

@@ -8,7 +8,7 @@ from __future__ import annotations
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 
-# W of the paper and of interface.md: aligned to the hour and the half hour.
+# W of the paper and of docs/interface.md: aligned to the hour and the half hour.
 WINDOW_MS = 30 * MINUTE_MS
 
 # Usage is metered a bucket at a time. A bucket is a whole number of windows; the longer it is, the
