@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 import yaml
 
+from jobs import postgres
 from jobs.errors import UsageError
 from jobs.kafka import EARLIEST, KafkaInput, client_properties, start_options
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
@@ -215,11 +215,7 @@ def _output(url: str) -> Path | str:
         _servers(url, "output")
         return url
     if url.startswith("postgresql://"):
-        parts = urlsplit(url)
-        if parts.password is not None:
-            raise UsageError("--output postgresql://…: a password on the command line; give it as PGPASSWORD")
-        if not (parts.username and parts.hostname and parts.path.strip("/")):
-            raise UsageError(f"--output {url}: must be postgresql://USER@HOST:PORT/DATABASE")
+        postgres.address(url)
         return url
     target = _directory(url, "output")
     if target.exists() and not target.is_dir():

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 
 from jobs.config import ROOT
 from jobs.errors import JobError, UsageError
+from jobs.postgres import FORM, address
 
 MIGRATIONS = ROOT / "docker" / "postgres" / "migrations"
 AHEAD = "2 months"
@@ -78,21 +78,6 @@ def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
     return [Migration(path.stem, path.read_text("utf-8")) for path in paths]
 
 
-def check_url(url: str) -> None:
-    """Raises UsageError unless ``url`` is postgresql://USER@HOST[:PORT]/DATABASE."""
-    try:
-        parts = urlsplit(url)
-        # The port is parsed when it is asked for.
-        complete = parts.scheme in ("postgresql", "postgres") and parts.hostname and (parts.port or True)
-    except ValueError:
-        complete = False
-        parts = None
-    if parts and parts.password is not None:
-        raise UsageError("the URL holds a password: leave it out and set PGPASSWORD")
-    if not complete or not parts.username or not parts.path.strip("/"):
-        raise UsageError(f"{url!r} is not postgresql://USER@HOST:PORT/DATABASE")
-
-
 def _one_line(error: psycopg.Error) -> str:
     """The server's words without its hints and positions."""
     message = error.diag.message_primary or str(error).strip().splitlines()[0]
@@ -102,9 +87,9 @@ def _one_line(error: psycopg.Error) -> str:
 @contextmanager
 def _connection(url: str) -> Iterator[psycopg.Connection]:
     """A connection that commits each statement, and holds the lock of those that migrate."""
-    check_url(url)
+    settings = _SETTINGS | address(url).connection
     try:
-        with psycopg.connect(url, autocommit=True, **_SETTINGS) as connection:
+        with psycopg.connect(autocommit=True, **settings) as connection:
             connection.execute("select pg_advisory_lock(%s)", [_LOCK])
             yield connection
     except psycopg.Error as error:
@@ -185,7 +170,7 @@ def maintain(url: str, keep: str | None = None, ahead: str = AHEAD) -> list[str]
 def main(argv: list[str]) -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.migrate", description="Bring PostgreSQL's tables up to date.")
-    parser.add_argument("url", help="postgresql://USER@HOST:PORT/DATABASE; the password comes from PGPASSWORD")
+    parser.add_argument("url", help=f"{FORM}; the password comes from PGPASSWORD")
     parser.add_argument("--keep", help='drop months older than this, "13 months" (default: none)')
     parser.add_argument("--ahead", default=AHEAD, help=f'make months ahead (default: "{AHEAD}")')
     arguments = parser.parse_args(argv)

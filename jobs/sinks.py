@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
-from urllib.parse import urlsplit
 
 from pyflink.table import StreamTableEnvironment
 
 from jobs.environment import run_sql, sql_options
 from jobs.errors import UsageError
+from jobs.postgres import address
 from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
 from udfs.pure.contract import TABLES, Column, Table, Type
 from udfs.rank import RANKED
@@ -146,14 +146,13 @@ class Postgres:
         types: Iterable[tuple[str, str]],
         key: tuple[str, ...],
     ) -> None:
-        parts = urlsplit(self.url)
-        address = f"{parts.hostname}:{parts.port or 5432}{parts.path}"
+        server = address(self.url)
         options = {
             "connector": "jdbc",
             # The server reads text as the column's type: times and JSON have none in the connector.
-            "url": f"jdbc:postgresql://{address}?stringtype=unspecified&reWriteBatchedInserts=true",
+            "url": server.jdbc_url(stringtype="unspecified", reWriteBatchedInserts="true"),
             "table-name": table,
-            "username": parts.username or "",
+            "username": server.user,
             "password": os.environ.get("PGPASSWORD", ""),
             "sink.buffer-flush.interval": _FLUSH_INTERVAL,
             "sink.buffer-flush.max-rows": str(_FLUSH_ROWS),
