@@ -159,14 +159,19 @@ def statements(folder: str, pattern: str = "*", **values: str) -> Iterator[str]:
         yield Template(path.read_text(encoding="utf-8")).substitute(values)
 
 
+def sql_text(text: str) -> str:
+    """``text`` inside a quoted string of SQL."""
+    return text.replace("'", "''")
+
+
 def sql_path(path: Path) -> str:
     """``path`` inside a quoted string of SQL; not as a URI, since the engine decodes no %20."""
-    return f"file://{path}".replace("'", "''")
+    return sql_text(f"file://{path}")
 
 
 def sql_options(options: Mapping[str, str]) -> str:
     """Connector options as SQL has them."""
-    return ", ".join(f"'{key}' = '{value.replace(chr(39), chr(39) * 2)}'" for key, value in options.items())
+    return ", ".join(f"'{key}' = '{sql_text(value)}'" for key, value in options.items())
 
 
 def run_sql(t_env: StreamTableEnvironment, folder: str, pattern: str = "*", **values: str) -> None:

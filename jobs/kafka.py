@@ -1,15 +1,18 @@
-"""Kafka as the input: what its source tables are told, and whether it is there, asked before the engine starts."""
+"""Kafka as the input: what its source tables are told, whether it is there, and how far a bounded run reads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from jobs.errors import JobError, UsageError
 
 TOPICS = ("otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges")
+# The others may be missing.
+_NEEDED = TOPICS[0]
 
 # Read side by side. A partition that brings nothing for a while is waited for no more.
 _TELEMETRY = TOPICS[:3]
@@ -30,12 +33,47 @@ SECRETS = {
     "KAFKA_SSL_KEY_PASSWORD": "ssl.key.password",
 }
 # The connector brings a client of its own, under its own name.
-_SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
+_SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka"
 _LOGIN = {
-    "PLAIN": f"{_SHADED}.plain.PlainLoginModule",
-    "SCRAM-SHA-256": f"{_SHADED}.scram.ScramLoginModule",
-    "SCRAM-SHA-512": f"{_SHADED}.scram.ScramLoginModule",
+    "PLAIN": f"{_SHADED}.common.security.plain.PlainLoginModule",
+    "SCRAM-SHA-256": f"{_SHADED}.common.security.scram.ScramLoginModule",
+    "SCRAM-SHA-512": f"{_SHADED}.common.security.scram.ScramLoginModule",
 }
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a bounded run reads of a topic.
+
+    Attributes:
+        ends: partition -> offset after its last record; of other partitions nothing is read.
+        starts: partition -> offset of its first record; None = where ``kafka.start`` says, which is the same whenever
+            it is asked.
+    """
+
+    ends: Mapping[int, int]
+    starts: Mapping[int, int] | None = None
+
+    @classmethod
+    def parse(cls, told: Mapping[str, Mapping[str, int] | None]) -> Extent:
+        """Of what JSON made of one, its keys text."""
+        ends, starts = told["ends"], told["starts"]
+        return cls(
+            {int(partition): offset for partition, offset in (ends or {}).items()},
+            None if starts is None else {int(partition): offset for partition, offset in starts.items()},
+        )
+
+    def options(self) -> dict[str, str]:
+        """The connector's."""
+        end = {"scan.bounded.mode": "specific-offsets", "scan.bounded.specific-offsets": _offsets(self.ends)}
+        if self.starts is None:
+            return end
+        return end | {"scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": _offsets(self.starts)}
+
+
+def _offsets(offsets: Mapping[int, int]) -> str:
+    """As the connector has them."""
+    return ";".join(f"partition:{partition},offset:{offset}" for partition, offset in sorted(offsets.items()))
 
 
 @dataclass(frozen=True)
@@ -47,7 +85,8 @@ class KafkaInput:
         start: earliest, latest, group (the group's committed offsets, else the earliest), or an ISO time.
         group: consumer group; offsets are kept in checkpoints and committed to it for others to see.
         properties: of the client; those from the environment are not shown.
-        bounded: stop at the offsets that stand at the start.
+        bounded: stop at the offsets that stand at the first start.
+        extents: topic -> what a bounded run reads of it, known when the engine runs; a missing topic is left out.
     """
 
     servers: str
@@ -55,21 +94,76 @@ class KafkaInput:
     group: str = "anomaly_cost"
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     bounded: bool = False
+    extents: Mapping[str, Extent] = field(default_factory=dict)
+
+    @property
+    def is_secured(self) -> bool:
+        """Whether only the engine's client knows the way to the broker."""
+        return self.properties.get("security.protocol", "PLAINTEXT") != "PLAINTEXT"
+
+    def is_there(self, topic: str) -> bool:
+        """Whether ``topic`` has a source table: one without end waits for a topic that is missing."""
+        return not self.bounded or topic in self.extents
 
     def options(self, topic: str) -> dict[str, str]:
-        """Connector options of the source table of ``topic``."""
+        """Connector options of the source table of ``topic``, which is there."""
         return {
             "connector": "kafka",
-            "topic": topic,
-            "properties.bootstrap.servers": self.servers,
-            "properties.group.id": self.group,
-            **{f"properties.{key}": value for key, value in self.properties.items()},
+            # A pattern that matches no topic is no error, and the topic is read once it is there.
+            "topic" if self.bounded or topic == _NEEDED else "topic-pattern": topic,
+            **{f"properties.{key}": value for key, value in self._client.items()},
             **start_options(self.start),
-            **(
-                {"scan.bounded.mode": "latest-offset"} if self.bounded else _SIDE_BY_SIDE if topic in _TELEMETRY else {}
-            ),
+            **(self.extents[topic].options() if self.bounded else _SIDE_BY_SIDE if topic in _TELEMETRY else {}),
             "format": "raw",
         }
+
+    @property
+    def _client(self) -> dict[str, str]:
+        return {"bootstrap.servers": self.servers, "group.id": self.group, **self.properties}
+
+    def ask_extents(self) -> dict[str, Extent]:
+        """What there is to read now, by topic. The engine's client is asked: it knows every way to log in.
+
+        Raises:
+            JobError: there are no spans.
+            Py4JError: the broker doesn't answer.
+        """
+        # The engine runs by now.
+        from pyflink.java_gateway import get_gateway
+
+        jvm = get_gateway().jvm
+        clients = jvm.org.apache.flink.kafka.shaded.org.apache.kafka
+        bytes_ = f"{_SHADED}.common.serialization.ByteArrayDeserializer"
+        properties = jvm.java.util.Properties()
+        for key, value in {**self._client, "key.deserializer": bytes_, "value.deserializer": bytes_}.items():
+            properties.setProperty(key, value)
+        consumer = clients.clients.consumer.KafkaConsumer(properties)
+        try:
+            topics = consumer.listTopics()
+            present = [topic for topic in TOPICS if topic in topics]
+            if self.is_secured:
+                _tell_missing(self, present)
+            found = {}
+            for topic in present:
+                partitions = [clients.common.TopicPartition(topic, part.partition()) for part in topics[topic]]
+                ends = _by_partition(consumer.endOffsets(partitions))
+                starts = None
+                if self.start == LATEST:
+                    starts = ends
+                elif self.start == GROUP:
+                    committed = consumer.committed(set(partitions))
+                    starts = _by_partition(consumer.beginningOffsets(partitions)) | _by_partition(
+                        {partition: at.offset() for partition, at in committed.items() if at is not None}
+                    )
+                found[topic] = Extent(ends, starts)
+            return found
+        finally:
+            consumer.close()
+
+
+def _by_partition(offsets: Mapping) -> dict[int, int]:
+    """Of the client's map, whose keys name the topic, too."""
+    return {partition.partition(): offset for partition, offset in offsets.items()}
 
 
 def start_options(start: str) -> dict[str, str]:
@@ -128,9 +222,9 @@ def check(source: KafkaInput) -> None:
     """Ask for the topics, unless the way to the broker is secured: then the engine's client is the one to ask.
 
     Raises:
-        JobError: the broker isn't there, or a topic is missing.
+        JobError: the broker doesn't answer, or there are no spans.
     """
-    if source.properties.get("security.protocol", "PLAINTEXT") != "PLAINTEXT":
+    if source.is_secured:
         return
     from kafka import KafkaConsumer
     from kafka.errors import KafkaError
@@ -139,11 +233,24 @@ def check(source: KafkaInput) -> None:
         consumer = KafkaConsumer(
             bootstrap_servers=source.servers.split(","), request_timeout_ms=_ASK_MS, bootstrap_timeout_ms=_ASK_MS
         )
+        try:
+            present = consumer.topics()
+        finally:
+            consumer.close()
     except (KafkaError, OSError, ValueError) as error:
         raise JobError(f"kafka://{source.servers}: no broker answers ({type(error).__name__})") from None
-    try:
-        missing = [topic for topic in TOPICS if topic not in consumer.topics()]
-    finally:
-        consumer.close()
+    _tell_missing(source, present)
+
+
+def _tell_missing(source: KafkaInput, present: Collection[str]) -> None:
+    """Raises JobError where there are no spans; warns of what else is missing."""
+    missing = [topic for topic in TOPICS if topic not in present]
+    if _NEEDED in missing:
+        raise JobError(f"kafka://{source.servers}: no topic {_NEEDED}; create it, it may stay empty")
     if missing:
-        raise JobError(f"kafka://{source.servers}: no topic {', '.join(missing)}; create it, it may stay empty")
+        until = "without it" if source.bounded else "without it until it is there"
+        print(
+            f"anomaly_cost: kafka://{source.servers}: no topic {', '.join(missing)}: running {until}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,52 +1,99 @@
-"""``--state``: where checkpoints are kept, and which one to go on from."""
+"""``--state``: what outlives a run. Without an end, its checkpoints; with one, the offsets that it reads to.
+
+A bounded run never goes on from a checkpoint, it starts over. A bounded Kafka source that was restored doesn't end:
+its enumerator finds no new partition and never tells the readers that no more splits come (FLINK-31006). And its stop
+offsets would be those of the restart. The tables are a function of the set of records, so that to read the same
+records once more is always right, at whatever stage the run was ended.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from jobs.config import Config
+from jobs.errors import JobError, UsageError
+from jobs.kafka import Extent, KafkaInput
 
 RECOVERY = "execution.state-recovery.path"
 RETRIES = "restart-strategy.type"
 
+# State folder -> the file descriptor that locks it. Held as long as the process lives: its engine does, too.
+_locks: dict[Path, int] = {}
+# In the environment of what takes the place of a process: the descriptor that it takes over.
+_LOCK = "ANOMALY_COST_LOCK"
+
 
 @contextmanager
 def folder(state: Path | None, target: Path | None) -> Iterator[Path]:
-    """The folder of a run: within ``state``, so that it outlives the run; else a passing one, beside the tables."""
+    """The folder of a run: within ``state``, so that it outlives the run; else a passing one, beside the tables.
+
+    Raises:
+        JobError: another run uses ``state``.
+    """
     if state is not None:
         state.mkdir(parents=True, exist_ok=True)
+        _lock(state)
         yield state
         return
     with tempfile.TemporaryDirectory(prefix=".anomaly_cost-", dir=target) as scratch:
         yield Path(scratch)
 
 
+def _lock(state: Path) -> None:
+    """Keep other processes from ``state`` until this one ends, however it ends.
+
+    Raises:
+        JobError: one has it.
+    """
+    if state in _locks:
+        return
+    path = state / "lock"
+    handed_on = os.environ.pop(_LOCK, None)
+    descriptor = int(handed_on) if handed_on else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.set_inheritable(descriptor, False)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise JobError(f"--state {state}: another run uses it; end that one, or give another folder") from None
+    _locks[state] = descriptor
+
+
+def hand_on_lock(state: Path) -> None:
+    """Let what takes the place of this process, by os.execv, have its lock."""
+    os.set_inheritable(_locks[state], True)
+    os.environ[_LOCK] = str(_locks[state])
+
+
 def settings(configuration: Config, scratch: Path) -> dict[str, str]:
-    """The engine's settings that keep and restore the state; {} where none is kept and nothing needs it."""
-    if configuration.state is None:
-        return {} if configuration.bounded else checkpointing(configuration) | _at(scratch)
-    found = newest(scratch)
+    """The engine's settings that keep and restore the state; {} for a bounded run, which starts over."""
+    if configuration.bounded:
+        return {}
+    found = newest(scratch) if configuration.state else None
     restored = {RECOVERY: f"file://{found}"} if found else {}
-    return checkpointing(configuration) | _at(scratch) | restored
+    kept = {"execution.checkpointing.dir": f"file://{scratch / 'checkpoints'}"}
+    return checkpointing(configuration) | kept | restored
 
 
 def checkpointing(configuration: Config) -> dict[str, str]:
-    """How often, and that what failed is tried again from the last checkpoint."""
-    return {
+    """How often the state is kept, and that what failed is tried again from there; a bounded run, from its start."""
+    retries = {RETRIES: "exponential-delay"}
+    if configuration.bounded:
+        return retries
+    return retries | {
         "execution.checkpointing.interval": f"{configuration.checkpoint_ms} ms",
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "2",
         "execution.checkpointing.tolerable-failed-checkpoints": "100",
         "execution.checkpointing.incremental": "true",
-        RETRIES: "exponential-delay",
     }
-
-
-def _at(scratch: Path) -> dict[str, str]:
-    return {"execution.checkpointing.dir": f"file://{scratch / 'checkpoints'}"}
 
 
 def newest(scratch: Path) -> Path | None:
@@ -55,3 +102,32 @@ def newest(scratch: Path) -> Path | None:
     return max(
         (path.parent for path in complete), key=lambda path: (path / "_metadata").stat().st_mtime_ns, default=None
     )
+
+
+def extents(source: KafkaInput, scratch: Path) -> dict[str, Extent]:
+    """What a bounded run reads of each topic: as the broker told at its first start, which is kept until its end.
+
+    Raises:
+        UsageError: a run with another input left its offsets here.
+    """
+    path, whose = _extents(scratch), f"kafka://{source.servers} from {source.start}"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["input"] != whose:
+            raise UsageError(f"--state {scratch}: kept for a bounded run on {kept['input']}; give another folder")
+        return {topic: Extent.parse(extent) for topic, extent in kept["topics"].items()}
+    found = source.ask_extents()
+    partial = path.with_suffix(".partial")
+    told = {"input": whose, "topics": {topic: asdict(extent) for topic, extent in found.items()}}
+    partial.write_text(json.dumps(told), encoding="utf-8")
+    partial.replace(path)
+    return found
+
+
+def forget_extents(scratch: Path) -> None:
+    """The run came to its end: the same command, started again, is another run."""
+    _extents(scratch).unlink(missing_ok=True)
+
+
+def _extents(scratch: Path) -> Path:
+    return scratch / "offsets.json"

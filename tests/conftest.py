@@ -42,12 +42,13 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tables]:
     """Run the job over a directory; returns its tables. ``settings`` are ``--set`` pairs."""
     # Here, so that tests that need no engine don't wait for its import.
     from jobs import config, tables
-    from jobs.anomaly_cost import run
+    from jobs.anomaly_cost import prepare
+    from jobs.submission import run
 
     def run_job(source: Path, *settings: str) -> Tables:
         target = tmp_path_factory.mktemp("tables")
         argv = ["--input", str(source), "--output", str(target)]
-        run(config.load([*argv, *(word for pair in settings for word in ("--set", pair))]))
+        run(config.load([*argv, *(word for pair in settings for word in ("--set", pair))]), prepare)
         return {name: pq.read_table(target / f"{name}.parquet") for name in tables.SCHEMAS}
 
     return run_job

@@ -292,11 +292,24 @@ class Broker(_Server):
         """Return when it can be written to and read from."""
         with self._admin() as admin:
             admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1)])
-        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap)
-        try:
-            self._wait(f"show topic {name}", lambda: len(consumer.partitions_for_topic(name) or ()) == partitions)
-        finally:
-            consumer.close()
+        self._wait_for_partitions(name, partitions)
+
+    def add_partitions(self, name: str, partitions: int) -> None:
+        """Return when the topic is seen to have so many."""
+        with self._admin() as admin:
+            admin.create_partitions({name: partitions})
+        self._wait_for_partitions(name, partitions)
+
+    def _wait_for_partitions(self, topic: str, partitions: int) -> None:
+        def are_there() -> bool:
+            # A consumer keeps what it was told first.
+            consumer = KafkaConsumer(bootstrap_servers=self.bootstrap)
+            try:
+                return len(consumer.partitions_for_topic(topic) or ()) == partitions
+            finally:
+                consumer.close()
+
+        self._wait(f"show topic {topic}", are_there)
 
 
 def _postgres_binaries() -> Path:

@@ -77,6 +77,19 @@ def _rows(table, *cases: str) -> Rows:
 
 
 @in_the_world
+def backup(world: Path) -> None:
+    """A folder of another one's traces, which is no input."""
+    write_lines(
+        world / "backup/traces/old.jsonl",
+        [span_request((resource("backup"), [span(0xBAC0, 1, None, NOON_MS, 5)]))],
+    )
+
+
+def test_only_the_folders_of_the_input_are_read(tables) -> None:
+    assert f"{0xBAC0:032x}" not in tables["trace_verdicts"]["trace_id"].to_pylist()
+
+
+@in_the_world
 def split(world: Path) -> None:
     """cart uses 1 core all hour, search 3 cores in the first half only."""
     write_lines(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Collection
 
-from jobs.errors import UsageError
-from jobs.kafka import TOPICS, KafkaInput, client_properties
+import pytest
+from kafka.errors import KafkaTimeoutError
+
+from jobs import source
+from jobs.errors import JobError, UsageError
+from jobs.kafka import TOPICS, Extent, KafkaInput, check, client_properties
 
 TELEMETRY = {"otlp_spans", "otlp_metrics", "otlp_logs"}
 GROUP = "scan.watermark.alignment.group"
@@ -18,7 +22,84 @@ def options(topic: str, **of: object) -> dict[str, str]:
 def test_telemetry_without_end_is_read_side_by_side_and_bills_are_not_waited_for() -> None:
     assert {topic for topic in TOPICS if GROUP in options(topic)} == TELEMETRY
     assert all("scan.watermark.idle-timeout" in options(topic) for topic in TELEMETRY)
-    assert not any(GROUP in options(topic, bounded=True) for topic in TOPICS)
+    extents = dict.fromkeys(TOPICS, Extent({0: 1}))
+    assert not any(GROUP in options(topic, bounded=True, extents=extents) for topic in TOPICS)
+
+
+def test_what_ends_is_read_to_offsets_that_are_known() -> None:
+    """A start that another run of the group could move is known, too."""
+    extents = {"otlp_spans": Extent({1: 40, 0: 3}), "otlp_logs": Extent({0: 7}, {0: 5})}
+    spans = options("otlp_spans", bounded=True, extents=extents)
+    assert (spans["scan.bounded.mode"], spans["scan.startup.mode"]) == ("specific-offsets", "earliest-offset")
+    assert spans["scan.bounded.specific-offsets"] == "partition:0,offset:3;partition:1,offset:40"
+    logs = options("otlp_logs", start="group", bounded=True, extents=extents)
+    assert logs["scan.startup.specific-offsets"] == "partition:0,offset:5"
+    assert (logs["scan.startup.mode"], logs["scan.bounded.specific-offsets"]) == (
+        "specific-offsets",
+        "partition:0,offset:7",
+    )
+
+
+class _Client:
+    """Of a broker that has ``topics``, or doesn't tell them."""
+
+    topics_: Collection[str] | Exception = ()
+    closed = 0
+
+    def __init__(self, **settings: object) -> None:
+        pass
+
+    def topics(self) -> Collection[str]:
+        if isinstance(self.topics_, Exception):
+            raise self.topics_
+        return self.topics_
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> type[_Client]:
+    fresh = type("Client", (_Client,), {})
+    monkeypatch.setattr("kafka.KafkaConsumer", fresh)
+    return fresh
+
+
+def test_a_broker_that_tells_no_topics_is_told_in_one_line(client: type[_Client]) -> None:
+    client.topics_ = KafkaTimeoutError("no metadata\nin time")
+    with pytest.raises(JobError) as caught:
+        check(KafkaInput("h:9092"))
+    assert str(caught.value) == "kafka://h:9092: no broker answers (KafkaTimeoutError)"
+    assert client.closed == 1
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_missing_topic_is_a_warning(client: type[_Client], bounded: bool, capsys: pytest.CaptureFixture) -> None:
+    """... but for the spans, without which there is nothing to do."""
+    client.topics_ = {"otlp_spans", "focus_charges"}
+    check(KafkaInput("h:9092", bounded=bounded))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no topic otlp_metrics, otlp_logs" in line and ("until it is there" in line) != bounded
+    client.topics_ = TOPICS
+    check(KafkaInput("h:9092", bounded=bounded))
+    assert capsys.readouterr().err == ""
+    client.topics_ = set(TOPICS) - {"otlp_spans"}
+    with pytest.raises(JobError, match="no topic otlp_spans; create it"):
+        check(KafkaInput("h:9092", bounded=bounded))
+
+
+def test_a_missing_topic_is_waited_for_and_by_what_ends_left_out() -> None:
+    assert [topic for topic in TOPICS if "topic-pattern" in options(topic)] == list(TOPICS[1:])
+    made: list[str] = []
+
+    class Environment:
+        execute_sql = made.append
+
+    ends = KafkaInput("h:9092", bounded=True, extents={"otlp_spans": Extent({0: 1})})
+    source.create(Environment(), ends, "EffectiveCost")
+    spans, *others = made
+    assert "'topic' = 'otlp_spans'" in spans
+    assert len(others) == len(TOPICS) - 1 and not any("connector" in statement for statement in others)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,6 @@ create temporary table otlp_spans (
 ) with (
     'connector' = 'filesystem',
     'path' = '${input}',
-    'source.path.regex-pattern' = '.*/traces/[^/]+[.]jsonl([.]gz)?',
+    'source.path.regex-pattern' = '${root}/traces/[^/]+[.]jsonl([.]gz)?',
     'format' = 'raw'
 )

@@ -6,6 +6,6 @@ create temporary table otlp_metrics (
 ) with (
     'connector' = 'filesystem',
     'path' = '${input}',
-    'source.path.regex-pattern' = '.*/metrics/[^/]+[.]jsonl([.]gz)?',
+    'source.path.regex-pattern' = '${root}/metrics/[^/]+[.]jsonl([.]gz)?',
     'format' = 'raw'
 )

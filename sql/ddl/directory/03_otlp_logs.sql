@@ -6,6 +6,6 @@ create temporary table otlp_logs (
 ) with (
     'connector' = 'filesystem',
     'path' = '${input}',
-    'source.path.regex-pattern' = '.*/logs/[^/]+[.]jsonl([.]gz)?',
+    'source.path.regex-pattern' = '${root}/logs/[^/]+[.]jsonl([.]gz)?',
     'format' = 'raw'
 )

@@ -7,5 +7,5 @@ create temporary table otlp_logs (
     sent timestamp_ltz(3) metadata from 'timestamp' virtual,
     watermark for sent as case when sent > current_timestamp then current_timestamp else sent end
 ) with (
-    ${otlp_logs}
+    ${options}
 )

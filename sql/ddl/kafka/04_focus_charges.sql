@@ -4,5 +4,5 @@ create temporary table focus_charges (
     line bytes,
     delivered timestamp_ltz(3) metadata from 'timestamp' virtual
 ) with (
-    ${focus_charges}
+    ${options}
 )

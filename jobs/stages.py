@@ -1,0 +1,138 @@
+"""The keyed stages: what they are made of, and how they stand between the views.
+
+A keyed stage reads the changes of a view, remembers what it needs by key, and sends rows of ``changelog.ROW_TYPE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyflink.common import Row, WatermarkStrategy
+from pyflink.common.typeinfo import TypeInformation
+from pyflink.datastream import DataStream, KeyedProcessFunction
+from pyflink.table import ChangelogMode, DataTypes, Schema, StreamTableEnvironment
+from pyflink.table.udf import UserDefinedTableFunctionWrapper
+
+from jobs.config import Config
+from jobs.environment import run_sql
+from udfs import assemble, changelog, collect, columns, meter
+from udfs.attribute import Attribute, rate_card
+from udfs.detect import Detect, DetectAsItComes, DetectAtEnd
+from udfs.pure.windows import HOUR_MS
+from udfs.rank import Rank
+
+# How long after a window's bill may come its evidence is kept for what restates it: a closed month's corrections.
+RANK_KEPT_MS = 7 * 24 * HOUR_MS
+
+
+# What SQL calls, by name; collect_charges depends on the configuration.
+FUNCTIONS = {
+    "collect_spans": collect.collect_spans,
+    "collect_metrics": collect.collect_metrics,
+    "collect_logs": collect.collect_logs,
+    "reject_columns": collect.reject_columns,
+    "assemble": assemble.assemble,
+    "meter": meter.meter,
+    "own": meter.own,
+    "pod_owner": meter.pod_owner,
+    "rate_card": rate_card,
+    "ranked_rows": columns.ranked_rows,
+    "ranked_json": columns.ranked_json,
+    "allocations_json": columns.allocations_json,
+    "charge_anomalies_json": columns.charge_anomalies_json,
+    "verdict_rows": columns.verdict_rows,
+    "allocation_rows": columns.allocation_rows,
+    "charge_anomaly_rows": columns.charge_anomaly_rows,
+}
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The functions that depend on the configuration."""
+
+    detect: Detect
+    attribute: Attribute
+    rank: Rank
+    collect_charges: UserDefinedTableFunctionWrapper
+    system_namespaces: str
+    is_endless: bool
+
+    def register(self, t_env: StreamTableEnvironment) -> None:
+        """Create the functions that SQL calls, and where the input has no end the pulses that keep it awake."""
+        for name, function in (FUNCTIONS | {"collect_charges": self.collect_charges}).items():
+            t_env.create_temporary_system_function(name, function)
+        if self.is_endless:
+            run_sql(t_env, "ddl/pulse")
+
+    def awake(self, t_env: StreamTableEnvironment, view: str) -> str:
+        """The name of ``view`` with rows in between that say nothing, which an input without end needs."""
+        if not self.is_endless:
+            return view
+        run_sql(t_env, "awake", view)
+        return f"{view}_awake"
+
+
+def stages_of(configuration: Config) -> Stages:
+    """The functions of a run: what has no end sends on what it knows now and then, and forgets."""
+    money, pace = configuration.money, None if configuration.bounded else configuration.pace
+    skew_ms = configuration.pace.skew_ms
+    emit_every_ms = pace and pace.emit_every_ms
+    detector = configuration.models, configuration.threshold
+    collects = collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
+    return Stages(
+        DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector, skew_ms),
+        Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy, skew_ms),
+        Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
+        collects(configuration.cost_column, money.exchange),
+        ", ".join(f"'{name}'" for name in money.system_namespaces),
+        is_endless=pace is not None,
+    )
+
+
+def keyed_stage(
+    t_env: StreamTableEnvironment,
+    verb: str,
+    view: str,
+    key: Callable[[Row], object],
+    key_type: TypeInformation,
+    function: KeyedProcessFunction,
+) -> DataStream:
+    """Send the changes of ``view``, by ``key``, through ``function``; the rows that it sends.
+
+    The changes carry no watermark but the one that ends a bounded input: mini-batches mark their
+    progress in the engine's clock, by watermarks of processing time, which a timer of event time
+    would take for the end of the world.
+    """
+    return (
+        t_env.to_changelog_stream(t_env.from_path(view))
+        .assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
+        .key_by(key, key_type)
+        .process(function, changelog.ROW_TYPE)
+        .name(verb)
+        .uid(verb)
+    )
+
+
+def newest(t_env: StreamTableEnvironment, table: str, sent: DataStream) -> None:
+    """``table``: the newest row of each kind, time_ms and event_key."""
+    schema = _columns().primary_key("kind", "time_ms", "event_key").build()
+    t_env.create_temporary_view(table, t_env.from_changelog_stream(sent, schema, ChangelogMode.upsert()))
+
+
+def each(t_env: StreamTableEnvironment, table: str, sent: DataStream) -> None:
+    """``table``: all rows, for what has a key of its own and is never taken back."""
+    table_ = t_env.from_changelog_stream(sent, _columns().build(), ChangelogMode.insert_only())
+    t_env.create_temporary_view(table, table_)
+
+
+def _columns() -> Schema.Builder:
+    """Of changelog.ROW_TYPE."""
+    return (
+        Schema.new_builder()
+        .column("kind", DataTypes.STRING().not_null())
+        .column("time_ms", DataTypes.BIGINT().not_null())
+        .column("event_key", DataTypes.STRING().not_null())
+        .column("payload", DataTypes.BYTES())
+    )
