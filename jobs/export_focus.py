@@ -38,7 +38,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import orjson
 import pyarrow as pa
@@ -59,7 +59,7 @@ from udfs.pure.price import (
 from udfs.pure.rank import USAGE_UNITS
 from udfs.pure.windows import IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED, WINDOW_MS
 
-Row = dict[str, object]
+Row = dict[str, Any]
 # (window_start_ms, resource_id, dimension, billing_currency)
 Group = tuple[int, str, str, str]
 
@@ -188,14 +188,15 @@ class Bill:
         paths = sorted(path for path in folder.glob("*") if path.name.endswith((".csv", ".csv.gz", ".parquet")))
         if not paths:
             raise UsageError(f"--input {directory}: no bill in {folder} (.csv, .csv.gz, .parquet)")
-        charges, cells_of = [], {}
+        charges: list[dict] = []
+        cells_of: dict[tuple[str, str], tuple[Labels, dict[str, str]]] = {}
         shared: dict[Labels, Labels] = {}
         for path in paths:
             try:
                 for cells, (kind, charge) in zip(
                     read_charges(path, cost_column), collect_charges(path, cost_column), strict=True
                 ):
-                    if kind == "charge":
+                    if isinstance(charge, dict) and kind == "charge":
                         labels, amounts = _read(cells, charge["cost"], cost_column)
                         charges.append(charge)
                         cells_of[_delivered(charge)] = shared.setdefault(labels, labels), amounts
@@ -388,16 +389,16 @@ def _known(charged: _Charged | None) -> dict[str, object]:
 
 
 @lru_cache(maxsize=4096)  # neighbouring windows have the same rows
-def _agreed(labels: tuple[tuple[Labels, int], ...]) -> dict[str, object]:
-    found: dict[str, object] = {}
+def _agreed(labels: tuple[tuple[Labels, int], ...]) -> Row:
+    found: Row = {}
     for i, column in enumerate(AGREED):
         values = {of[i] for of, _ in labels}
         found[column] = values.pop() if len(values) == 1 else None
     for i, column in enumerate(DEAREST, len(AGREED)):
         weight: Counter[str] = Counter()
         for of, units in labels:
-            if of[i] is not None:
-                weight[of[i]] += units
+            if (value := of[i]) is not None:
+                weight[value] += units
         found[column] = min(weight, key=lambda value: (-weight[value], value), default=None)
     found["Tags"] = _tags([of[-1] for of, _ in labels])
     # FOCUS: no quantity without a price, none consumed but by usage, no unit without a quantity.

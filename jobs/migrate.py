@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from jobs.config import ROOT
 from jobs.errors import JobError, UsageError
@@ -89,7 +90,9 @@ def _connection(url: str) -> Iterator[psycopg.Connection]:
     """A connection that commits each statement, and holds the lock of those that migrate."""
     settings = _SETTINGS | address(url).connection
     try:
-        with psycopg.connect(autocommit=True, **settings) as connection:
+        with psycopg.connect(
+            make_conninfo(**{name: str(value) for name, value in settings.items()}), autocommit=True
+        ) as connection:
             connection.execute("select pg_advisory_lock(%s)", [_LOCK])
             yield connection
     except psycopg.Error as error:
@@ -102,7 +105,9 @@ def _apply(connection: psycopg.Connection, url: str, migrations: list[Migration]
     if recorded == (None,):
         with connection.transaction():
             connection.execute(_RECORD)
-    applied = dict(connection.execute("select name, sha256 from anomaly_cost.schema_migrations").fetchall())
+    applied: dict[str, str] = dict(
+        connection.execute("select name, sha256 from anomaly_cost.schema_migrations").fetchall()
+    )
     unknown = sorted(applied.keys() - {migration.name for migration in migrations})
     if unknown:
         raise JobError(f"{url}: {unknown[-1]} was applied and is not known here: use the version that brought it")

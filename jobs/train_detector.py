@@ -103,7 +103,7 @@ def train(samples: Sequence[Sample], vocabulary: Sequence[str], epochs: int, see
         optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.15,
         final_div_factor=LEARNING_RATE / 25 / LAST_RATE * 25,
     )  # fmt: skip
-    best, best_state, waited, losses = float("inf"), None, 0, []
+    best, best_state, waited, losses = float("inf"), network.state_dict(), 0, []
     started = time.monotonic()
     for epoch in range(1, epochs + 1):
         network.train()

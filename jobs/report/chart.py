@@ -90,7 +90,7 @@ def _time_ticks(start_ms: int, end_ms: int) -> list[tuple[int, str]]:
     else:
         step = DAY_MS * math.ceil((end_ms - start_ms) / (TIME_LABELS * DAY_MS))
     first = -(-start_ms // step) * step
-    ticks = []
+    ticks: list[tuple[int, str]] = []
     for time_ms in range(first, end_ms, step):
         new_day = not ticks or fmt.utc(ticks[-1][0], "%d") != fmt.utc(time_ms, "%d")
         pattern = "%d %b" if step >= DAY_MS else "%d %b %H:%M" if new_day else "%H:%M"

@@ -14,6 +14,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -67,8 +68,8 @@ FILTER = (
 )
 
 
-def _share(part: float, whole: float) -> float | None:
-    return float(part / whole) if whole else None
+def _share(part: float | Decimal, whole: float | Decimal) -> float | None:
+    return float(part) / float(whole) if whole else None
 
 
 def _figures(summary: Summary) -> str:
@@ -144,10 +145,12 @@ def _step_in_words(step_ms: int) -> str:
 def _cost_section(tables: Tables, summary: Summary, money: Money, key: str) -> str:
     """Cost over time in one currency: chart, legend with totals, and the account's balance."""
     currency = text(money.currency)
-    step_ms = step_for(summary.start_ms, summary.end_ms)
+    # A currency has charges or anomalies, so the time is known.
+    start_ms, end_ms = summary.start_ms or 0, summary.end_ms or 0
+    step_ms = step_for(start_ms, end_ms)
     series = series_of(tables.costs_over_time(money.currency, step_ms))
     scores = tables.scores_over_time(money.currency, step_ms)
-    chart = cost_chart(series, scores, summary.start_ms, summary.end_ms, step_ms, money.currency)
+    chart = cost_chart(series, scores, start_ms, end_ms, step_ms, money.currency)
     decimal_places = fmt.places([money.charged]) + 2
 
     def line(one: Series) -> str:

@@ -144,7 +144,8 @@ def abridge(tree: Sequence[Span], keep: Span | None, most: int) -> list[Span]:
     for span in [keep, *keep.children, *longest] if keep else longest:
         if len(chosen) >= most:
             break
-        while span is not None and span.span_id not in chosen:
-            chosen.add(span.span_id)
-            span = by_id.get(span.parent_span_id)
+        at: Span | None = span
+        while at is not None and at.span_id not in chosen:
+            chosen.add(at.span_id)
+            at = by_id.get(at.parent_span_id)
     return [span for span in tree if span.span_id in chosen]
