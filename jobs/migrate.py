@@ -105,9 +105,8 @@ def _apply(connection: psycopg.Connection, url: str, migrations: list[Migration]
     if recorded == (None,):
         with connection.transaction():
             connection.execute(_RECORD)
-    applied: dict[str, str] = dict(
-        connection.execute("select name, sha256 from anomaly_cost.schema_migrations").fetchall()
-    )
+    stored = connection.execute("select name, sha256 from anomaly_cost.schema_migrations").fetchall()
+    applied: dict[str, str] = dict(stored)
     unknown = sorted(applied.keys() - {migration.name for migration in migrations})
     if unknown:
         raise JobError(f"{url}: {unknown[-1]} was applied and is not known here: use the version that brought it")

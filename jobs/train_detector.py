@@ -109,7 +109,8 @@ def train(samples: Sequence[Sample], vocabulary: Sequence[str], epochs: int, see
         network.train()
         total = 0.0
         for number, place in enumerate(rng.permutation(len(learning)), 1):
-            loss = _loss(network, *learning[place], rng)
+            one, batch = learning[place]
+            loss = _loss(network, one, batch, rng)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
