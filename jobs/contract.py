@@ -36,7 +36,8 @@ def client(script: str) -> str:
     """``script`` with the columns of its tables as the contract has them."""
     for name, table in TABLES.items():
         pattern = re.compile(rf"(create table {name} \(\n).*?(\n\) with)", re.DOTALL)
-        script, found = pattern.subn(lambda match, of=table: f"{match[1]}{client_columns(of)}{match[2]}", script)
+        columns = client_columns(table)
+        script, found = pattern.subn(rf"\g<1>{columns}\g<2>", script)
         if found != 1:
             raise ValueError(f"{CLIENT.name}: {found} tables {name}, must be 1")
     return script

@@ -14,6 +14,7 @@ from datetime import datetime
 from decimal import Decimal
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,7 +55,7 @@ def _digest(row: dict) -> bytes:
     return blake2b(repr(row).encode(), digest_size=16).digest()
 
 
-def _value(value: object, kind: pa.DataType) -> object:
+def _value(value: Any, kind: pa.DataType) -> object:
     if value is None:
         return None
     if pa.types.is_timestamp(kind):

@@ -16,6 +16,7 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import orjson
 from faker import Faker
@@ -121,6 +122,7 @@ class HourlyLines:
         self._folder = folder
         self._hour: int | None = None
         self._file: gzip.GzipFile | None = None
+        self._raw: BinaryIO | None = None
         self._buffer: list[str] = []
         self._buffered = 0
 
@@ -143,7 +145,8 @@ class HourlyLines:
             self._hour = hour
             name = datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%dT%H.jsonl.gz")
             # No name and no time in the header: equal worlds are equal bytes.
-            self._file = gzip.GzipFile("", "wb", _GZIP_LEVEL, (self._folder / name).open("wb"), mtime=0)
+            self._raw = raw = (self._folder / name).open("wb")
+            self._file = gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0)
         self._buffer.append(line)
         self._buffered += len(line)
         if self._buffered > _BUFFER_BYTES:
@@ -151,17 +154,17 @@ class HourlyLines:
 
     def _drain(self) -> None:
         self._buffer.append("")
-        self._file.write("\n".join(self._buffer).encode())
+        if self._file:
+            self._file.write("\n".join(self._buffer).encode())
         self._buffer.clear()
         self._buffered = 0
 
     def close(self) -> None:
         """Finish the open file, if any."""
-        if self._file:
+        if self._file and self._raw:
             self._drain()
-            raw = self._file.fileobj
             self._file.close()
-            raw.close()
+            self._raw.close()
             self._file = None
 
 
@@ -349,7 +352,7 @@ class SpanWriter:
         how, site, links = self._how, span.site, ""
         parent = parent_of(span)
         while parent and not how.emits(endpoint.index, above := endpoint.sites[parent[0]], parent[2]):
-            parent = parent_of((above, *parent[1:]))
+            parent = parent_of(span._replace(site=above, path=parent[1], role=parent[2]))
         if not parent:
             return "", ""
         parent_id = span_id(key, hexes, *parent)
@@ -409,7 +412,7 @@ class SpanWriter:
         is_error = style.has_statuses and bool(outcome) and (outcome, role) != (NOT_FOUND, SERVER)
         if site.transport == DB:
             pairs = [
-                _attribute("db.system", site.service.database),
+                _attribute("db.system", site.service.database or ""),
                 _attribute("db.namespace", site.service.noun),
                 _attribute("db.operation.name", operation.method),
                 _attribute("server.address", f"{site.service.database}-{site.service.name}"),
@@ -429,8 +432,7 @@ class SpanWriter:
             else:
                 pairs.append(_attribute(style.peer_key, peer))
             if outcome in _SERVER_STATUS and style.has_statuses:
-                code = _SERVER_STATUS[outcome]
-                pairs.append(_attribute("http.response.status_code", code))
+                pairs.append(_attribute("http.response.status_code", _SERVER_STATUS[outcome]))
         message = _DATABASE_MESSAGE if site.transport == DB else _MESSAGES.get(outcome, "")
         if is_error:
             pairs.append(_attribute("error.type", self._error_type(site, outcome)))

@@ -74,7 +74,7 @@ class Instrumentation:
 
     def style(self, site: Site, role: int) -> Style:
         """That of the service that records a span."""
-        recorder = site if role == SERVER or site.transport == DB else site.parent
+        recorder = site if role == SERVER or site.transport == DB or not site.parent else site.parent
         return self.styles[recorder.service_index]
 
     def emits(self, endpoint: int, site: Site, role: int) -> bool:

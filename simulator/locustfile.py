@@ -26,6 +26,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 import gevent
 from locust import User, events, task
@@ -71,7 +72,19 @@ class Dropped:
         pass
 
 
-def producer(brokers: str) -> object:
+class Producer(Protocol):
+    """What a replay needs of a KafkaProducer."""
+
+    def partitions_for(self, topic: str) -> set[int] | None: ...
+
+    def send(self, topic: str, value: bytes, key: bytes | None = None) -> Any: ...
+
+    def flush(self, timeout: float | None = None) -> None: ...
+
+    def close(self, timeout: float | None = None) -> None: ...
+
+
+def producer(brokers: str) -> Producer:
     """A KafkaProducer, or Dropped for "none". Raises kafka.errors.KafkaError where nobody answers."""
     if brokers == "none":
         return Dropped()
@@ -104,11 +117,11 @@ class Replay:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._options: Namespace = environment.parsed_options
+        self._options = _options_of(environment)
         self._encoded_for: tuple | None = None
         self._messages: Messages | None = None
         self._started: float | None = None
-        self._producer: object | None = None
+        self._producer: Producer | None = None
         self._ending = False
         self._rest = 0  # bytes sent that make no kilobyte yet
         self.feed: Feed | None = None
@@ -117,7 +130,7 @@ class Replay:
 
     def prepare(self) -> None:
         """Encode all messages, unless they are there and none of them has been sent. Exits on wrong use."""
-        self._options = self._environment.parsed_options
+        self._options = _options_of(self._environment)
         asked = tuple(getattr(self._options, name, None) for name in _OPTIONS) + (self._options.run_time,)
         if self.feed and self.feed.is_fresh and asked == self._encoded_for:
             return
@@ -143,12 +156,12 @@ class Replay:
             return
         brokers = self._options.brokers
         try:
-            self._producer = producer(brokers)
+            sending = self._producer = producer(brokers)
         except (KafkaError, OSError, ValueError, AssertionError) as error:
             self._fail(1, f"{brokers}: {error or type(error).__name__}")
-        for topic in sorted(self._messages.topics):
+        for topic in sorted(self._messages.topics if self._messages else ()):
             try:
-                there = self._producer.partitions_for(topic)
+                there = sending.partitions_for(topic)
             except KafkaError:
                 there = None
             if not there:
@@ -157,7 +170,7 @@ class Replay:
         gevent.get_hub().loop.update_now()
 
     @staticmethod
-    def _fail(status: int, error: object) -> None:
+    def _fail(status: int, error: object) -> NoReturn:
         print(f"replay: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         # locust would log a SystemExit of a greenlet and go on.
         os._exit(status)
@@ -172,8 +185,9 @@ class Replay:
 
     def send(self, message: Message) -> None:
         """Hand a message to the producer, and count it once it is acknowledged."""
+        assert self._producer, "connect comes before send"
         sent = time.perf_counter()
-        self._entry("LAG", "behind schedule").log(max(0.0, self.elapsed_s() - message.due_s) * 1000, 0)
+        self._entry("LAG", "behind schedule").log(max(0.0, self.elapsed_s() - message.due_s) * 1000, 0)  # type: ignore[arg-type]  # takes and keeps fractions of ms
         about = message.topic, len(message.value), message.spans, sent
         try:
             future = self._producer.send(message.topic, message.value, message.key)
@@ -209,6 +223,8 @@ class Replay:
     def _end(self) -> None:
         self.close()
         runner = self._environment.runner
+        if not runner:
+            return
         if self._options.headless or self._options.autostart:
             runner.quit()
         else:
@@ -236,8 +252,11 @@ class Replay:
         )
 
 
-def add(entry: StatsEntry, count: int, took_ms: float, size: int) -> None:
-    """Log ``count`` requests of one answer at once; StatsEntry.log takes one at a time."""
+def add(entry: Any, count: int, took_ms: float, size: int) -> None:
+    """Log ``count`` requests of one answer at once; StatsEntry.log takes one at a time.
+
+    entry: a StatsEntry, which is declared with whole milliseconds, and keeps fractions.
+    """
     now = time.time()
     entry.num_requests += count
     entry.num_reqs_per_sec[int(now)] += count
@@ -247,6 +266,12 @@ def add(entry: StatsEntry, count: int, took_ms: float, size: int) -> None:
     entry.max_response_time = max(entry.max_response_time, took_ms)
     entry.response_times[round(took_ms) if took_ms < 100 else round(took_ms, -1)] += count
     entry.total_content_length += size
+
+
+def _options_of(environment: Environment) -> Namespace:
+    """The command line's, which locust has read before it makes a Replay."""
+    assert environment.parsed_options
+    return environment.parsed_options
 
 
 # ---- locust ---------------------------------------------------------------------------------
@@ -293,25 +318,29 @@ def plan_of(options: Namespace) -> Plan:
     )
 
 
+# The replay of each test's environment.
+_REPLAYS: dict[Environment, Replay] = {}
+
+
 @events.init.add_listener
 def on_init(environment: Environment, **_: object) -> None:
     if isinstance(environment.runner, (MasterRunner, WorkerRunner)):
         Replay._fail(2, "runs in one process, without --master, --worker and --processes: users share one schedule")
-    environment.replay = Replay(environment)
-    if environment.parsed_options.headless or environment.parsed_options.autostart:
-        environment.replay.prepare()  # here, as --run-time counts from before test_start
-        environment.replay.connect()
+    replay = _REPLAYS[environment] = Replay(environment)
+    if _options_of(environment).headless or _options_of(environment).autostart:
+        replay.prepare()  # here, as --run-time counts from before test_start
+        replay.connect()
 
 
 @events.test_start.add_listener
 def on_test_start(environment: Environment, **_: object) -> None:
-    environment.replay.prepare()
-    environment.replay.connect()
+    _REPLAYS[environment].prepare()
+    _REPLAYS[environment].connect()
 
 
 @events.test_stop.add_listener
 def on_test_stop(environment: Environment, **_: object) -> None:
-    environment.replay.close()
+    _REPLAYS[environment].close()
 
 
 class ReplayUser(User):
@@ -319,13 +348,17 @@ class ReplayUser(User):
 
     @task
     def replay(self) -> None:
-        replay: Replay = self.environment.replay
-        while (due_s := replay.feed.next_due_s()) is not None:
+        replay = _REPLAYS[self.environment]
+        feed = replay.feed
+        assert feed, "prepare comes before the first user"
+        while (due_s := feed.next_due_s()) is not None:
             wait_s = due_s - replay.elapsed_s()
             if wait_s > 0:
                 gevent.sleep(min(wait_s, _NAP_S))
                 continue  # another user may have taken it
-            replay.send(replay.feed.take())
+            message = feed.take()
+            assert message, "it was due"
+            replay.send(message)
             gevent.sleep(0)
         replay.end()
         raise StopUser

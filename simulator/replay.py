@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 from google.protobuf import json_format
@@ -228,7 +228,7 @@ class Messages:
 
     def __getitem__(self, number: int) -> Message:
         due_s, _, topic, key, spans, at, size = self._entries[number]
-        return Message(due_s, topic, key, self._map[at : at + size] if size else b"", spans)
+        return Message(due_s, topic, key, self._map[at : at + size] if self._map else b"", spans)
 
     def due_s(self, number: int) -> float:
         """When a message is due, without reading it."""
@@ -292,9 +292,11 @@ def encode(plan: Plan, start_ms: int) -> Messages:
     for file, numbers in wanted.items():
         path = planned.files[file]
         topic = next(topic for topic, folder in FOLDERS.items() if path.parent.name == folder)
-        for number, content in enumerate(_rows(path) if topic == CHARGES else _lines(path)):
+        contents: Iterator[Any] = _rows(path) if topic == CHARGES else _lines(path)
+        for number, content in enumerate(contents):
             for place in numbers.get(number, ()):
                 loop, later_ms = place // count, shift_ms + place // count * planned.loop_ms
+                pieces: list[tuple[bytes | None, bytes, int]]
                 if topic == CHARGES:
                     pieces = [(None, charge(content, later_ms), 0)]
                 else:
@@ -461,7 +463,7 @@ def _put_value(value: dict, into: Protobuf) -> None:
             setattr(into, _ANY[kind], content)
 
 
-def _put_pairs(pairs: list[dict], into: object) -> None:
+def _put_pairs(pairs: list[dict], into: Any) -> None:
     for pair in pairs:
         added = into.add(key=pair["key"])
         if "value" in pair:
@@ -469,7 +471,7 @@ def _put_pairs(pairs: list[dict], into: object) -> None:
             _put_value(pair["value"], added.value)
 
 
-def _put_entries(request: dict, places: tuple[str, str, str], entries: object, put: Callable) -> None:
+def _put_entries(request: dict, places: tuple[str, str, str], entries: Any, put: Callable) -> None:
     """Resources and scopes, which all signals share; ``put`` adds a scope's records."""
     top, scopes, records = places
     for entry in request[top]:
@@ -493,7 +495,7 @@ def _snake(name: str) -> str:
     return re.sub("([A-Z])", lambda match: "_" + match[1].lower(), name)
 
 
-def _enum(value: object, message: Protobuf, field: str) -> int:
+def _enum(value: Any, message: Protobuf, field: str) -> int:
     """An enum as a number, from number, digits or name."""
     if isinstance(value, str) and not value.isdigit():
         return message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_name[value].number
@@ -504,7 +506,7 @@ def _id(value: str | None) -> bytes:
     return bytes.fromhex(value) if value else b""
 
 
-def _put_span(span: dict, into: object) -> None:
+def _put_span(span: dict, into: Any) -> None:
     get = span.get
     added = into.add(
         trace_id=_id(get("traceId")), span_id=_id(get("spanId")), parent_span_id=_id(get("parentSpanId")),
@@ -525,7 +527,7 @@ def _put_span(span: dict, into: object) -> None:
         _put_pairs(link.get("attributes", ()), one.attributes)
 
 
-def _put_metric(metric: dict, into: object) -> None:
+def _put_metric(metric: dict, into: Any) -> None:
     form = next((form for form in ("gauge", "sum") if form in metric), None)
     if form is None:  # rare, and of many fields; ids stand in exemplars alone
         json_format.ParseDict(metric, into.add(), ignore_unknown_fields=True)
@@ -553,7 +555,7 @@ def _put_metric(metric: dict, into: object) -> None:
             one.as_int = int(point["asInt"])
 
 
-def _put_log(record: dict, into: object) -> None:
+def _put_log(record: dict, into: Any) -> None:
     get = record.get
     added = into.add(
         time_unix_nano=int(get("timeUnixNano", 0)), observed_time_unix_nano=int(get("observedTimeUnixNano", 0)),

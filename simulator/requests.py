@@ -199,8 +199,10 @@ def span_id(key: int, hexes: str, site: int, path: int, role: int) -> str:
 def parent_of(span: Span) -> tuple[int, int, int] | None:
     """(site, path, role) of a span's parent; None for the root."""
     site, path, role = span[:3]
+    if site.parent is None:
+        return None
     if role == SERVER:
-        return (site.index, path, CLIENT) if site.parent else None
+        return site.index, path, CLIENT
     if site.transport == DB:
         return site.parent.index, path & _ATTEMPTS_MASK, SERVER
     return site.parent.index, path >> _ATTEMPT_BITS, SERVER
@@ -334,7 +336,7 @@ class Request:
             body.own_ms *= 1 + _HICCUP_FACTOR * draw[_JITTER]
         early_return = None
         if body.early_return:
-            leave_at = self._leaves_at(body, site, path, draw[_JITTER], fail_at)
+            leave_at = self._leaves_at(body.early_return, body, site, path, draw[_JITTER], fail_at)
             if leave_at < fail_at:
                 early_return, fail_at, outcome = body.early_return, leave_at, OK
 
@@ -396,11 +398,11 @@ class Request:
         is_asked = row[_BRANCH] < child.probability or body.cold_cache and child.transport == DB
         return bool(is_asked and child.step not in body.dropped)
 
-    def _leaves_at(self, body: _Body, site: Site, path: int, jitter: float, fail_at: int) -> int:
+    def _leaves_at(self, fault: Fault, body: _Body, site: Site, path: int, jitter: float, fail_at: int) -> int:
         """The step before which a fault makes a body return; ``fail_at`` where nothing changes."""
         children = site.children
-        step = body.early_return.steps_done(len(children), jitter)
-        if body.early_return.kind == SWALLOWED_EXCEPTION or any(
+        step = fault.steps_done(len(children), jitter)
+        if fault.kind == SWALLOWED_EXCEPTION or any(
             self._is_made(child, self._draw(child, path), body) for child in children[step:fail_at]
         ):
             return step
@@ -447,11 +449,12 @@ class Request:
         if draw[_BRANCH] >= site.probability:
             body.count_statement()
         time, outcome = self._query(site, path, slot, time, draw, body)
-        statements = body.n_plus_one.attempts(self._key) if body.n_plus_one else 1
-        for number in range(1, statements):
+        fault = body.n_plus_one
+        for number in range(1, fault.attempts(self._key) if fault else 1):
             if outcome:
                 break
-            self.touched[body.n_plus_one] = None
+            if fault:
+                self.touched[fault] = None
             body.count_statement()
             here = path | number << _STATEMENT_SHIFT
             time, outcome = self._query(site, here, slot, time, self._draw(site, here), body)
@@ -498,11 +501,11 @@ class Request:
                     end, outcome = time + site.timeout_ms, TIMEOUT
             attempt += 1
             repeats = loop is not None and attempt < loop.attempts(self._key)
-            if repeats and loop.mode == DEADLINE and outcome != UNAVAILABLE:
+            if loop and repeats and loop.mode == DEADLINE and outcome != UNAVAILABLE:
                 # The loop's own deadline is too short for the callee, which works on regardless.
                 end, outcome = time + (end - time) * (0.3 + 0.5 * draw[_JITTER]), TIMEOUT
             self.spans.append(Span(site, here, CLIENT, caller_slot, time, end, outcome))
-            if repeats:
+            if loop and repeats:
                 self.touched[loop] = None
             if outcome == NOT_FOUND:
                 outcome = OK  # it is an answer: the caller neither asks again nor fails
@@ -536,7 +539,7 @@ class Request:
             attempt += 1
             asks_again = 1 - _HICCUP_RATE - ASK_AGAIN_RATE < draw[_FATE] < 1 - _HICCUP_RATE
             repeats = loop is not None and attempt < loop.attempts(self._key)
-            if repeats:
+            if loop and repeats:
                 self.touched[loop] = None
             if attempt == ATTEMPTS_MAX or not (repeats or asks_again and attempt == 1):
                 return end, OK, attempt

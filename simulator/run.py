@@ -62,6 +62,9 @@ _COSTS_SCHEMA = pa.schema(
     ]
 )
 
+# What stands where a request's draws were used, or are not there yet.
+_NO_DRAWS: tuple[int, list[list[float]], str] = (0, [], "")
+
 # called with (share of the time done, requests so far, spans so far)
 Progress = Callable[[float, int, int], None]
 
@@ -231,19 +234,19 @@ def _with_draws(
     """The minutes of a chunk; draws are made for an endpoint's requests at once."""
     ids = np.concatenate([arrivals[0] for _, arrivals in chunk])
     endpoints = np.concatenate([arrivals[2] for _, arrivals in chunk])
-    drawn: list[tuple[int, list[list[float]], str] | None] = [None] * len(ids)
+    drawn: list[tuple[int, list[list[float]], str]] = [_NO_DRAWS] * len(ids)
     for endpoint in world.topology.endpoints:
         places = np.flatnonzero(endpoints == endpoint.index)
         if len(places):
             batch = world.draws[endpoint.index].batch(ids[places])
-            for place, *draws in zip(places.tolist(), *batch):
-                drawn[place] = draws
+            for place, key, rows, hexes in zip(places.tolist(), *batch):
+                drawn[place] = key, rows, hexes
     position = 0
     for minute, (_, offsets, indices) in chunk:
         arrivals = []
         for offset, index in zip(offsets.tolist(), indices.tolist()):
             arrivals.append(_Arrival(world.topology.endpoints[index], minute * MINUTE_MS + offset, *drawn[position]))
-            drawn[position] = None
+            drawn[position] = _NO_DRAWS
             position += 1
         yield minute, arrivals
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import orjson
 import pandas as pd
@@ -70,7 +71,9 @@ class Attribute(KeyedProcessFunction):
         self._skew_ms = skew_ms
 
     def open(self, context: RuntimeContext) -> None:
-        self._events = {kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)}
+        self._events: dict[str, Latest[str, Any]] = {
+            kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)
+        }
 
         def map_state(name: str, key_type: TypeInformation) -> MapState:
             return context.get_map_state(MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY()))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from hashlib import blake2b
+from typing import Generic, TypeVar
 
 from pyflink.common import Row, RowKind, Time, Types
 from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, StateTtlConfig
+
+Key = TypeVar("Key", str, int)
+Payload = TypeVar("Payload", str, bytes)
 
 FIELDS = ("kind", "time_ms", "event_key", "payload")
 
@@ -33,7 +37,7 @@ CALL = "call"
 TAKEN_BACK = b"null"
 
 
-class Latest:
+class Latest(Generic[Key, Payload]):
     """Keyed state: the payload that stands for each event_key, in whatever order its changes come.
 
     A join that works in mini-batches sends the new version of a row before it takes back the old
@@ -50,7 +54,7 @@ class Latest:
             descriptor.enable_time_to_live(StateTtlConfig.new_builder(Time.milliseconds(keep_ms)).build())
         self._versions = context.get_map_state(descriptor)
 
-    def apply(self, kind: RowKind, key: str | int, payload: str | bytes) -> None:
+    def apply(self, kind: RowKind, key: Key, payload: Payload) -> None:
         """Take in one change."""
         versions = self._versions.get(key) or {}
         count = versions.get(payload, 0) + (-1 if kind in (RowKind.UPDATE_BEFORE, RowKind.DELETE) else 1)
@@ -62,36 +66,36 @@ class Latest:
         else:
             self._versions.remove(key)
 
-    def get(self, key: str | int) -> str | bytes | None:
+    def get(self, key: Key) -> Payload | None:
         """What stands for ``key``."""
         return _standing(self._versions.get(key) or {})
 
-    def values(self) -> Iterator[str | bytes]:
+    def values(self) -> Iterator[Payload]:
         """What stands, of all keys, in no order."""
         for versions in self._versions.values():
             payload = _standing(versions)
             if payload is not None:
                 yield payload
 
-    def items(self) -> Iterator[tuple[str | int, str | bytes]]:
+    def items(self) -> Iterator[tuple[Key, Payload]]:
         """Keys of which something stands, with it, in no order."""
         for key, versions in self._versions.items():
             payload = _standing(versions)
             if payload is not None:
                 yield key, payload
 
-    def keys(self) -> Iterator[str | int]:
+    def keys(self) -> Iterator[Key]:
         """Keys of which something stands, in no order."""
         for key, versions in self._versions.items():
             if _standing(versions) is not None:
                 yield key
 
-    def remove(self, key: str | int) -> None:
+    def remove(self, key: Key) -> None:
         """Forget ``key``."""
         self._versions.remove(key)
 
 
-def _standing(versions: dict) -> str | bytes | None:
+def _standing(versions: dict[Payload, int]) -> Payload | None:
     return max((version for version, count in versions.items() if count > 0), default=None)
 
 

@@ -105,8 +105,8 @@ collect_logs = udf(
 )
 
 
-class _CollectCharges(TableFunction):
-    """A billing file -> a row each: a charge, with what it tells of its SKU's rate, or a reject."""
+class _Charges(TableFunction):
+    """What both ways to read charges share: a row is a charge, with what it tells of its SKU's rate, or a reject."""
 
     def __init__(self, cost_column: str, exchange: Exchange | None) -> None:
         self._cost_column = cost_column
@@ -115,22 +115,26 @@ class _CollectCharges(TableFunction):
     def open(self, context: FunctionContext) -> None:
         self._rejected = metrics.counter(context, "rejected")
 
-    def eval(self, path: str) -> Iterator[tuple]:
-        for kind, value in focus.collect_charges(path, self._cost_column, self._exchange):
-            yield self._row(kind, value)
-
-    def _row(self, kind: str, value: object) -> tuple:
-        if kind == "reject":
+    def _row(self, value: dict | str) -> tuple:
+        if isinstance(value, str):
             self._rejected.inc()
             return reject_row(value)
         return charge_row(value)
 
 
-class _CollectChargeRecord(_CollectCharges):
+class _CollectCharges(_Charges):
+    """A billing file -> a row each."""
+
+    def eval(self, path: str) -> Iterator[tuple]:
+        for _, value in focus.collect_charges(path, self._cost_column, self._exchange):
+            yield self._row(value)
+
+
+class _CollectChargeRecord(_Charges):
     """A FOCUS row as a JSON object, and when it was delivered (ISO text) -> the same, one row."""
 
     def eval(self, line: bytes, delivered: str) -> Iterator[tuple]:
-        yield self._row(*collect_charge_record(line or b"", delivered, self._cost_column, self._exchange))
+        yield self._row(collect_charge_record(line or b"", delivered, self._cost_column, self._exchange)[1])
 
 
 def charge_row(charge: dict) -> tuple:

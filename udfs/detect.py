@@ -82,7 +82,7 @@ class Detect(KeyedProcessFunction):
             self._models, self._new_detector = Models(path), partial(MaskedDetector, policy=self._threshold)
         else:
             self._models, self._new_detector = NoModels(), RuleDetector
-        self._usage = Latest(context, USAGE, Types.LONG())
+        self._usage: Latest[int, str] = Latest(context, USAGE, Types.LONG())
         self._detector = context.get_state(ValueStateDescriptor("kept_detector", Types.PICKLED_BYTE_ARRAY()))
         # Version 1 kept the object itself. It is never read: its classes may be gone.
         self._old_detector = context.get_state(ValueStateDescriptor("detector", Types.PRIMITIVE_ARRAY(Types.BYTE())))
@@ -192,7 +192,7 @@ class DetectAtEnd(Detect):
 
     def open(self, context: RuntimeContext) -> None:
         super().open(context)
-        self._frames = {TRACES: Latest(context, TRACES, Types.LONG()), USAGE: self._usage}
+        self._frames: dict[str, Latest[int, str]] = {TRACES: Latest(context, TRACES, Types.LONG()), USAGE: self._usage}
         # The last minute that isn't ahead of the others; of all traces, so it is found before the first is judged.
         self._last_ms = context.get_state(ValueStateDescriptor("last_ms", Types.LONG()))
 

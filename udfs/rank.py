@@ -32,7 +32,7 @@ class Rank(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         self._evidence = {
-            kind: Latest(context, kind, Types.STRING(), self._keep_ms) for kind in (INCIDENTS, ALLOCATIONS)
+            kind: Latest[str, bytes](context, kind, Types.STRING(), self._keep_ms) for kind in (INCIDENTS, ALLOCATIONS)
         }
         self._sending = Sent()
         self._sent = context.get_state(ValueStateDescriptor("sent", Types.PICKLED_BYTE_ARRAY()))

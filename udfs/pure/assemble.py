@@ -138,9 +138,9 @@ def _error_logs(spans: list[Span], logs: set[tuple]) -> dict[int, int]:
         first_of_service.setdefault(span[4], i)
     counts: dict[int, int] = {}
     for service, span_id, *_ in logs:
-        i = position.get(span_id, first_of_service.get(service))
-        if i is not None:
-            counts[i] = counts.get(i, 0) + 1
+        found = position.get(span_id, first_of_service.get(service))
+        if found is not None:
+            counts[found] = counts.get(found, 0) + 1
     return counts
 
 
@@ -148,5 +148,5 @@ def unpack(packed: bytes) -> Trace:
     """What ``assemble`` packed; the array is a view of ``packed`` and read-only."""
     (length,) = _HEADER_LENGTH.unpack_from(packed)
     start = _HEADER_LENGTH.size
-    header = orjson.loads(packed[start : start + length])
-    return Trace(*header, np.frombuffer(packed, SPAN, offset=start + length))
+    trace_id, start_ns, root, operations, pods = orjson.loads(packed[start : start + length])
+    return Trace(trace_id, start_ns, root, operations, pods, np.frombuffer(packed, SPAN, offset=start + length))

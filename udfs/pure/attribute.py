@@ -227,7 +227,7 @@ def allocate_window(
     charges = bill.get(window_start_ms, ())
     used = usage.get(window_start_ms, {})
     billed = {dimension for _, parts in charges for dimension in parts}
-    rates = {}
+    rates: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for dimension in used:
         if dimension in billed or dimension == OTHER:
             continue
@@ -310,14 +310,14 @@ def allocate(
             )
         )
     for dimension, by_currency in rates.items():
-        total_usage = math.fsum(usage[dimension].values())
+        used = math.fsum(usage[dimension].values())
         for currency, rate in by_currency.items():
             of_window = Fraction(rate["capacity"]) if rate.get("capacity") else None
             costs.append(
                 (
                     dimension,
                     currency,
-                    provisional_cost(rate, total_usage),
+                    provisional_cost(rate, used),
                     of_window,
                     {
                         "cost_status": PROVISIONAL,
@@ -335,14 +335,14 @@ def allocate(
         idle_share = _idle_share(services, of_window)
         whole = math.fsum((services or {}).values())
         unit_rate = RATE_DIGITS.divide(to_decimal(cost), _exactly(whole)) if whole else None
-        for service, used, total_usage, share, part in _shares(cost, services, idle_share, idle_policy):
+        for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy):
             rows.append(
                 {
                     "window_start": window_start_ms,
                     "resource_id": resource_id,
                     "dimension": dimension,
                     "otel_service_name": service,
-                    "usage": used,
+                    "usage": own_usage,
                     "total_usage": total_usage,
                     "share": share,
                     "resource_cost": to_decimal(cost),

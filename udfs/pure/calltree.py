@@ -17,13 +17,19 @@ Time that a span spends waiting for its children is not its own. Three rules go 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 UNSPECIFIED, CLIENT, PRODUCER = 0, 3, 4
 
 # (start_ns, span_id, end_ns, parent_span_id, service, pod, operation, kind, error, peer)
 Span = tuple[int, str, int, str, str, str, str, int, int, str]
-START, SPAN_ID, END, PARENT, SERVICE, POD, OPERATION, KIND, ERROR, PEER = range(10)
+START: Final = 0
+SPAN_ID: Final = 1
+END: Final = 2
+PARENT: Final = 3
+SERVICE: Final = 4
+OPERATION: Final = 6
+PEER: Final = 9
 
 
 class CallTree(NamedTuple):

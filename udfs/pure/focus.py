@@ -226,7 +226,7 @@ def _column_name(name: object) -> str:
 
 
 @lru_cache(maxsize=256)  # one entry a header
-def _columns(header: tuple) -> dict[str, object]:
+def _columns(header: tuple[str, ...]) -> dict[str, str]:
     """Normalised column name -> the key under which the rows hold it, sorted by the former."""
     return {_column_name(name): name for name in sorted(header, key=_column_name)}
 
@@ -240,7 +240,7 @@ class _Row:
 
     def __getitem__(self, column: str) -> object:
         """The cell, or None where there is no such column."""
-        return self._cells.get(self._columns.get(column.casefold()))
+        return self._cells.get(self._columns.get(column.casefold(), column))
 
     def text(self, *columns: str) -> str | None:
         """The first of the columns that is not null, as text."""

@@ -44,7 +44,7 @@ class Guard:
     def learn(self, evidence: np.ndarray, heard: np.ndarray, ill: np.ndarray) -> None:
         """Take in a minute, after it was judged. evidence: (subjects, channels) as it was before it was lowered;
         heard: (subjects, channels) whether there was any; ill: the chance that there is an episode."""
-        weight = heard & (ill <= 0.5)
+        weight = (heard & (ill <= 0.5)).astype(float)
         fade = 1 - weight / MEMORY_MINUTES
         self._sum = self._sum * fade + weight * np.exp(np.minimum(evidence, EVIDENCE_MAX))
         self._minutes = self._minutes * fade + weight

@@ -21,7 +21,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -230,7 +230,7 @@ def _json_records(
 # ---- values ---------------------------------------------------------------------------------
 
 
-def _integer(value: object, field: str) -> int:
+def _integer(value: Any, field: str) -> int:
     """A 64-bit integer as number or string; absent is 0, as protobuf has it."""
     if type(value) is int:
         return value
@@ -465,7 +465,7 @@ _PEER_KEYS = (
     "db.system.name",
     "db.system",
 )
-_SPAN_KEYS = frozenset((_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS))
+_SPAN_KEYS: frozenset[str] = frozenset((_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS))
 _HTTP_SERVER_ERROR = 500
 
 _OPERATION_IDS = re.compile(
@@ -505,7 +505,7 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
         for span in spans:
             try:
                 row = _span(span)
-                raw_trace_id = span.get("traceId")
+                raw_trace_id: Any = span.get("traceId")
                 if type(raw_trace_id) is not str or raw_trace_id not in by_trace:
                     trace_id = _hex_id(raw_trace_id, 32, "traceId")
                     by_trace[raw_trace_id] = []
@@ -529,7 +529,8 @@ def _span(span: dict) -> list:
     parent_span_id = get("parentSpanId") or ""
     if parent_span_id and (type(parent_span_id) is not str or not _is_span_id(parent_span_id)):
         parent_span_id = _span_id_or_empty(parent_span_id, "parentSpanId")
-    start_ns, end_ns = get("startTimeUnixNano"), get("endTimeUnixNano")
+    start_ns: Any = get("startTimeUnixNano")
+    end_ns: Any = get("endTimeUnixNano")
     try:
         start_ns, end_ns = int(start_ns), int(end_ns)
         plausible = MIN_TIME_NS <= start_ns <= end_ns < MAX_TIME_NS
@@ -575,7 +576,7 @@ def _failed(attributes: dict[str, object]) -> bool:
     return _number_or_zero(http) >= _HTTP_SERVER_ERROR or _number_or_zero(attributes.get(_GRPC_STATUS_KEY, 0)) != 0
 
 
-def _number_or_zero(value: object) -> float:
+def _number_or_zero(value: Any) -> float:
     try:
         return float(value)  # emitters write status codes as ints and as strings
     except (TypeError, ValueError, OverflowError):
@@ -712,7 +713,7 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
             name, unit = _text(metric.get("name")), _text(metric.get("unit"))
             usage = USAGE_METRICS.get(name)
             if usage is None:
-                record = {"metric": name, "unit": unit}
+                record: dict[str, Any] = {"metric": name, "unit": unit}
                 rejects.append(reject(METRICS, _NOT_A_USAGE_METRIC, record))
                 continue
             try:
@@ -841,7 +842,7 @@ def _start_ns(value: object, kind: str, time_ns: int) -> int:
 
 def _value(point: dict) -> float:
     """asDouble or asInt, finite and not negative."""
-    raw = point.get("asDouble", point.get("asInt"))
+    raw: Any = point.get("asDouble", point.get("asInt"))
     try:
         value = float(raw)
     except (TypeError, ValueError, OverflowError):

@@ -358,8 +358,8 @@ def rate_card(offers: Iterable[tuple[int, str]]) -> str:
             if not changes or changes[-1][1] != rate:
                 changes.append([start_ms, rate])
         card.append(
-            dict(zip(("sku_id", "currency", "dimension", "per"), key, strict=True))
-            | {
+            {
+                **dict(zip(("sku_id", "currency", "dimension", "per"), key, strict=True)),
                 "resources": charged[key],
                 "list": lists[key],
                 "rates": changes,
@@ -483,7 +483,7 @@ def _described(
     """A rate as a provisional row shows it."""
     return {
         "source": source,
-        "cost_per_window": format(to_decimal(to_units(per_window or 0)), "f"),
+        "cost_per_window": format(to_decimal(to_units(per_window or Decimal(0))), "f"),
         "cost_per_usage": None if per_usage is None else plain(Context(prec=28).plus(per_usage)),
         "window_start": None,
         "charges": [],

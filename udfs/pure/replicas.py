@@ -29,7 +29,7 @@ class Replicas:
         self._slot = np.zeros(0, np.int64)
         self._offsets = Profiles(SCALE_START, SCALE_FLOOR)
         self._between = np.zeros(0)  # (slots,) variance between the replicas of a slot, 0 = no two
-        self._count = np.zeros(0)  # (slots,) replicas seen lately
+        self._count: np.ndarray = np.zeros(0)  # (slots,) replicas seen lately
 
     def enter(self, minute_ms: int, frame: Frame, slot: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
         """Enter the replicas of a minute; the row of each span.  # (spans,)

@@ -117,13 +117,14 @@ def batches(tokens: Tokens, chosen: np.ndarray | None = None) -> Iterator[Batch]
     """The traces (all, or ``chosen``), shortest first, in batches of about BATCH_TOKENS."""
     first = np.cumsum(tokens.lengths) - tokens.lengths
     traces = np.arange(len(first)) if chosen is None else chosen
-    starts, lengths = [], []
+    offsets: list[int] = []
+    sizes: list[int] = []
     for start, length in zip(first[traces].tolist(), tokens.lengths[traces].tolist()):
         for offset in range(0, length, SPANS_MAX):
-            starts.append(start + offset)
-            lengths.append(min(SPANS_MAX, length - offset))
-    order = np.argsort(lengths, kind="stable")
-    starts, lengths = np.array(starts)[order], np.array(lengths)[order]
+            offsets.append(start + offset)
+            sizes.append(min(SPANS_MAX, length - offset))
+    order = np.argsort(sizes, kind="stable")
+    starts, lengths = np.array(offsets)[order], np.array(sizes)[order]
     trace_first = np.repeat(first, tokens.lengths)
     at = 0
     while at < len(starts):

@@ -26,7 +26,7 @@ class Work(NamedTuple):
 
     trace: np.ndarray  # (n,) place of the trace
     piece: np.ndarray  # (n,) number of the piece of work
-    count: np.ndarray  # (n,)
+    times: np.ndarray  # (n,) how often the trace does it
 
 
 def work(trace: np.ndarray, piece: np.ndarray, pieces: int) -> Work:
@@ -52,7 +52,7 @@ class Workload:
         kinds = Counter(roots[at] for at in known)
         of = np.isin(done.trace, known)
         pieces, index = np.unique(done.piece[of], return_inverse=True)
-        counts = np.bincount(index, done.count[of], minlength=len(pieces))
+        counts = np.bincount(index, done.times[of], minlength=len(pieces))
         total = dict(zip(pieces.tolist(), counts.tolist()))
         for root, number in sorted(kinds.items()):
             each = number / self._traces[root]
@@ -71,7 +71,7 @@ class Workload:
         kind = np.array([names[root] for root in roots])
         size = int(done.piece.max()) + 1
         keys, index = np.unique(kind[done.trace] * size + done.piece, return_inverse=True)
-        sums = np.bincount(index, done.count * weights[done.trace], minlength=len(keys))
+        sums = np.bincount(index, done.times * weights[done.trace], minlength=len(keys))
         kinds, pieces = np.divmod(keys, size)
         by_number = list(names)
         for number, piece, counted in zip(kinds.tolist(), pieces.tolist(), sums.tolist()):
