@@ -15,8 +15,8 @@ DEMO := demo
 NEEDED_MB := 3000
 # And torch with its CUDA libraries, which it does not import without.
 TRAIN_NEEDED_MB := 8000
-# Two at a time. What shares an engine or a server stays with one worker: tests/conftest.py says what.
-PYTEST := $(PY) -m pytest --numprocesses 2 --dist loadgroup
+# Two at a time; tests/conftest.py says what runs beside what.
+PYTEST := $(PY) -m pytest --numprocesses 2
 
 setup: $(VENV)/.installed
 

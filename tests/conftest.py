@@ -18,23 +18,41 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 
+# Of two workers, one runs what reads Kafka, the other whatever else starts an engine: each starts its session's
+# fixtures once. The first beginning of a test's path that fits counts; other tests go to who has nothing to do.
+WORKERS = {
+    "tests/minicluster/": "engine",
+    "tests/e2e/test_simulated_world.py": "engine",
+    "tests/e2e/": "services",
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say of each test which target of the Makefile runs it, and beside which others: see the markers in pyproject.
+    """Say of each test whether it is slow: see the markers in pyproject.
 
-    What starts an engine or a server is slow, unless it shares the one engine of the world of all cases. Of two
-    workers, one runs what reads Kafka, the other whatever else starts an engine: each has its session's fixtures.
+    What starts an engine or a server is, unless it shares the one engine of the world of all cases.
     """
     for item in items:
         if {"minicluster", "e2e"} & set(item.path.parts):
             item.add_marker("minicluster")
-        if item.get_closest_marker("minicluster"):
-            item.add_marker(pytest.mark.xdist_group("services" if item.get_closest_marker("services") else "engine"))
             if "tables" not in item.fixturenames:
                 item.add_marker("slow")
         if item.get_closest_marker("train"):
             item.add_marker("slow")
             item.add_marker(pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed: make train"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """What runs beside what. (xdist's groups by marker do nothing under pytest 9.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((worker for start, worker in WORKERS.items() if nodeid.startswith(start)), nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

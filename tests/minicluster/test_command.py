@@ -14,7 +14,7 @@ from tests.literal import NOON_MS, resource, span, span_request, write_lines
 
 def _call(*arguments: str | Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "jobs.anomaly_cost", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def _assert_one_line(done: subprocess.CompletedProcess, status: int, *told: str) -> None:
