@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -74,6 +75,21 @@ class Extent:
 def _offsets(offsets: Mapping[int, int]) -> str:
     """As the connector has them."""
     return ";".join(f"partition:{partition},offset:{offset}" for partition, offset in sorted(offsets.items()))
+
+
+_SERVERS = re.compile(r"[^\s/@:,]+:\d{1,5}(,[^\s/@:,]+:\d{1,5})*")
+
+
+def servers(url: str, role: str) -> str:
+    """HOST:PORT,... of a kafka:// URL; role: the argument that it was given as.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = url.removeprefix("kafka://").rstrip("/")
+    if not _SERVERS.fullmatch(found):
+        raise UsageError(f"--{role} {url}: must be kafka://HOST:PORT[,HOST:PORT]")
+    return found
 
 
 @dataclass(frozen=True)

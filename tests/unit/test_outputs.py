@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import sinks
+from jobs import config, sinks
 from jobs.errors import UsageError
 from jobs.sinks import Directory, Kafka, Postgres, open_output
 from udfs.pure.contract import TABLES
@@ -106,3 +106,17 @@ def test_the_rows_of_each_table_have_its_columns_in_order() -> None:
         selected = statement.split("select\n", 1)[1].split("\nfrom ")[0].split(",\n")
         names = [re.fullmatch(r"\s*(?:.* as )?`(\w+)`", expression)[1] for expression in selected]
         assert tuple(names) == table.names
+
+
+@pytest.mark.parametrize("url", ["kafka://one", "postgresql://host/tables", "postgresql://me:secret@host/tables"])
+def test_a_url_that_its_output_cannot_use_is_wrong_use(url: str) -> None:
+    with pytest.raises(UsageError):
+        open_output(url, CHANGES, {})
+
+
+def test_the_command_takes_any_output_that_is_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ["--input", str(tmp_path), "--set", "detector=rule", "--output", "nowhere://there"]
+    with pytest.raises(UsageError, match="nowhere:// is not known"):
+        config.load(arguments)
+    monkeypatch.setitem(sinks.OUTPUTS, "nowhere", lambda url, changes, properties: Directory(changes))
+    assert config.load(arguments).outputs == ("nowhere://there",)
