@@ -78,7 +78,7 @@ def stages_of(configuration: Config) -> Stages:
     """The functions of a run: what has no end sends on what it knows now and then, and forgets."""
     money, pace = configuration.money, None if configuration.bounded else configuration.pace
     skew_ms = configuration.pace.skew_ms
-    emit_every_ms = pace and pace.emit_every_ms
+    emit_every_ms = pace.emit_every_ms if pace else None
     detector = configuration.models, configuration.threshold
     collects = collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
     return Stages(
