@@ -184,21 +184,20 @@ def _directory(url: str, role: str) -> Path:
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
-        raise UsageError(f"--{role} {url}: {scheme}:// is not known, give a directory or kafka://")
+        raise UsageError(
+            f"--{role} {url}: {scheme}:// is not known, give a directory{' or kafka://' * (role == 'input')}"
+        )
     return Path(rest if separator else url).resolve()
 
 
 def _output(url: str) -> Path | str:
-    """A directory, or the URL as it is.
+    """A directory, or the URL as it is: what can be made of that is told where outputs are opened.
 
     Raises:
-        UsageError: it can't be used.
+        UsageError: it is a file.
     """
-    if "://" in url and not url.startswith("file://"):
-        # Its module imports the engine's, which import this one.
-        from jobs.sinks import open_output
-
-        open_output(url, Path(), {})
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme != "file":
         return url
     target = _directory(url, "output")
     if target.exists() and not target.is_dir():
@@ -340,7 +339,7 @@ def load(argv: list[str]) -> Config:
     if arguments.input.startswith("kafka://"):
         start_options(job["kafka.start"])
         source = KafkaInput(
-            servers(arguments.input, "input"), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
+            servers(arguments.input), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
             arguments.bounded,
         )  # fmt: skip
         if not arguments.bounded and any(isinstance(output, Path) for output in outputs):

@@ -182,6 +182,21 @@ def _by_partition(offsets: Mapping) -> dict[int, int]:
     return {partition.partition(): offset for partition, offset in offsets.items()}
 
 
+_SERVERS = re.compile(r"[^\s/@:,]+:\d{1,5}(,[^\s/@:,]+:\d{1,5})*")
+
+
+def servers(url: str) -> str:
+    """HOST:PORT,... of a kafka:// URL.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = url.removeprefix("kafka://").rstrip("/")
+    if not _SERVERS.fullmatch(found):
+        raise UsageError(f"{url}: must be kafka://HOST:PORT[,HOST:PORT]")
+    return found
+
+
 def start_options(start: str) -> dict[str, str]:
     """Where reading begins, in the connector's words.
 

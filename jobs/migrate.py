@@ -30,7 +30,7 @@ AHEAD = "2 months"
 # One lock for all that migrate a database at once; any number that no other program takes.
 _LOCK = 0x616E6F6D_636F7374  # "anomcost"
 
-_SETTINGS = {
+_SETTINGS: dict[str, str | int] = {
     "application_name": "anomaly_cost migrate",
     "connect_timeout": 10,
     # A table that is read for longer is told, not waited for: what waits here, all others wait behind.
@@ -88,11 +88,9 @@ def _one_line(error: psycopg.Error) -> str:
 @contextmanager
 def _connection(url: str) -> Iterator[psycopg.Connection]:
     """A connection that commits each statement, and holds the lock of those that migrate."""
-    settings = _SETTINGS | address(url).connection
+    settings = make_conninfo("", **(_SETTINGS | address(url).connection))
     try:
-        with psycopg.connect(
-            make_conninfo(**{name: str(value) for name, value in settings.items()}), autocommit=True
-        ) as connection:
+        with psycopg.connect(settings, autocommit=True) as connection:
             connection.execute("select pg_advisory_lock(%s)", [_LOCK])
             yield connection
     except psycopg.Error as error:
@@ -105,8 +103,9 @@ def _apply(connection: psycopg.Connection, url: str, migrations: list[Migration]
     if recorded == (None,):
         with connection.transaction():
             connection.execute(_RECORD)
-    stored = connection.execute("select name, sha256 from anomaly_cost.schema_migrations").fetchall()
-    applied: dict[str, str] = dict(stored)
+    applied: dict[str, str] = dict(
+        connection.execute("select name, sha256 from anomaly_cost.schema_migrations").fetchall()
+    )
     unknown = sorted(applied.keys() - {migration.name for migration in migrations})
     if unknown:
         raise JobError(f"{url}: {unknown[-1]} was applied and is not known here: use the version that brought it")

@@ -46,7 +46,7 @@ class Address:
 
     @property
     def connection(self) -> dict[str, str | int]:
-        """Arguments of psycopg.connect."""
+        """Parameters of libpq."""
         return {"host": self.host, "port": self.port, "dbname": self.database, "user": self.user, **self.parameters}
 
     def jdbc_url(self, **properties: str) -> str:
@@ -71,7 +71,7 @@ def address(url: str) -> Address:
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise UsageError(f"{url!r} is not {FORM}") from None
-    user, database, host = unquote(parts.username or ""), unquote(parts.path[1:]), parts.hostname or ""
+    host, user, database = parts.hostname or "", unquote(parts.username or ""), unquote(parts.path[1:])
     is_postgres = parts.scheme in ("postgresql", "postgres") and not parts.fragment
     if not (is_postgres and user and database and port and _HOST.fullmatch(host)):
         raise UsageError(f"{url!r} is not {FORM}")

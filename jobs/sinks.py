@@ -84,7 +84,7 @@ class Kafka:
     @classmethod
     def open(cls, url: str, changes: Path, kafka_properties: Mapping[str, str]) -> Self:
         """As ``open_output``."""
-        return cls(servers(url, "output"), kafka_properties)
+        return cls(servers(url), kafka_properties)
 
     def reach(self) -> None:
         """The engine's client looks for the broker itself, and tries until it is there."""
@@ -219,7 +219,7 @@ def open_output(url: Path | str, changes: Path, kafka_properties: Mapping[str, s
         kafka_properties: of the Kafka client, secrets among them.
 
     Raises:
-        UsageError: no output has such a scheme, or it can't use the URL.
+        UsageError: no output has such a scheme, or its output can't be told from the URL.
     """
     scheme, separator, _ = str(url).partition("://")
     opens = OUTPUTS.get(scheme if separator else "")
