@@ -1,4 +1,4 @@
-"""detect: what the rule promises, on a small literal shop whose every draw is seeded."""
+"""detect: what the detector promises, without a model, on a small literal shop whose every draw is seeded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.pure.assemble import assemble
-from udfs.pure.detect import READY, WARMING, MinuteResult, RuleDetector
+from udfs.pure.detect import Detector
+from udfs.pure.verdicts import READY, WARMING, MinuteResult
 
 MINUTE_MS = 60_000
 START_MS = 1_740_960_000_000
@@ -86,7 +87,7 @@ class _Trace:
 def minute(
     number: int, world: World = World(), traces: int = TRACES
 ) -> tuple[int, list[bytes], dict[tuple[str, str], dict[str, float]]]:
-    """Arguments of RuleDetector.step for one minute; trace ids are "minute/number"."""
+    """Arguments of Detector.step for one minute; trace ids are "minute/number"."""
     start_ms = START_MS + number * MINUTE_MS
     packed = []
     work: Counter[tuple[str, str]] = Counter()
@@ -112,9 +113,9 @@ WARM = 60  # minutes
 
 
 @pytest.fixture(scope="module")
-def warm() -> Callable[[], RuleDetector]:
+def warm() -> Callable[[], Detector]:
     """A detector that saw WARM quiet minutes, anew for each caller."""
-    detector = RuleDetector()
+    detector = Detector()
     for number in range(WARM):
         detector.step(*minute(number))
     frozen = pickle.dumps(detector)
@@ -122,7 +123,7 @@ def warm() -> Callable[[], RuleDetector]:
 
 
 def run(
-    detector: RuleDetector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
+    detector: Detector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
 ) -> list[MinuteResult]:
     results = []
     for number in range(first, first + minutes):
@@ -152,7 +153,7 @@ def test_quiet_traffic_stays_quiet(warm) -> None:
 
 
 def test_a_warming_trace_is_never_anomalous() -> None:
-    detector = RuleDetector()
+    detector = Detector()
     results = run(detector, World(slow={"tax": 50.0}, share=0.3), first=0, minutes=9)
     assert {v["verdict_state"] for r in results for v in r.verdicts} == {WARMING}
     assert flagged(results) == 0.0
@@ -251,8 +252,8 @@ def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:
 def test_the_state_is_the_same_in_every_process() -> None:
     script = (
         "import hashlib, pickle\n"
-        "from tests.unit.test_detect import RuleDetector, minute\n"
-        "detector = RuleDetector()\n"
+        "from tests.unit.test_detect import Detector, minute\n"
+        "detector = Detector()\n"
         "[detector.step(*minute(n)) for n in range(3)]\n"
         "print(hashlib.sha256(pickle.dumps(detector)).hexdigest())\n"
     )
@@ -271,7 +272,7 @@ def test_the_state_is_the_same_in_every_process() -> None:
 @settings(derandomize=True, max_examples=15, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_traces_and_of_usage_has_no_say(shuffle: random.Random) -> None:
-    expected, found = RuleDetector(), RuleDetector()
+    expected, found = Detector(), Detector()
     for number in range(14):
         start_ms, traces, usage = minute(number, World(failing="tax", share=0.3), traces=8)
         result = expected.step(start_ms, traces, usage)
@@ -296,7 +297,7 @@ def test_a_minute_of_usage_alone_gives_nothing_and_breaks_nothing(warm) -> None:
     detector = warm()
     start_ms, _, usage = minute(WARM)
     assert detector.step(start_ms, [], usage) == []
-    assert RuleDetector().step(start_ms, [], {}) == []
+    assert Detector().step(start_ms, [], {}) == []
     assert flagged(run(detector, World(), first=WARM + 1, minutes=5)) < 0.05
 
 

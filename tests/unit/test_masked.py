@@ -1,4 +1,4 @@
-"""detect: what the masked-span detector promises, on the literal shop of test_detect."""
+"""detect: what the detector promises with its model, on the literal shop of test_detect."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import pytest
 
 from tests.unit.test_detect import WARM, World, flagged, minute, run
 from udfs.pure import tokens as t
-from udfs.pure.detect import FORGET_MS, TIDY_MINUTES
+from udfs.pure.detect import EMA, FORGET_MS, LAG_MINUTES, TIDY_MINUTES, Detector
 from udfs.pure.episodes import Episodes
-from udfs.pure.masked import EMA, LAG_MINUTES, MaskedDetector
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, ModelError, Models, Prediction
 from udfs.pure.threshold import EmaThreshold
 from udfs.pure.tokens import Tokens, batches, relations
@@ -40,14 +39,14 @@ def model() -> _Recording:
 
 
 @pytest.fixture(scope="module")
-def warm(model: _Recording) -> Callable[[], MaskedDetector]:
+def warm(model: _Recording) -> Callable[[], Detector]:
     """A detector that saw WARM quiet minutes, anew for each caller."""
-    detector = MaskedDetector(model)
+    detector = Detector(model)
     for number in range(WARM):
         detector.step(*minute(number))
     frozen = pickle.dumps((detector, detector.pending))
 
-    def anew() -> MaskedDetector:
+    def anew() -> Detector:
         copy, copy.pending = pickle.loads(frozen)
         copy.predictor = model
         return copy
@@ -295,7 +294,7 @@ def test_the_source_s_threshold_follows_a_storm_into_silence(warm, model) -> Non
     for _ in range(240):
         after = threshold.step(service, rng.normal(9, 0.5, 5), 1)[0]
     assert after > 9
-    detector = MaskedDetector(model, EMA)
+    detector = Detector(model, EMA)
     results = run(detector, World(), first=0, minutes=40) + run(detector, World(failing="tax"), first=40)
     assert flagged([r for r in results if r.minute_ms >= minute(40)[0]]) == 1.0
 
@@ -311,7 +310,7 @@ def test_ids_have_no_say(warm) -> None:
     )
 
 
-def test_after_a_silence_in_which_all_is_forgotten_it_starts_anew(warm: Callable[[], MaskedDetector]) -> None:
+def test_after_a_silence_in_which_all_is_forgotten_it_starts_anew(warm: Callable[[], Detector]) -> None:
     """Longer than FORGET_MS: no operation, pod or loop is left."""
     detector = warm()
     later = WARM + FORGET_MS // MINUTE_MS + 10

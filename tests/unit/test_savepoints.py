@@ -20,7 +20,7 @@ from tests.unit.test_attribute import stage as attribute_stage
 from tests.unit.test_detect_stage import PACE, TRACES, DetectStage, frames, lines
 from udfs.pure import versioned
 from udfs.pure.attribute import Progress as ResourceProgress
-from udfs.pure.detect import RuleDetector
+from udfs.pure.detect import Detector
 from udfs.pure.horizon import Horizon
 from udfs.pure.pace import Progress
 from udfs.pure.predict import DEFAULT_MODELS
@@ -143,7 +143,7 @@ def test_a_state_of_a_newer_version_is_refused_in_one_line(of: object, monkeypat
 
 def test_a_detector_of_a_newer_version_is_refused_in_one_line() -> None:
     stage = DetectStage(PACE)
-    newer = Kept(RuleDetector(), RuleDetector.STATE_VERSION + 1)
+    newer = Kept(Detector(), Detector.STATE_VERSION + 1)
     stage._states["value", "kept_detector"].update(pickle.loads(pickle.dumps(newer)))
     start_ms, traces, _ = frames(0)
     stage.frame(TRACES, start_ms, lines(traces))

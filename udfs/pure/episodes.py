@@ -79,6 +79,22 @@ class Episodes:
             for minute, f, e, ends in self._past
         ]
 
+    def reset(self, rows: np.ndarray) -> None:
+        """The subjects at ``rows`` are others from now on: all is well with them."""
+        rows = rows[rows < len(self.now)]
+        self.now[rows] = 0.0
+        self.now[rows, :, 0] = 1.0
+        self._guard.reset(rows)
+        self._heard[rows] = 1.0
+        past = []
+        for minute, filtered, likelihood, ends in self._past:
+            known = rows[rows < len(filtered)]
+            filtered, likelihood, ends = filtered.copy(), likelihood.copy(), ends.copy()
+            filtered[known], likelihood[known], ends[known] = 0.0, 1.0, ENDS
+            filtered[known, :, 0] = 1.0
+            past.append((minute, filtered, likelihood, ends))
+        self._past = past
+
     def threshold(self) -> np.ndarray:
         """By how much a subject's evidence has to be greater than elsewhere, in nats.  # (subjects, channels)"""
         return self._guard.excess()
