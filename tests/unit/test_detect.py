@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.pure.assemble import assemble
-from udfs.pure.detect import Detector
+from udfs.pure.channels import OWN, THRESHOLD
+from udfs.pure.detect import LAG_MINUTES, Detector
 from udfs.pure.verdicts import READY, WARMING, MinuteResult
 
 MINUTE_MS = 60_000
@@ -118,13 +119,32 @@ def warm() -> Callable[[], Detector]:
     detector = Detector()
     for number in range(WARM):
         detector.step(*minute(number))
-    frozen = pickle.dumps(detector)
-    return lambda: pickle.loads(frozen)
+    return frozen(detector)
+
+
+def frozen(detector: Detector) -> Callable[[], Detector]:
+    """Makes copies of a detector as it is now, with the minutes that it will tell anew."""
+    pickled, predictor = pickle.dumps((detector, detector.pending)), detector.predictor
+
+    def copy() -> Detector:
+        copied, copied.pending = pickle.loads(pickled)
+        copied.predictor = predictor
+        return copied
+
+    return copy
 
 
 def run(
     detector: Detector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
 ) -> list[MinuteResult]:
+    """What is said of each minute at once."""
+    return [result for result in run_all(detector, world, first, minutes, traces) if not result.is_final]
+
+
+def run_all(
+    detector: Detector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
+) -> list[MinuteResult]:
+    """The same, and what is told anew of earlier minutes."""
     results = []
     for number in range(first, first + minutes):
         results += detector.step(*minute(number, world, traces))
@@ -245,7 +265,7 @@ def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:
     for number in range(WARM, WARM + 8):
         world = World(slow={"tax": 6.0}, heavy={"cart": 3.0}, share=0.5)
         expected = kept.step(*minute(number, world))
-        moved = pickle.loads(pickle.dumps(moved))
+        moved = frozen(moved)()
         assert moved.step(*minute(number, world)) == expected
 
 
@@ -285,9 +305,9 @@ def test_the_order_of_traces_and_of_usage_has_no_say(shuffle: random.Random) -> 
 
 def test_ids_have_no_say(warm) -> None:
     start_ms, traces, usage = minute(WARM, World(slow={"tax": 6.0}, share=0.5))
-    (expected,) = warm().step(start_ms, traces, usage)
+    (expected, *_) = warm().step(start_ms, traces, usage)
     renamed = [trace.replace(b'"60/', b'"xx/') for trace in traces]
-    (result,) = warm().step(start_ms, renamed, usage)
+    (result, *_) = warm().step(start_ms, renamed, usage)
     assert [v["anomaly_score"] for v in result.verdicts] == pytest.approx(
         [v["anomaly_score"] for v in expected.verdicts]
     )
@@ -296,7 +316,7 @@ def test_ids_have_no_say(warm) -> None:
 def test_a_minute_of_usage_alone_gives_nothing_and_breaks_nothing(warm) -> None:
     detector = warm()
     start_ms, _, usage = minute(WARM)
-    assert detector.step(start_ms, [], usage) == []
+    assert {result.minute_ms for result in detector.step(start_ms, [], usage)} == {start_ms - LAG_MINUTES * MINUTE_MS}
     assert Detector().step(start_ms, [], {}) == []
     assert flagged(run(detector, World(), first=WARM + 1, minutes=5)) < 0.05
 
@@ -333,3 +353,32 @@ def test_what_is_not_seen_for_days_is_forgotten(warm) -> None:
         detector.step(start_ms, [], renamed)
     assert len(pickle.dumps(detector)) < before
     assert flagged(run(detector, World(), first=10_400, minutes=9)) == 0.0  # it warms up again
+
+
+def test_the_threshold_is_what_the_guard_asks_of_whom_a_trace_blames(warm) -> None:
+    """A service that is slow now and then for no reason has to show more; the others' threshold stays."""
+    detector = warm()
+    assert {v["threshold"] for r in run(detector, World()) for v in r.verdicts} == {THRESHOLD}
+    guard = detector._beliefs._services._guard
+    tax = detector._baselines.services.get("tax")
+    guard._sum[tax, OWN], guard._minutes[tax, OWN] = 500.0, 30.0
+    asked = detector._beliefs._services.threshold()[tax, OWN]
+    assert asked > 1.0
+    blamed, _ = run(detector, World(slow={"tax": 12.0}), first=WARM + 1, minutes=2)
+    for verdict in blamed.verdicts:
+        assert verdict["culprit_service_name"] == "tax"
+        assert verdict["threshold"] == pytest.approx(THRESHOLD + asked)
+        assert verdict["is_anomalous"] and verdict["anomaly_score"] > verdict["threshold"]
+    (incident,) = blamed.incidents
+    assert incident["threshold"] == pytest.approx(THRESHOLD + asked)
+    others = run(warm(), World(slow={"ledger": 12.0}), minutes=2)[-1]
+    assert {v["threshold"] for v in others.verdicts if v["culprit_service_name"] == "ledger"} == {THRESHOLD}
+
+
+def test_an_anomaly_is_what_exceeds_its_threshold(warm) -> None:
+    results = run_all(warm(), World(slow={"stock": 3.0}, share=0.4), minutes=15)
+    verdicts = [v for r in results for v in r.verdicts]
+    assert {v["is_anomalous"] for v in verdicts} == {True, False}
+    for verdict in verdicts:
+        assert verdict["threshold"] >= THRESHOLD
+        assert verdict["is_anomalous"] == (verdict["anomaly_score"] > verdict["threshold"])

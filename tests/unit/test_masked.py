@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.test_detect import WARM, World, flagged, minute, run
+from tests.unit.test_detect import WARM, World, flagged, frozen, minute
+from tests.unit.test_detect import run_all as run
 from udfs.pure import tokens as t
 from udfs.pure.detect import EMA, FORGET_MS, LAG_MINUTES, TIDY_MINUTES, Detector
 from udfs.pure.episodes import Episodes
@@ -44,14 +45,7 @@ def warm(model: _Recording) -> Callable[[], Detector]:
     detector = Detector(model)
     for number in range(WARM):
         detector.step(*minute(number))
-    frozen = pickle.dumps((detector, detector.pending))
-
-    def anew() -> Detector:
-        copy, copy.pending = pickle.loads(frozen)
-        copy.predictor = model
-        return copy
-
-    return anew
+    return frozen(detector)
 
 
 def last_word(results: list) -> dict:
@@ -90,7 +84,7 @@ def test_quiet_minutes_stay_quiet(warm) -> None:
 
 def test_the_first_minutes_of_an_episode_gain_from_what_followed(warm) -> None:
     """A slowness too slight for one trace is told, but only once it is seen to last."""
-    first, slight = minute(WARM)[0], World(slow={"tax": 1.5})
+    first, slight = minute(WARM)[0], World(slow={"tax": 1.4})
     stated = [r for r in run(warm(), slight, minutes=LAG_MINUTES + 1) if r.minute_ms == first]
     at_once, at_last = stated
     assert flagged([at_once]) < 0.1 < 0.5 < flagged([at_last])
@@ -269,11 +263,13 @@ def test_an_episode_is_seen_from_its_beginning_once_it_lasts() -> None:
 
 
 def test_an_episode_may_have_ended_while_nothing_was_heard() -> None:
+    """No data, no belief: of what is usually heard of every minute, an episode halves in each silent one. (It fell by a
+    fortieth before, and was believed for half an hour after the last trace.)"""
     episodes = told(range(20), lambda number: 2.0)
     assert episodes.now[0, 0, 0] < 0.1
     nothing = np.zeros(0, int), np.zeros((0, 1, 1))
     episodes.step(20 * MINUTE_MS, *nothing)
-    assert episodes.now[0, 0, 0] < 0.15
+    assert 0.4 < episodes.now[0, 0, 0] < 0.6
     episodes.step(200 * MINUTE_MS, *nothing)
     assert episodes.now[0, 0, 0] > 0.9
 

@@ -35,6 +35,17 @@ def stored(name: str) -> dict[str, object]:
     return pickle.loads(gzip.decompress((STATES / f"{name}.pickle.gz").read_bytes()))
 
 
+class Unreadable:
+    """A value in a map whose class is no more: the engine unpickles it where it is read, and so it never may be."""
+
+
+def read_late(pickled: bytes) -> object:
+    try:
+        return pickle.loads(pickled)
+    except ModuleNotFoundError:
+        return Unreadable()
+
+
 def restore(stage: Stage, held: Mapping[str, object]) -> None:
     """Start the function on a savepoint: a state is unpickled when it is read, one of bytes is not."""
     descriptors = {}
@@ -55,7 +66,7 @@ def restore(stage: Stage, held: Mapping[str, object]) -> None:
         if descriptor is None:
             continue
         if kind == "map":
-            stage._states[kind, state].update({key: pickle.loads(one) for key, one in value.items()})
+            stage._states[kind, state].update({key: read_late(one) for key, one in value.items()})
         elif (found := value if is_bytes else pickle.loads(value)) is not None:
             stage._states[kind, state].update(found)
 

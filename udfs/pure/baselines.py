@@ -101,11 +101,11 @@ class Baselines:
         log_time = raw_log_time - load - offset
         surplus = log_time - self.times.location[profile]
         variance = self._time_variance(profile, LOAD_TOLERANCE * load) + uncertainty
-        time_weight = _time_weight(surplus, variance)
-        slow_level = np.searchsorted(SLOW_LEVELS, time_weight)
-        time_weight = np.minimum(time_weight, self.counts.slow_limit(profile, slow_level))
+        slowness = time_weight(surplus, variance)
+        slow_level = np.searchsorted(SLOW_LEVELS, slowness)
+        slowness = np.minimum(slowness, self.counts.slow_limit(profile, slow_level))
 
-        excused = self._excused(frame, operation, time_weight > 0)
+        excused = self._excused(frame, operation, slowness > 0)
         unexcused = np.bincount(group_of, ~excused[frame.has_parent], minlength=len(groups))
         rate = self.counts.repeat_rate(repeat_row, group_repeats(frame, groups))
         is_loop = (frame.repeats[groups] > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
@@ -303,7 +303,7 @@ def log_start(frame: Frame) -> np.ndarray:
     return np.log(np.maximum(after, 0.0) + TIME_FLOOR_MS)
 
 
-def _time_weight(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def time_weight(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Evidence in nats of each span's log time above the usual, over all slowdowns.  # (spans,)"""
     shift = SLOWDOWNS[:, None]
     each = (shift * surplus - shift**2 / 2) / variance  # (slowdowns, spans)

@@ -62,13 +62,13 @@ class Beliefs:
         overuse: (pods,) log odds of over-use.
         """
         level = minute.services
-        odds = _log_odds(self._services, minute.minute_ms, level.weights, services[level.subject])
+        odds = log_odds(self._services, minute.minute_ms, level.weights, services[level.subject])
         asked = minute.asked[level.subject]
-        of_pods = _log_odds(self._pods, minute.minute_ms, minute.pods.weights, pods[minute.pods.subject])
+        of_pods = log_odds(self._pods, minute.minute_ms, minute.pods.weights, pods[minute.pods.subject])
         _take_greater(odds, asked, minute.pod_cell, of_pods, minute.asked_of_pods[minute.pods.subject])
         odds[:, REPEAT], asked[:, REPEAT] = -np.inf, 0.0
         if len(minute.loop_cell):
-            loops = _log_odds(
+            loops = log_odds(
                 self._loops, minute.minute_ms, minute.loop_weight[:, None, None], operations[minute.loop_operation]
             )
             _take_greater(odds[:, REPEAT:], asked[:, REPEAT:], minute.loop_cell, loops, minute.asked_of_loops[:, None])
@@ -120,7 +120,7 @@ def _with_nobody(column: np.ndarray, fill: float) -> np.ndarray:
     return np.concatenate([column, np.full((1, *column.shape[1:]), fill)])
 
 
-def _log_odds(episodes: Episodes, minute_ms: int, weights: np.ndarray, subject: np.ndarray) -> np.ndarray:
+def log_odds(episodes: Episodes, minute_ms: int, weights: np.ndarray, subject: np.ndarray) -> np.ndarray:
     """Log odds that each cell's trace is affected.  # (cells, channels)"""
     share = episodes.affected(episodes.at(minute_ms))
     share = _with_nobody(share, LONE / share.shape[2])[subject]  # (cells, channels, strengths)

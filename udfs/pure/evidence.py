@@ -87,7 +87,7 @@ def of_minute(
     surplus = surplus - LOAD_SLACK * np.maximum(load, 0.0)
     timed = np.flatnonzero(reading.is_known)
     channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))[timed]
-    slow = _time_weights(surplus[timed], variance[timed])
+    slow = time_weights(surplus[timed], variance[timed])
     slow = np.minimum(slow, base.counts.slow_limit(reading.profile, reading.slow_level)[timed, None])
 
     # An error of a call that a sound callee answered is the caller's impatience, not the callee's.
@@ -126,7 +126,7 @@ def of_minute(
     return Evidence(*columns, np.concatenate(weights))
 
 
-def _time_weights(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def time_weights(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Evidence of a log time above the expected, for each strength.  # (spans, strengths)"""
     each = (FACTORS * surplus[:, None] - FACTORS**2 / 2) / variance[:, None]
     each = np.where(each > TAIL, TAIL + np.log1p(np.maximum(each - TAIL, 0.0)), each)
