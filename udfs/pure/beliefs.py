@@ -42,12 +42,15 @@ class Beliefs:
 
     def observe_pods(
         self, minute_ms: int, level: Level, together: np.ndarray, pods: np.ndarray, count: int, is_warming: np.ndarray
-    ) -> np.ndarray:
+    ) -> None:
         """The same of pods. pods: the number of each of the level's subjects."""
-        return _observe(self._pods, minute_ms, level, together, pods, count, is_warming)
+        _observe(self._pods, minute_ms, level, together, pods, count, is_warming)
 
     def observe_loops(self, minute_ms: int, operation: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
-        """The same of repeated calls. operation, weight: (calls,); weight -inf: not repeated.  # (operations,)"""
+        """The same of repeated calls. operation, weight: (calls,); weight -inf: not repeated.
+
+        returns: what the guard asked.  # (operations,)
+        """
         self._loops.resize(count)
         asked = self._loops.threshold()[:, 0]
         self._loops.step(minute_ms, operation, weight[:, None, None])
@@ -65,7 +68,7 @@ class Beliefs:
         odds = log_odds(self._services, minute.minute_ms, level.weights, services[level.subject])
         asked = minute.asked[level.subject]
         of_pods = log_odds(self._pods, minute.minute_ms, minute.pods.weights, pods[minute.pods.subject])
-        _take_greater(odds, asked, minute.pod_cell, of_pods, minute.asked_of_pods[minute.pods.subject])
+        np.maximum.at(odds, minute.pod_cell, of_pods)
         odds[:, REPEAT], asked[:, REPEAT] = -np.inf, 0.0
         if len(minute.loop_cell):
             loops = log_odds(

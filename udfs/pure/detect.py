@@ -205,7 +205,7 @@ class Detector:
             frame.trace, frame.pod, row[known], channel[known],
             frame.pod[place[known]], weights[known], len(pods),
         )  # fmt: skip
-        asked_of_pods = beliefs.observe_pods(minute_ms, by_pod, together, pods, len(self._pods), is_warming)
+        beliefs.observe_pods(minute_ms, by_pod, together, pods, len(self._pods), is_warming)
         calls = reading.groups[base.counts.are_repeats_known(reading.repeat_row)]
         calls = calls[~is_warming[frame.trace[calls]]]
         loops = channel == REPEAT
@@ -243,7 +243,6 @@ class Detector:
             operation=frame.operation,
             operations=frame.operations,
             asked=asked[here],
-            asked_of_pods=asked_of_pods[pods],
             asked_of_loops=asked_of_loops[reading.operation[row[loops]]],
             asked_of_use=np.array([asked_of_use.get(name, 0.0) for name in frame.pods]),
             alpha=alpha,

@@ -59,10 +59,8 @@ class JudgedMinute:
     depth: np.ndarray  # (spans,)
     operation: np.ndarray  # (spans,)
     operations: list[str]
-    # What the guards asked beyond THRESHOLD in this minute: (services, channels), (pods, channels), (loops,), and of
-    # over-use (pods,).
+    # What the guards asked beyond THRESHOLD in this minute: (services, channels), (loops,), and of over-use (pods,).
     asked: np.ndarray
-    asked_of_pods: np.ndarray
     asked_of_loops: np.ndarray
     asked_of_use: np.ndarray
     alpha: np.ndarray  # (service cells,) greatest || s_hat - s || of its spans, 0 = only blamed
