@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,8 @@ import yaml
 from jobs.errors import UsageError
 from jobs.kafka import EARLIEST, KafkaInput, client_properties, servers, start_options
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
+from udfs.pure.detect import EPISODES, POLICIES
 from udfs.pure.focus import COST_COLUMNS
-from udfs.pure.masked import EPISODES, POLICIES
 from udfs.pure.pace import Pace
 from udfs.pure.predict import DEFAULT_MODELS, ModelError, Models
 from udfs.pure.rank import EXCESS, ORDERS
@@ -24,8 +25,10 @@ from udfs.pure.rates import BookPrice, Exchange, load_exchange, load_price_book
 ROOT = Path(__file__).resolve().parent.parent
 FLINK_CONF = ROOT / "flink-conf.yaml"
 
-MASKED, RULE = "masked", "rule"
-DETECTORS = (MASKED, RULE)
+MASKED, USUAL = "masked", "usual"
+DETECTORS = (MASKED, USUAL)
+# What USUAL took the place of.
+RULE = "rule"
 
 SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 
@@ -49,7 +52,7 @@ JOB_SETTINGS = {
     "currency.target": "",
     # What rank 1 has most of: the excess cost of the anomaly, S with it in place of c_s, or S of equation (2).
     "rank.by": EXCESS,
-    # Who judges: the masked-span model, or the rule it is compared with.
+    # What predicts a span: the masked-span model from the rest of its trace, or its operation's past alone.
     "detector": MASKED,
     # Directory of the models, each in force from its card's effective_from on.
     "detector.models": str(DEFAULT_MODELS),
@@ -123,8 +126,8 @@ class Config:
         checkpoint_ms: how often the state is kept.
         cost_column: the FOCUS column that is attributed.
         money: how charges become cost.
-        models: directory of the masked-span models; None = the rule judges.
-        threshold: one of masked.POLICIES.
+        models: directory of the masked-span models; None = what is usual predicts.
+        threshold: one of detect.POLICIES.
         rank_by: one of rank.ORDERS.
         engine: the engine's settings: flink-conf.yaml overlaid by AT_ONCE where the input has no end, and by ``--set``.
         kafka_properties: of the Kafka client, secrets among them.
@@ -219,6 +222,9 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         else:
             known = ", ".join([*JOB_SETTINGS, "kafka.*", *(f"{p}*" for p in ENGINE_PREFIXES)])
             raise UsageError(f"--set {key}: no such setting, must be one of {known}")
+    if job["detector"] == RULE:
+        print(f"--set detector={RULE} is {USUAL} by now: the detector without its model", file=sys.stderr)
+        job["detector"] = USUAL
     for key, allowed in (
         ("cost.column", COST_COLUMNS),
         ("idle.policy", IDLE_POLICIES),
@@ -279,12 +285,12 @@ def _money(job: dict[str, str]) -> Money:
 
 
 def _models(job: dict[str, str]) -> Path | None:
-    """The directory of the models, once they were seen to load; None for the rule.
+    """The directory of the models, once they were seen to load; None without a model.
 
     Raises:
         UsageError: they can't be used.
     """
-    if job["detector"] == RULE:
+    if job["detector"] == USUAL:
         return None
     directory = Path(job["detector.models"]).resolve()
     try:

@@ -77,21 +77,6 @@ def _offsets(offsets: Mapping[int, int]) -> str:
     return ";".join(f"partition:{partition},offset:{offset}" for partition, offset in sorted(offsets.items()))
 
 
-_SERVERS = re.compile(r"[^\s/@:,]+:\d{1,5}(,[^\s/@:,]+:\d{1,5})*")
-
-
-def servers(url: str, role: str) -> str:
-    """HOST:PORT,... of a kafka:// URL; role: the argument that it was given as.
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = url.removeprefix("kafka://").rstrip("/")
-    if not _SERVERS.fullmatch(found):
-        raise UsageError(f"--{role} {url}: must be kafka://HOST:PORT[,HOST:PORT]")
-    return found
-
-
 @dataclass(frozen=True)
 class KafkaInput:
     """Topics to read.

@@ -24,7 +24,7 @@ import numpy as np
 
 from udfs.pure import tokens as t
 from udfs.pure.baseline import SCALE_CLIP, SCALE_NORM
-from udfs.pure.masked import MaskedDetector
+from udfs.pure.detect import Detector
 from udfs.pure.offline import Minutes, UsageByMinute, read
 from udfs.pure.predict import MaskedSpanModel, ModelError, Prediction, Usual, schema
 from udfs.pure.tokens import Batch, Tokens, batches
@@ -62,7 +62,7 @@ def sample(minutes: Minutes, usage: UsageByMinute, vocabulary: dict[str, int]) -
     """Run the detector over an input, without a model; what it would have asked one."""
     recorder = _Recorder()
     recorder.names = vocabulary
-    detector = MaskedDetector(recorder)
+    detector = Detector(recorder)
     weights = []
     for minute in sorted(minutes.keys() | usage.keys()):
         before = len(recorder.asked)

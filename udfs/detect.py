@@ -8,7 +8,6 @@ from abc import abstractmethod
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import orjson
@@ -20,13 +19,13 @@ from udfs import metrics
 from udfs.changelog import END_OF_INPUT, PULSE, TAKEN_BACK, Latest, payload_row, tick
 from udfs.pure.ahead import OpenMinutes
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
-from udfs.pure.detect import MinuteResult, RuleDetector
+from udfs.pure.detect import EPISODES, Detector
 from udfs.pure.emitted import Emitted
 from udfs.pure.horizon import SKEW_MS, clock_at, latest
-from udfs.pure.masked import EPISODES, MaskedDetector
 from udfs.pure.pace import Pace, Progress
 from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels
 from udfs.pure.reject import reject
+from udfs.pure.verdicts import MinuteResult
 from udfs.pure.versioned import Kept
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
 from udfs.traces import Traces
@@ -67,7 +66,7 @@ class Detect(KeyedProcessFunction):
         skew_ms: int = SKEW_MS,
         stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """models: directory of the masked-span models, None = the rule. threshold: one of masked.POLICIES.
+        """models: directory of the masked-span models, None = what is usual. threshold: one of detect.POLICIES.
         skew_ms: how far clocks may differ. stopwatch: seconds, for how long the work takes."""
         # The worker's own copy, which need not lie where the client's does.
         self._has_default_models = models == DEFAULT_MODELS
@@ -76,12 +75,7 @@ class Detect(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         path = DEFAULT_MODELS if self._has_default_models else self._models_path
-        self._models: Models | NoModels
-        self._new_detector: Callable[[], RuleDetector]
-        if path:
-            self._models, self._new_detector = Models(path), partial(MaskedDetector, policy=self._threshold)
-        else:
-            self._models, self._new_detector = NoModels(), RuleDetector
+        self._models: Models | NoModels = Models(path) if path else NoModels()
         self._usage: Latest[int, str] = Latest(context, USAGE, Types.LONG())
         self._detector = context.get_state(ValueStateDescriptor("kept_detector", Types.PICKLED_BYTE_ARRAY()))
         # Version 1 kept the object itself. It is never read: its classes may be gone.
@@ -96,7 +90,7 @@ class Detect(KeyedProcessFunction):
     def _to_emit(self, result: MinuteResult, is_open: bool) -> list[dict]:
         """The verdicts of a minute, over or open, that are to be emitted."""
 
-    def _step(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
+    def _step(self, detector: Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
         for due in detector.due(minute_ms):
             detector.pending[due] = self._pending.get(due)
@@ -106,7 +100,7 @@ class Detect(KeyedProcessFunction):
         for result in results:
             yield from self._rows(result)
 
-    def _stepped(self, detector: RuleDetector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[MinuteResult]:
+    def _stepped(self, detector: Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[MinuteResult]:
         """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
         detector.predictor = self._models.at(minute_ms)
         self._models_left_out.value = len(self._models.left_out)
@@ -115,7 +109,7 @@ class Detect(KeyedProcessFunction):
         self._model_ms.value = round(1_000 * (self._stopwatch() - began))
         return results
 
-    def _last_words(self, detector: RuleDetector) -> Iterator[Row]:
+    def _last_words(self, detector: Detector) -> Iterator[Row]:
         """What is emitted once more when nothing comes any more."""
         for result in detector.last_words(dict(self._pending.items())):
             yield from self._rows(result)
@@ -132,19 +126,19 @@ class Detect(KeyedProcessFunction):
             orjson.dumps([result.incidents, result.service_traces]),
         )
 
-    def _keep_pending(self, detector: RuleDetector) -> None:
+    def _keep_pending(self, detector: Detector) -> None:
         for judged, minute in detector.pending.items():
             self._pending.put(judged, minute)
         detector.pending.clear()
 
-    def _stored_detector(self) -> RuleDetector:
+    def _stored_detector(self) -> Detector:
         """The state's, or a new one.
 
         Raises:
             StateError: a newer version of this program wrote it.
         """
         kept = self._detector.value()
-        detector = kept.value("the detector", RuleDetector.STATE_VERSION) if kept else None
+        detector = kept.value("the detector", Detector.STATE_VERSION) if kept else None
         if detector is None:
             if kept or self._old_detector.value() is not None:
                 _log.warning(
@@ -153,11 +147,11 @@ class Detect(KeyedProcessFunction):
                 )
                 self._pending.clear()
                 self._old_detector.clear()
-            detector = self._new_detector()
+            detector = Detector(policy=self._threshold)
         return detector
 
-    def _store(self, detector: RuleDetector) -> None:
-        self._detector.update(Kept(detector, RuleDetector.STATE_VERSION))
+    def _store(self, detector: Detector) -> None:
+        self._detector.update(Kept(detector, Detector.STATE_VERSION))
 
     def _usage_of(self, minute_ms: int) -> Usage:
         """Usage of ``minute_ms`` by (workload, pod) and dimension."""
@@ -437,7 +431,7 @@ class DetectAsItComes(Detect):
         return sorted(minute_ms for minute_ms in of_usage.union(minutes) if minute_ms <= over_ms)
 
     def _judge_again(
-        self, detector: RuleDetector, late: list[int], changed: list[int], still_open: list[int]
+        self, detector: Detector, late: list[int], changed: list[int], still_open: list[int]
     ) -> Iterator[Row]:
         """Minutes that changed after they were over, and those that are open, each of which says something of the
         others."""
@@ -450,7 +444,7 @@ class DetectAsItComes(Detect):
             for result in self._open.judge(detector, still_open, changed, self._look):
                 yield from self._rows(result, is_open=True)
 
-    def _look(self, ahead: RuleDetector, minute_ms: int) -> list[MinuteResult]:
+    def _look(self, ahead: Detector, minute_ms: int) -> list[MinuteResult]:
         """Have a detector that is ahead step an open minute."""
         return self._stepped(ahead, minute_ms, self._traces.of(minute_ms))
 

@@ -36,38 +36,47 @@ import pandas as pd
 from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
 from tests.benchmarks.detectors import _number, intervals, simulate
-from udfs.pure import detect
 from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.attribute import resource_rows
-from udfs.pure.detect import MinuteResult
+from udfs.pure.baseline import Vocabulary
+from udfs.pure.detect import Detector
 from udfs.pure.focus import collect_charges
+from udfs.pure.impact import Impact
 from udfs.pure.irregular import charge_anomalies
-from udfs.pure.masked import MaskedDetector
 from udfs.pure.offline import Consumer, assemble_all, by_minute, collect_traces, meter_consumers
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel
 from udfs.pure.rank import rank_window
+from udfs.pure.usage_watch import UsageWatch
+from udfs.pure.verdicts import JudgedMinute, MinuteResult, incidents
 from udfs.pure.windows import window_start
 
 ARMS = ("alpha", "bill alone", "naive fusion", "S with c_s", "S with excess", "excess", "no order", "oracle")
 SHUFFLES = 50
 
 
-class KnowingDetector(MaskedDetector):
+class KnowingImpact(Impact):
     """Counts excess as the job does, of the traces and culprits that the truth names."""
 
-    def __init__(self, model: MaskedSpanModel, truth: pd.DataFrame) -> None:
-        super().__init__(model)
+    def __init__(self, truth: pd.DataFrame) -> None:
+        super().__init__()
         true = truth[truth["is_anomalous"].astype(bool)].set_index("trace_id")
         self._culprit_of = true["culprit_service_name"].to_dict()
 
-    def _add_excess(self, incidents, verdicts, roots, done, unexplained) -> None:
-        for row in verdicts:
+    def add_to(self, result: MinuteResult, minute: JudgedMinute, services: Vocabulary, usage: UsageWatch) -> None:
+        for row in result.verdicts:
             culprit = self._culprit_of.get(row["trace_id"])
             row |= {"is_anomalous": culprit is not None, "culprit_service_name": culprit,
                     "anomaly_kind": "anomaly" if culprit else None}  # fmt: skip
-        affected = [[row["culprit_service_name"]] for row in verdicts if row["is_anomalous"]]
-        incidents[:] = detect.incidents(verdicts, affected)
-        super()._add_excess(incidents, verdicts, roots, done, unexplained)
+        affected = [[row["culprit_service_name"]] for row in result.verdicts if row["is_anomalous"]]
+        result.incidents = incidents(result.verdicts, affected)
+        super().add_to(result, minute, services, usage)
+
+
+def knowing(model: MaskedSpanModel, truth: pd.DataFrame) -> Detector:
+    """A detector that blames whom the truth names."""
+    detector = Detector(model)
+    detector._impact = KnowingImpact(truth)
+    return detector
 
 
 class Bill:
@@ -134,7 +143,7 @@ class World:
         table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
         return table
 
-    def ranked(self, detector: MaskedDetector) -> pd.DataFrame:
+    def ranked(self, detector: Detector) -> pd.DataFrame:
         """ranked_anomalies."""
         results: list[MinuteResult] = []
         for minute in sorted(self.minutes.keys() | self.usage.keys()):
@@ -179,8 +188,8 @@ def evaluate(directory: Path) -> dict[str, dict[str, Measures]]:
     """Measures by table and arm."""
     world = World(directory)
     model = MaskedSpanModel(DEFAULT_MODEL)
-    ranked = world.ranked(MaskedDetector(model))
-    known = world.ranked(KnowingDetector(model, world.traces))
+    ranked = world.ranked(Detector(model))
+    known = world.ranked(knowing(model, world.traces))
     attribution = {
         "c_s": m.attribution(ranked, world.costs),
         "excess cost": m.attribution(ranked, world.costs, "excess_cost"),

@@ -1,7 +1,7 @@
 """How good the detectors are: the pure stages over whole worlds, without the engine.
 
     python -m tests.benchmarks.detectors --seeds 11 12 --mixes source faint --cases storm deploy
-    python -m tests.benchmarks.detectors DIR [DIR ...] --arms rule knn --json FILE
+    python -m tests.benchmarks.detectors DIR [DIR ...] --arms usual knn --json FILE
 
 Worlds are simulated (--seeds) or read (directories as in docs/interface.md §1, with a ``truth/``:
 ``traces.parquet`` of a simulated world, ``labels.parquet`` of real days, whose labels are weak).
@@ -36,11 +36,11 @@ from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
 from tests.benchmarks.gap import GapDetector
 from tests.benchmarks.knn import NeighbourDetector, verdict
+from udfs.pure import detect as pure
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
-from udfs.pure.detect import MinuteResult, RuleDetector
-from udfs.pure.masked import EMA, MaskedDetector
 from udfs.pure.offline import Minutes, UsageByMinute, assemble_all, collect_traces, meter_all
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
+from udfs.pure.verdicts import MinuteResult
 from udfs.pure.windows import HOUR_MS
 
 MINUTE_MS = 60_000
@@ -198,12 +198,11 @@ def _neighbours(world: World) -> Detector:
 
 
 ARMS: dict[str, Callable[[World], Detector]] = {
-    "rule": lambda world: RuleDetector(),
-    "model": lambda world: MaskedDetector(MaskedSpanModel(DEFAULT_MODEL)),
+    "model": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL)),
     # The same without the Transformer: each span is predicted from its operation's own past alone.
-    "usual": lambda world: MaskedDetector(Usual()),
+    "usual": lambda world: pure.Detector(Usual()),
     # The same with the source's threshold.
-    "ema": lambda world: MaskedDetector(MaskedSpanModel(DEFAULT_MODEL), EMA),
+    "ema": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL), pure.EMA),
     "knn": _neighbours,
     "gap": lambda world: GapDetector(),
     "oracle": lambda world: OracleDetector(world.truth),

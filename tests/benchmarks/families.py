@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.families                                # all arms of ARMS, all families of FAMILIES
     python -m tests.benchmarks.families --quick --arms model live recorded worlds
-    python -m tests.benchmarks.families --arms rule model --only faint --json FILE worlds DIR
+    python -m tests.benchmarks.families --arms usual model --only faint --json FILE worlds DIR
 
 A family is a kind of data; what is tuned on one has to hold on the others:
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from tests.benchmarks.knn import verdict
 from udfs.pure.assemble import SEPARATOR, unpack
-from udfs.pure.detect import MinuteResult
 from udfs.pure.frame import Frame
+from udfs.pure.verdicts import MinuteResult
 from udfs.pure.windows import HOUR_MS
 
 QUANTILE = 0.95

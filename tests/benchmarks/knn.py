@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
-from udfs.pure.detect import MinuteResult
 from udfs.pure.frame import Frame
+from udfs.pure.verdicts import MinuteResult
 
 NEIGHBOURS = 5
 REFERENCES_MAX = 500

@@ -44,7 +44,7 @@ def test_what_is_ahead_is_rejected_and_the_rest_is_as_without_it(job, tmp_path: 
     ahead_ms = (int(time.time() * 1000) // day_ms + 400) * day_ms
     _world(tmp_path / "right", None)
     _world(tmp_path / "wrong", ahead_ms)
-    expected, found = (job(tmp_path / name, "detector=rule") for name in ("right", "wrong"))
+    expected, found = (job(tmp_path / name, "detector=usual") for name in ("right", "wrong"))
     for name in ("trace_verdicts", "cost_allocations", "ranked_anomalies"):
         assert found[name].equals(expected[name]), name
     assert expected["rejected_records"].num_rows == 0

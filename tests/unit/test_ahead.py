@@ -8,9 +8,9 @@ import pytest
 
 from tests.unit.test_detect import World, minute
 from udfs.pure.ahead import TOGETHER, Ahead
-from udfs.pure.detect import MinuteResult, RuleDetector
-from udfs.pure.masked import MaskedDetector
-from udfs.pure.predict import DEFAULT_MODELS, Models
+from udfs.pure.detect import Detector
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
+from udfs.pure.verdicts import MinuteResult
 
 FIRST = 30  # open minute
 OPEN = TOGETHER + 3
@@ -26,28 +26,26 @@ class Open:
         }
         self.stepped: list[int] = []
 
-    def step(self, detector: RuleDetector, minute_ms: int) -> list[MinuteResult]:
+    def step(self, detector: Detector, minute_ms: int) -> list[MinuteResult]:
         self.stepped.append(minute_ms)
         return detector.step(minute_ms, *self.known[minute_ms])
 
-    def all_anew(self, detector: RuleDetector) -> dict[int, MinuteResult]:
+    def all_anew(self, detector: Detector) -> dict[int, MinuteResult]:
         return Ahead(detector).judge(sorted(self.known), set(self.known), self.step)
 
 
-@pytest.fixture(scope="module", params=[RuleDetector, MaskedDetector])
-def warm(request: pytest.FixtureRequest) -> RuleDetector:
-    detector = request.param()
-    if request.param is MaskedDetector:
-        detector.predictor = Models(DEFAULT_MODELS).at(minute(0)[0])
+@pytest.fixture(scope="module", params=[Usual, lambda: MaskedSpanModel(DEFAULT_MODEL)], ids=["usual", "masked"])
+def warm(request: pytest.FixtureRequest) -> Detector:
+    predictor: Predictor = request.param()
+    detector = Detector(predictor)
     for number in range(FIRST):
         detector.step(*minute(number))
-    if request.param is MaskedDetector:
-        detector.pending.clear()
+    detector.pending.clear()
     return detector
 
 
 @pytest.mark.parametrize("place", range(OPEN))
-def test_a_change_has_what_comes_after_it_judged_again(warm: RuleDetector, place: int) -> None:
+def test_a_change_has_what_comes_after_it_judged_again(warm: Detector, place: int) -> None:
     minutes = Open()
     ahead = Ahead(warm)
     before = pickle.dumps(warm)
@@ -68,7 +66,7 @@ def test_a_change_has_what_comes_after_it_judged_again(warm: RuleDetector, place
         assert minutes.stepped == sorted({changed_ms, *sorted(minutes.known)[-TOGETHER:]})
 
 
-def test_minutes_are_added_one_by_one(warm: RuleDetector) -> None:
+def test_minutes_are_added_one_by_one(warm: Detector) -> None:
     minutes = Open()
     ahead = Ahead(warm)
     for count in range(1, OPEN + 1):
@@ -79,7 +77,7 @@ def test_minutes_are_added_one_by_one(warm: RuleDetector) -> None:
     assert found == {minute_ms: anew[minute_ms] for minute_ms in found}
 
 
-def test_a_minute_that_is_no_more_leaves_nothing_behind(warm: RuleDetector) -> None:
+def test_a_minute_that_is_no_more_leaves_nothing_behind(warm: Detector) -> None:
     minutes = Open()
     ahead = Ahead(warm)
     ahead.judge(sorted(minutes.known), set(minutes.known), minutes.step)

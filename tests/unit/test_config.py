@@ -48,3 +48,15 @@ def test_wrong_use_is_told_in_one_line(tmp_path: Path, argv: list[str], told: st
         config.load([word.format(dir=tmp_path) for word in argv])
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_rule_is_the_detector_without_its_model_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--set"]
+    assert config.load([*argv, "detector=usual"]).models is None
+    assert capsys.readouterr().err == ""
+    assert config.load([*argv, "detector=rule"]).models is None
+    assert capsys.readouterr().err == "--set detector=rule is usual by now: the detector without its model\n"
+    with pytest.raises(UsageError, match="must be one of masked, usual"):
+        config.load([*argv, "detector=other"])

@@ -1,4 +1,4 @@
-"""detect: what the rule promises, on a small literal shop whose every draw is seeded."""
+"""detect: what the detector promises, without a model, on a small literal shop whose every draw is seeded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.pure.assemble import assemble
-from udfs.pure.detect import READY, WARMING, MinuteResult, RuleDetector
+from udfs.pure.channels import OWN, THRESHOLD
+from udfs.pure.detect import LAG_MINUTES, Detector
+from udfs.pure.verdicts import READY, WARMING, MinuteResult
 
 MINUTE_MS = 60_000
 START_MS = 1_740_960_000_000
@@ -86,7 +88,7 @@ class _Trace:
 def minute(
     number: int, world: World = World(), traces: int = TRACES
 ) -> tuple[int, list[bytes], dict[tuple[str, str], dict[str, float]]]:
-    """Arguments of RuleDetector.step for one minute; trace ids are "minute/number"."""
+    """Arguments of Detector.step for one minute; trace ids are "minute/number"."""
     start_ms = START_MS + number * MINUTE_MS
     packed = []
     work: Counter[tuple[str, str]] = Counter()
@@ -112,18 +114,37 @@ WARM = 60  # minutes
 
 
 @pytest.fixture(scope="module")
-def warm() -> Callable[[], RuleDetector]:
+def warm() -> Callable[[], Detector]:
     """A detector that saw WARM quiet minutes, anew for each caller."""
-    detector = RuleDetector()
+    detector = Detector()
     for number in range(WARM):
         detector.step(*minute(number))
-    frozen = pickle.dumps(detector)
-    return lambda: pickle.loads(frozen)
+    return frozen(detector)
+
+
+def frozen(detector: Detector) -> Callable[[], Detector]:
+    """Makes copies of a detector as it is now, with the minutes that it will tell anew."""
+    pickled, predictor = pickle.dumps((detector, detector.pending)), detector.predictor
+
+    def copy() -> Detector:
+        copied, copied.pending = pickle.loads(pickled)
+        copied.predictor = predictor
+        return copied
+
+    return copy
 
 
 def run(
-    detector: RuleDetector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
+    detector: Detector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
 ) -> list[MinuteResult]:
+    """What is said of each minute at once."""
+    return [result for result in run_all(detector, world, first, minutes, traces) if not result.is_final]
+
+
+def run_all(
+    detector: Detector, world: World, first: int = WARM, minutes: int = 1, traces: int = TRACES
+) -> list[MinuteResult]:
+    """The same, and what is told anew of earlier minutes."""
     results = []
     for number in range(first, first + minutes):
         results += detector.step(*minute(number, world, traces))
@@ -152,7 +173,7 @@ def test_quiet_traffic_stays_quiet(warm) -> None:
 
 
 def test_a_warming_trace_is_never_anomalous() -> None:
-    detector = RuleDetector()
+    detector = Detector()
     results = run(detector, World(slow={"tax": 50.0}, share=0.3), first=0, minutes=9)
     assert {v["verdict_state"] for r in results for v in r.verdicts} == {WARMING}
     assert flagged(results) == 0.0
@@ -244,15 +265,15 @@ def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:
     for number in range(WARM, WARM + 8):
         world = World(slow={"tax": 6.0}, heavy={"cart": 3.0}, share=0.5)
         expected = kept.step(*minute(number, world))
-        moved = pickle.loads(pickle.dumps(moved))
+        moved = frozen(moved)()
         assert moved.step(*minute(number, world)) == expected
 
 
 def test_the_state_is_the_same_in_every_process() -> None:
     script = (
         "import hashlib, pickle\n"
-        "from tests.unit.test_detect import RuleDetector, minute\n"
-        "detector = RuleDetector()\n"
+        "from tests.unit.test_detect import Detector, minute\n"
+        "detector = Detector()\n"
         "[detector.step(*minute(n)) for n in range(3)]\n"
         "print(hashlib.sha256(pickle.dumps(detector)).hexdigest())\n"
     )
@@ -271,7 +292,7 @@ def test_the_state_is_the_same_in_every_process() -> None:
 @settings(derandomize=True, max_examples=15, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_traces_and_of_usage_has_no_say(shuffle: random.Random) -> None:
-    expected, found = RuleDetector(), RuleDetector()
+    expected, found = Detector(), Detector()
     for number in range(14):
         start_ms, traces, usage = minute(number, World(failing="tax", share=0.3), traces=8)
         result = expected.step(start_ms, traces, usage)
@@ -284,9 +305,9 @@ def test_the_order_of_traces_and_of_usage_has_no_say(shuffle: random.Random) -> 
 
 def test_ids_have_no_say(warm) -> None:
     start_ms, traces, usage = minute(WARM, World(slow={"tax": 6.0}, share=0.5))
-    (expected,) = warm().step(start_ms, traces, usage)
+    (expected, *_) = warm().step(start_ms, traces, usage)
     renamed = [trace.replace(b'"60/', b'"xx/') for trace in traces]
-    (result,) = warm().step(start_ms, renamed, usage)
+    (result, *_) = warm().step(start_ms, renamed, usage)
     assert [v["anomaly_score"] for v in result.verdicts] == pytest.approx(
         [v["anomaly_score"] for v in expected.verdicts]
     )
@@ -295,8 +316,8 @@ def test_ids_have_no_say(warm) -> None:
 def test_a_minute_of_usage_alone_gives_nothing_and_breaks_nothing(warm) -> None:
     detector = warm()
     start_ms, _, usage = minute(WARM)
-    assert detector.step(start_ms, [], usage) == []
-    assert RuleDetector().step(start_ms, [], {}) == []
+    assert {result.minute_ms for result in detector.step(start_ms, [], usage)} == {start_ms - LAG_MINUTES * MINUTE_MS}
+    assert Detector().step(start_ms, [], {}) == []
     assert flagged(run(detector, World(), first=WARM + 1, minutes=5)) < 0.05
 
 
@@ -332,3 +353,32 @@ def test_what_is_not_seen_for_days_is_forgotten(warm) -> None:
         detector.step(start_ms, [], renamed)
     assert len(pickle.dumps(detector)) < before
     assert flagged(run(detector, World(), first=10_400, minutes=9)) == 0.0  # it warms up again
+
+
+def test_the_threshold_is_what_the_guard_asks_of_whom_a_trace_blames(warm) -> None:
+    """A service that is slow now and then for no reason has to show more; the others' threshold stays."""
+    detector = warm()
+    assert {v["threshold"] for r in run(detector, World()) for v in r.verdicts} == {THRESHOLD}
+    guard = detector._beliefs._services._guard
+    tax = detector._baselines.services.get("tax")
+    guard._sum[tax, OWN], guard._minutes[tax, OWN] = 500.0, 30.0
+    asked = detector._beliefs._services.threshold()[tax, OWN]
+    assert asked > 1.0
+    blamed, _ = run(detector, World(slow={"tax": 12.0}), first=WARM + 1, minutes=2)
+    for verdict in blamed.verdicts:
+        assert verdict["culprit_service_name"] == "tax"
+        assert verdict["threshold"] == pytest.approx(THRESHOLD + asked)
+        assert verdict["is_anomalous"] and verdict["anomaly_score"] > verdict["threshold"]
+    (incident,) = blamed.incidents
+    assert incident["threshold"] == pytest.approx(THRESHOLD + asked)
+    (others,) = run(warm(), World(slow={"ledger": 12.0}))
+    assert {v["threshold"] for v in others.verdicts if v["culprit_service_name"] == "ledger"} == {THRESHOLD}
+
+
+def test_an_anomaly_is_what_exceeds_its_threshold(warm) -> None:
+    results = run_all(warm(), World(slow={"stock": 3.0}, share=0.4), minutes=15)
+    verdicts = [v for r in results for v in r.verdicts]
+    assert {v["is_anomalous"] for v in verdicts} == {True, False}
+    for verdict in verdicts:
+        assert verdict["threshold"] >= THRESHOLD
+        assert verdict["is_anomalous"] == (verdict["anomaly_score"] > verdict["threshold"])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from udfs.pure.baseline import MEMORY_MINUTES, Profiles, Vocabulary
-from udfs.pure.context import SHARES, THRESHOLD, Context
 from udfs.pure.load import Load
 from udfs.pure.usage_watch import FEATURES, UsageWatch
 
@@ -100,23 +99,6 @@ def test_few_services_have_no_common_load() -> None:
     load.resize(3)
     load.follow(np.arange(3), np.full(3, 1.0), np.full(3, 0.2))
     assert load.shift().tolist() == [0.0, 0.0, 0.0]
-
-
-def test_weak_evidence_adds_up_to_an_episode_and_its_absence_ends_it() -> None:
-    context = Context(1)
-    context.resize(2)
-    subject, weak = np.zeros(6, int), np.full((6, 1), 2.0)
-    quiet = context.log_odds()[0, 0]
-    assert quiet == pytest.approx(-THRESHOLD)
-    for _ in range(5):
-        context.step(subject, weak)
-    assert context.log_odds()[0, 0] > 0
-    assert context.log_odds()[1, 0] < -4
-    for _ in range(10):
-        context.step(subject, np.full((6, 1), -3.0))
-    assert context.log_odds()[0, 0] < -4
-    assert context.states.sum(axis=2) == pytest.approx(1.0)
-    assert (context.states @ SHARES < 0.01).all()
 
 
 class _Pods:

@@ -16,7 +16,7 @@ from tests.unit.test_detect import World, minute
 from udfs import detect
 from udfs.detect import AHEAD_TRACES, INCIDENTS, TRACES, USAGE, VERDICTS, DetectAsItComes, DetectAtEnd
 from udfs.pure.assemble import SEPARATOR
-from udfs.pure.masked import EPISODES
+from udfs.pure.detect import EPISODES
 from udfs.pure.pace import Pace
 from udfs.pure.predict import DEFAULT_MODELS
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start

@@ -211,12 +211,12 @@ def test_the_binomial_tail_is_exact() -> None:
 
 
 def test_a_table_has_the_interval_over_seeds_and_gaps_where_nothing_is_known() -> None:
-    rule = {"1": {"f1": 0.4, "detect CPU s": 2.0}, "2": {"f1": 0.6, "detect CPU s": 2.0, "extra": 1.0}}
+    usual = {"1": {"f1": 0.4, "detect CPU s": 2.0}, "2": {"f1": 0.6, "detect CPU s": 2.0, "extra": 1.0}}
     knn = {"1": {"f1": 0.1}, "2": {"f1": math.nan}}
-    assert d.table("mix source", {"rule": rule, "knn": knn}).splitlines() == [
+    assert d.table("mix source", {"usual": usual, "knn": knn}).splitlines() == [
         "### mix source (2 worlds)",
         "",
-        "|  | rule | knn |",
+        "|  | usual | knn |",
         "| --- | ---: | ---: |",
         "| f1 | 0.500 ± 1.271 | 0.100 |",  # t of one degree of freedom: 12.706 x 0.1
         "| extra | 1.000 | – |",
@@ -227,13 +227,13 @@ def test_a_table_has_the_interval_over_seeds_and_gaps_where_nothing_is_known() -
 @pytest.mark.slow
 def test_the_command_makes_a_world_prints_its_table_and_writes_json(tmp_path, capsys: pytest.CaptureFixture) -> None:
     file, keep = tmp_path / "measures.json", tmp_path / "worlds"
-    argv = ["--seeds", "3", "--days", "0.05", "--arms", "rule", "knn", "oracle"]
+    argv = ["--seeds", "3", "--days", "0.05", "--arms", "usual", "knn", "oracle"]
     assert d.main([*argv, "--keep", str(keep), "--json", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "### mix source (1 world)"
     assert sum(line.startswith("| f1 | 0.") for line in lines) == 1
     of_arm = json.loads(file.read_text())["mix source"]
-    assert list(of_arm) == ["rule", "knn", "oracle"]
+    assert list(of_arm) == ["usual", "knn", "oracle"]
     assert of_arm["oracle"]["mean"]["f1"] == of_arm["oracle"]["mean"]["AC@1 own traces"] == 1.0
-    assert 0.0 < of_arm["rule"]["mean"]["f1"] < 1.0
+    assert 0.0 < of_arm["usual"]["mean"]["f1"] < 1.0
     assert [path.name for path in keep.iterdir()] == ["mix-source-3-0.05-10000"]

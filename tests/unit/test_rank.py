@@ -30,7 +30,7 @@ def incident(culprit, *scores, threshold=3.0, kind="latency", affected=None, exe
         "affected": affected or {},
         "exemplars": exemplars or [[score, f"{culprit}-{score}"] for score in scores],
         "operations": {},
-        "model_versions": {"rule-1": len(scores)},
+        "model_versions": {"usual-1": len(scores)},
         "excess_usage": {},
         "unexplained_usage": {},
         "recurrence": [1, 100],
@@ -82,7 +82,7 @@ def test_one_row_has_every_column_of_the_interface():
     assert (row["anomalous_traces"], row["total_traces"], row["threshold"]) == (2, 30, 3.0)
     assert (row["excess_cost"], row["projected_monthly_cost"]) == (Decimal(0), Decimal(0))
     assert row["anomaly_id"] == "2015-08-19T16:00:00Z/cart/USD"
-    assert (row["rank"], row["model_version"]) == (1, "rule-1")
+    assert (row["rank"], row["model_version"]) == (1, "usual-1")
 
 
 def test_one_trace_leaves_its_score_as_it_is():

@@ -220,7 +220,7 @@ def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
     incident = {
         "otel_service_name": "payment", "anomalous_traces": 3, "scores": [4.0, 5.0, 6.0],
         "threshold": 3.5, "kinds": {"latency_spike": 3}, "affected": {"gateway": 2},
-        "exemplars": [[6.0, TRACE]], "operations": {"charge": 3}, "model_versions": {"rule-1": 3},
+        "exemplars": [[6.0, TRACE]], "operations": {"charge": 3}, "model_versions": {"usual-1": 3},
         "excess_usage": {"payment": {"cpu": 0.5}}, "unexplained_usage": {}, "recurrence": [1, 60],
     }  # fmt: skip
     origin = {

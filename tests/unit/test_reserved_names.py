@@ -16,7 +16,7 @@ from tests.unit.test_rank import incident
 from udfs.attribute import ALLOCATIONS, Attribute
 from udfs.pure.assemble import assemble
 from udfs.pure.attribute import IDLE_POLICIES, resource_rows
-from udfs.pure.detect import RuleDetector
+from udfs.pure.detect import Detector
 from udfs.pure.focus import collect_charge
 from udfs.pure.meter import meter
 from udfs.pure.names import RESERVED
@@ -83,7 +83,7 @@ def test_its_trace_gets_a_verdict(name):
     fragments, _, rejects = collect_spans(encoded(request))
     ((trace_id, fragment),) = fragments.items()
     _, packed = assemble(trace_id, [fragment])
-    (result,) = RuleDetector().step(NOON_MS, [packed], {})
+    (result,) = Detector().step(NOON_MS, [packed], {})
     assert not rejects
     assert [verdict["trace_id"] for verdict in result.verdicts] == [trace_id]
 

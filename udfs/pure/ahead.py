@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 
-from udfs.pure.detect import MinuteResult, RuleDetector
+from udfs.pure.detect import Detector
+from udfs.pure.verdicts import MinuteResult
 from udfs.pure.windows import bucket_start
 
 # (otel_service_name, pod) -> dimension -> amount, of a minute.
@@ -22,13 +23,13 @@ class Ahead:
     again.
     """
 
-    def __init__(self, detector: RuleDetector) -> None:
+    def __init__(self, detector: Detector) -> None:
         """detector: after the last minute that is over; it stays as it is."""
         # Minute -> the detector after it, ascending; the first is the one given, then at most the last TOGETHER.
-        self._after: list[tuple[int, RuleDetector]] = [(-1, detector)]
+        self._after: list[tuple[int, Detector]] = [(-1, detector)]
 
     def judge(
-        self, minutes: Sequence[int], changed: Set[int], step: Callable[[RuleDetector, int], list[MinuteResult]]
+        self, minutes: Sequence[int], changed: Set[int], step: Callable[[Detector, int], list[MinuteResult]]
     ) -> dict[int, MinuteResult]:
         """What is to be said of minutes by now: of those that changed and of the last TOGETHER.
 
@@ -89,10 +90,10 @@ class OpenMinutes:
 
     def judge(
         self,
-        detector: RuleDetector,
+        detector: Detector,
         minutes: Sequence[int],
         changed: Sequence[int],
-        step: Callable[[RuleDetector, int], list[MinuteResult]],
+        step: Callable[[Detector, int], list[MinuteResult]],
     ) -> list[MinuteResult]:
         """Results of the ``changed`` minutes, and of the others of ``minutes`` that they have changed; an empty one
         where a minute has no trace any more.

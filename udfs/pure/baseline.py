@@ -48,6 +48,11 @@ class Vocabulary:
         """Numbers that are taken or were; the rows that a table needs."""
         return len(self.names)
 
+    @property
+    def taken(self) -> int:
+        """How many names are known."""
+        return len(self._ids)
+
     def get(self, name: str) -> int:
         """The id of ``name``, -1 where it isn't known."""
         return self._ids.get(name, -1)
@@ -94,6 +99,20 @@ class Vocabulary:
         self.last_seen = self.last_seen[kept]
         self._ids = {name: i for i, name in enumerate(self.names) if name != self.NOBODY}
         self._free = [i for i, name in reversed(list(enumerate(self.names))) if name == self.NOBODY]
+
+
+def seen_lately(last_seen: np.ndarray, before_ms: int, most: int) -> np.ndarray:
+    """The numbers, ascending, of what was seen since a time; where there are more than ``most``, of seven eighths as
+    many: those that were seen last. (So it isn't to be done again at once.)"""
+    kept = np.flatnonzero(last_seen >= before_ms)
+    if len(kept) > most:
+        kept = np.sort(kept[np.argsort(-last_seen[kept], kind="stable")[: fewer(most)]])
+    return kept
+
+
+def fewer(most: int) -> int:
+    """How many of at most so many are kept, where there are more."""
+    return most - most // 8
 
 
 def grown(column: np.ndarray, rows: int, fill: float = 0) -> np.ndarray:

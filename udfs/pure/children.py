@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
-from udfs.pure.baseline import Vocabulary, grown
+from udfs.pure.baseline import Vocabulary, grown, seen_lately
 
 # A child is expected that so many of the operation's calls have.
 EXPECTED = 0.8
@@ -24,6 +24,9 @@ class Children:
         self._pairs = Vocabulary()  # operation SEPARATOR SEPARATOR service
         self._count = np.zeros(0)
         self._of: dict[str, list[int]] = {}  # operation -> places of its pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
     def learn(
         self, minute_ms: int, operation: Sequence[str], service: Sequence[str], weights: np.ndarray, fade: float
@@ -48,9 +51,9 @@ class Children:
                 best, most = service, self._count[place]
         return best
 
-    def forget(self, before_ms: int) -> None:
-        """Forget what was last seen before a time."""
-        kept = np.flatnonzero(self._pairs.last_seen >= before_ms)
+    def forget(self, before_ms: int, most: int) -> None:
+        """Forget what was last seen before a time, and of more than ``most`` the oldest."""
+        kept = seen_lately(self._pairs.last_seen, before_ms, most)
         if len(kept) < len(self._pairs):
             self._pairs.keep(kept)
             self._count = self._count[kept]

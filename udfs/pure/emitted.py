@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udfs.pure.detect import MinuteResult, Row
+from udfs.pure.verdicts import MinuteResult, Row
 from udfs.pure.windows import MINUTE_MS
 
 # While a minute is open, a verdict that changes in its score alone is emitted again only once the score has moved by

@@ -45,6 +45,13 @@ def _silent(before_ms: int, after_ms: int) -> int:
     return min((after_ms - before_ms) // MINUTE_MS - 1, SILENCE_MAX)
 
 
+def _well_rows(states: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The rows at ``kept``; all is well with those that weren't there yet."""
+    rows = rows_of(states, kept)
+    rows[kept >= len(states), :, 0] = 1.0
+    return rows
+
+
 class Episodes:
     """State: the chance of each state, now and for the last ``lag`` minutes.
 
@@ -75,9 +82,25 @@ class Episodes:
         self._guard.keep(kept)
         self._heard = self._heard[kept]
         self._past = [
-            (minute, rows_of(f, kept), rows_of(e, kept, 1.0), rows_of(ends, kept, ENDS))
+            (minute, _well_rows(f, kept), rows_of(e, kept, 1.0), rows_of(ends, kept, ENDS))
             for minute, f, e, ends in self._past
         ]
+
+    def reset(self, rows: np.ndarray) -> None:
+        """The subjects at ``rows`` are others from now on: all is well with them."""
+        rows = rows[rows < len(self.now)]
+        self.now[rows] = 0.0
+        self.now[rows, :, 0] = 1.0
+        self._guard.reset(rows)
+        self._heard[rows] = 1.0
+        past = []
+        for minute, filtered, likelihood, ends in self._past:
+            known = rows[rows < len(filtered)]
+            filtered, likelihood, ends = filtered.copy(), likelihood.copy(), ends.copy()
+            filtered[known], likelihood[known], ends[known] = 0.0, 1.0, ENDS
+            filtered[known, :, 0] = 1.0
+            past.append((minute, filtered, likelihood, ends))
+        self._past = past
 
     def threshold(self) -> np.ndarray:
         """By how much a subject's evidence has to be greater than elsewhere, in nats.  # (subjects, channels)"""

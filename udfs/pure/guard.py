@@ -36,6 +36,10 @@ class Guard:
         """Keep the subjects at ``kept``."""
         self._sum, self._minutes = self._sum[kept], self._minutes[kept]
 
+    def reset(self, rows: np.ndarray) -> None:
+        """The subjects at ``rows`` are others from now on, and thought to be honest."""
+        self._sum[rows] = self._minutes[rows] = 0.0
+
     def excess(self) -> np.ndarray:
         """By how much evidence is to be lowered, in nats, at least 0.  # (subjects, channels)"""
         mean = (self._sum + PRIOR_MINUTES) / (self._minutes + PRIOR_MINUTES)

@@ -40,6 +40,10 @@ class Load:
         """Have at least ``slots`` rows."""
         self._xy, self._xx = grown(self._xy, slots), grown(self._xx, slots)
 
+    def reset(self, slots: np.ndarray) -> None:
+        """Nothing is known of these rows."""
+        self._xy[slots] = self._xx[slots] = 0.0
+
     def follow(self, service: np.ndarray, surplus: np.ndarray, scale: np.ndarray) -> None:
         """Bring the level up to the minute: the median surplus, each service with one voice.
 

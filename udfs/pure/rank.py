@@ -30,10 +30,10 @@ from typing import Any
 import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, RATE_DIGITS, utc
-from udfs.pure.detect import most
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
+from udfs.pure.verdicts import most
 from udfs.pure.windows import WINDOW_MS
 
 Row = dict[str, Any]

@@ -7,10 +7,13 @@ between the replicas of a service is learnt beside the one within). Where there 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
-from udfs.pure.baseline import Profiles, Vocabulary, grown
+from udfs.pure.baseline import Profiles, Vocabulary, grown, seen_lately
+from udfs.pure.channels import TIMES
 from udfs.pure.frame import Frame
 from udfs.pure.windows import MINUTE_MS
 
@@ -31,10 +34,16 @@ class Replicas:
         self._between = np.zeros(0)  # (slots,) variance between the replicas of a slot, 0 = no two
         self._count: np.ndarray = np.zeros(0)  # (slots,) replicas seen lately
 
-    def enter(self, minute_ms: int, frame: Frame, slot: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def enter(
+        self, minute_ms: int, frame: Frame, services: Sequence[str], slot: np.ndarray, is_gap: np.ndarray
+    ) -> np.ndarray:
         """Enter the replicas of a minute; the row of each span.  # (spans,)
 
-        slot: (spans,) the service and kind of time. is_gap: (spans,) the time is between two pods.
+        services: names by number. slot: (spans,) the number of a service times TIMES, and the kind of time. is_gap:
+        (spans,) the time is between two pods.
         """
         pods = len(frame.pods) + 1
         answer = np.full(frame.count, -1)
@@ -45,7 +54,10 @@ class Replicas:
         pairs, seconds = np.divmod(keys, pods)
         slots, firsts = np.divmod(pairs, pods)
         named = [*frame.pods, ""]
-        names = [f"{s}{SEPARATOR}{named[a]}{SEPARATOR}{named[b]}" for s, a, b in zip(slots, firsts, seconds)]
+        names = [
+            SEPARATOR.join((services[slot // TIMES], str(slot % TIMES), named[first], named[second]))
+            for slot, first, second in zip(slots.tolist(), firsts.tolist(), seconds.tolist())
+        ]
         before = len(self._names)
         self._names.see(names, minute_ms)
         rows = np.array([self._names.get(name) for name in names])
@@ -81,9 +93,10 @@ class Replicas:
         """Take in a minute. surplus: (spans,) log time above the operation's usual, the replica's own left in it."""
         self._offsets.learn(rows, surplus, weights)
 
-    def forget(self, before_ms: int) -> None:
-        """Forget what was last seen before a time."""
-        kept = np.flatnonzero(self._names.last_seen >= before_ms)
+    def forget(self, before_ms: int, most: int, gone: np.ndarray) -> None:
+        """Forget what was last seen before a time, of more than ``most`` the oldest, and the slots at ``gone``."""
+        kept = seen_lately(self._names.last_seen, before_ms, most)
+        kept = kept[~np.isin(self._slot[kept], gone)]
         if len(kept) < len(self._names):
             self._names.keep(kept)
             self._slot = self._slot[kept]

@@ -23,6 +23,11 @@ class EmaThreshold:
         self._mean, self._variance = np.zeros(0), np.zeros(0)
         self._minutes = np.zeros(0)
 
+    def reset(self, services: np.ndarray) -> None:
+        """These services are others from now on."""
+        services = services[services < len(self._mean)]
+        self._mean[services] = self._variance[services] = self._minutes[services] = 0.0
+
     def step(self, service: np.ndarray, alpha: np.ndarray, services: int) -> np.ndarray:
         """The threshold of each service before this minute, then learn from it.  # (services,)
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from udfs.pure.baseline import Vocabulary, grown, rows_of
+from udfs.pure.baseline import Vocabulary, grown, rows_of, seen_lately
 from udfs.pure.dimensions import WATCHED as DIMENSIONS
 from udfs.pure.guard import Guard
+from udfs.pure.overuse import logit, passed, passed_back, weigh, with_future
 from udfs.pure.windows import MINUTE_MS
 
 # Whether calls use it up. Memory is a level: it tells of caches, heaps and collectors, and is watched for its cost.
@@ -32,6 +33,9 @@ MEMORY_MINUTES = 720.0
 SAMPLES_MIN = 60.0
 # The equations are solved anew every so many minutes.
 SOLVE_MINUTES = 5
+
+# The most pods that are kept: those that were seen last.
+PODS_MOST = 4_000
 
 # Over-use looked for: by these factors on what calls take. What is nearer to 1 than to the least of
 # them is what a deploy or another mix of requests explains.
@@ -57,12 +61,7 @@ RENEWED = 0.02
 # However much residuals resemble those of the minute before, something is new.
 INERTIA_MAX = 0.98
 
-# However sure over-use is, it is in no trace in particular: what spans show goes first.
-CHANCE_MAX = 0.99
-# The filter: chances per minute that over-use begins and ends, and the most that one minute says.
-BEGINS, ENDS = 1 / 3000, 1 / 60
-# ... and that it ends in a minute without data: no data, no belief.
-UNHEARD_ENDS = 0.5
+# The most that one minute says.
 POD_EVIDENCE = (-2.0, 3.0)
 SERVICE_EVIDENCE = (-3.0, 5.0)
 
@@ -108,6 +107,7 @@ class UsageWatch:
         # pod minutes that were compared
         self._skill = np.zeros((0, len(DIMENSIONS), 2))
         self._guards = Guard(len(DIMENSIONS)), Guard(len(DIMENSIONS))  # of pods, of services
+        self._asked = np.zeros((0, len(DIMENSIONS))), np.zeros((0, len(DIMENSIONS)))  # by them, of the last minute
         # Of this minute and each service: use that its requests don't explain, and that sum's variance.
         self.unexplained = np.zeros((0, len(DIMENSIONS), 2))
         self._served: dict[str, float] = {}  # consumer -> calls that it served the minute before
@@ -143,6 +143,7 @@ class UsageWatch:
         for name in self.pods.names[before:]:
             self._pod_service[self.pods.get(name)] = pod_service[name]
 
+        self._asked = tuple(guard.excess() for guard in self._guards)
         self.surplus = np.full(self._pod_chance.shape, np.nan)
         self.unexplained = np.zeros((*self._chance.shape, 2))
         # Evidence, and NaN where nothing was heard.
@@ -162,7 +163,7 @@ class UsageWatch:
             )  # (pods, dimensions)
             self._judge_and_learn(minute_ms, pods, services, features, amounts, told)
         else:
-            self._pod_chance, self._chance = (_passed(c, t) for c, t in zip((self._pod_chance, self._chance), told))
+            self._pod_chance, self._chance = (passed(c, t) for c, t in zip((self._pod_chance, self._chance), told))
         self._served = {name: float(counts[:-1].sum()) for name, counts in calls.items()}
         self._minutes += 1
         if self._minutes % SOLVE_MINUTES == 0:
@@ -180,11 +181,11 @@ class UsageWatch:
         for minute, pod_chance, chance, pod_told, told in reversed(self._past):
             if minute <= minute_ms:
                 return self._log_odds(
-                    _with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan)),
-                    _with_future(grown(chance, services), future, grown(told, services, np.nan)),
+                    with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan)),
+                    with_future(grown(chance, services), future, grown(told, services, np.nan)),
                 )
-            pod_future = _passed_back(pod_future, grown(pod_told, pods, np.nan))
-            future = _passed_back(future, grown(told, services, np.nan))
+            pod_future = passed_back(pod_future, grown(pod_told, pods, np.nan))
+            future = passed_back(future, grown(told, services, np.nan))
         return self._log_odds(self._pod_chance, self._chance)
 
     def _log_odds(self, pod_chance: np.ndarray, chance: np.ndarray) -> dict[str, float]:
@@ -193,7 +194,16 @@ class UsageWatch:
             pod_chance.max(axis=1, initial=0.0),
             chance.max(axis=1, initial=0.0)[self._pod_service],
         )
-        return dict(zip(self.pods.names, _logit(either).tolist()))
+        return dict(zip(self.pods.names, logit(either).tolist()))
+
+    def asked(self) -> dict[str, float]:
+        """What the guards asked in the last minute, in nats: by consumer, where its log odds are from."""
+        service = self._pod_service
+        own, shared = self._pod_chance, self._chance[service]
+        rows = np.arange(len(own))
+        by_pod, by_service = (asked[at, chance.argmax(axis=1)] for asked, at, chance in (
+            (self._asked[0], rows, own), (self._asked[1], service, shared)))  # fmt: skip
+        return dict(zip(self.pods.names, np.where(own.max(axis=1) >= shared.max(axis=1), by_pod, by_service).tolist()))
 
     def work_costs(self) -> np.ndarray:
         """Use of one call of each operation slot, and last of one call that a service makes.
@@ -263,7 +273,7 @@ class UsageWatch:
         evidence = np.clip(evidence * (1 - inertia) / (1 + inertia), *POD_EVIDENCE)
         evidence = np.where(telling, evidence, 0.0)
         of_pods, of_services = self._guards
-        told[0][pods] = np.where(telling, evidence - of_pods.excess()[pods], np.nan)
+        told[0][pods] = np.where(telling, evidence - self._asked[0][pods], np.nan)
         heard = np.zeros(self._pod_chance.shape, bool)
         heard[pods] = telling
         whole_heard = np.zeros(self._chance.shape, bool)
@@ -271,13 +281,13 @@ class UsageWatch:
         whole = np.zeros(self._chance.shape)
         # Consumers come in the order of their names: those of a service stand together.
         whole[seen] = np.clip(np.add.reduceat(evidence, first), *SERVICE_EVIDENCE)
-        told[1][:] = np.where(whole_heard, whole - of_services.excess(), np.nan)
+        told[1][:] = np.where(whole_heard, whole - self._asked[1], np.nan)
         all_evidence = np.zeros(self._pod_chance.shape)
         all_evidence[pods] = evidence
         of_pods.learn(all_evidence, heard, self._pod_chance)
         of_services.learn(whole, whole_heard, self._chance)
         self._pod_chance, self._chance = (
-            _weigh(_passed(c, t), np.nan_to_num(t)) for c, t in zip((self._pod_chance, self._chance), told)
+            weigh(passed(c, t), np.nan_to_num(t)) for c, t in zip((self._pod_chance, self._chance), told)
         )
 
         scale = np.sqrt(np.where(ready, variance, 1e300))
@@ -343,9 +353,28 @@ class UsageWatch:
         # Some of the variance is always there, however little is called.
         self._variance[learnt] = np.stack([np.maximum(start, 0.2 * s / count), slope], axis=1)
 
-    def forget(self, before_ms: int) -> None:
-        """Forget pods that were last seen before a time."""
-        kept = np.flatnonzero(self.pods.last_seen >= before_ms)
+    def is_crowded(self) -> bool:
+        """Whether more is kept than is to be."""
+        return len(self.pods) > PODS_MOST
+
+    def forget(self, before_ms: int, gone: np.ndarray) -> None:
+        """Forget pods that were last seen before a time, and of too many the oldest.
+
+        gone: services that are others from now on.
+        """
+        gone = gone[gone < len(self._chance)]
+        for name in _SERVICE_COLUMNS:
+            getattr(self, name)[gone] = 0.0
+        self._guards[1].reset(gone)
+        past = []
+        for minute, pod_chance, chance, pod_told, told in self._past:
+            chance, told = chance.copy(), told.copy()
+            known = gone[gone < len(chance)]
+            chance[known], told[known] = 0.0, np.nan
+            past.append((minute, pod_chance, chance, pod_told, told))
+        self._past = past
+        kept = seen_lately(self.pods.last_seen, before_ms, PODS_MOST)
+        kept = kept[~np.isin(self._pod_service[kept], gone)]
         if len(kept) < len(self.pods):
             self.pods.keep(kept)
             self._guards[0].keep(kept)
@@ -355,42 +384,3 @@ class UsageWatch:
                 (minute, rows_of(pod_chance, kept), chance, rows_of(pod_told, kept, np.nan), told)
                 for minute, pod_chance, chance, pod_told, told in self._past
             ]
-
-
-def _ends(told: np.ndarray) -> np.ndarray:
-    """The chance that over-use ended before a minute; told: its evidence, NaN = none."""
-    return np.where(np.isnan(told), UNHEARD_ENDS, ENDS)
-
-
-def _passed(chance: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """The chance a minute later, before its evidence counts."""
-    return chance * (1 - _ends(told)) + (1 - chance) * BEGINS
-
-
-def _weigh(chance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """The chance after evidence, a log likelihood ratio."""
-    likelihood = chance * np.exp(evidence)
-    return likelihood / (likelihood + 1 - chance)
-
-
-def _with_future(chance: np.ndarray, future: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """The chance, by what comes later as well: it may withdraw, and confirm where the minute itself speaks for it.
-
-    future: (..., 2) of being well, of over-use
-    """
-    ill = chance * future[..., 1]
-    later = ill / (ill + (1 - chance) * future[..., 0])
-    return np.where((later < chance) | (np.nan_to_num(told) > 0), later, chance)
-
-
-def _passed_back(future: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """What a minute and all after it say of the minute before."""
-    ends = _ends(told)
-    well, ill = future[..., 0], future[..., 1] * np.exp(np.nan_to_num(told))
-    before = np.stack([well * (1 - BEGINS) + ill * BEGINS, well * ends + ill * (1 - ends)], axis=-1)
-    return before / before.max(axis=-1, keepdims=True)
-
-
-def _logit(chance: np.ndarray) -> np.ndarray:
-    chance = np.clip(chance, 1e-6, CHANCE_MAX)
-    return np.log(chance / (1 - chance))

@@ -9,7 +9,7 @@ their excess work; what a piece of work takes of cpu, memory, io and network is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,12 @@ class Workload:
             del self._last_seen[root]
             self._traces.pop(root, None)
             self._pieces.pop(root, None)
+
+    def drop(self, pieces: Set[int]) -> None:
+        """Forget these pieces of work: their numbers are others' from now on."""
+        for shape in self._pieces.values():
+            for piece in pieces & shape.keys():
+                del shape[piece]
 
 
 def usage_of(pieces: Mapping[int, float], costs: np.ndarray) -> np.ndarray:

@@ -1,0 +1,328 @@
+"""What is usual for each operation, and what a minute's spans are beside it.
+
+Every table is lagged: a minute is read first, and learnt from afterwards.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from udfs.pure.assemble import SEPARATOR
+from udfs.pure.baseline import Profiles, Vocabulary, fewer, grown, seen_lately
+from udfs.pure.channels import GAP, LEAF, OWN, TIMES
+from udfs.pure.children import Children
+from udfs.pure.counts import FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
+from udfs.pure.frame import Frame
+from udfs.pure.load import Load
+from udfs.pure.reading import (
+    MINUTES_MIN,
+    RELIEF,
+    SAMPLES_MIN,
+    SCALE_FLOOR,
+    SCALE_START,
+    SHAPES,
+    SLOWDOWNS,
+    TAIL,
+    TIME_FLOOR_MS,
+    Reading,
+)
+from udfs.pure.replicas import Replicas
+from udfs.pure.structures import RARE, Structures
+from udfs.pure.wander import Wander
+
+# What load adds to times is known to this share of it.
+LOAD_TOLERANCE = 0.45
+# A callee is slow enough to explain its caller's time-out beyond this many scales.
+SLOW_CALLEE = 2.5
+
+# The most services, and rows of every other table here, that are kept, whatever names come: those that were seen last.
+SERVICES_MOST, ROWS_MOST = 2_000, 20_000
+
+
+class Baselines:
+    """Tables of what is usual for each operation, and the vocabulary that they are kept by."""
+
+    def __init__(self) -> None:
+        self.services = Vocabulary()
+        self.operations = Vocabulary()  # service SEPARATOR operation [SEPARATOR peer]
+        self.service_since = np.zeros(0, np.int64)  # (services,) minute in ms
+        self.samples = np.zeros(0)  # (services,) timed spans seen
+        self.minutes = np.zeros(0)  # (services,) minutes in which any was seen
+        self.roots = np.zeros(0)  # (operations,) traces seen with this root
+        self.times = Profiles(SCALE_START, SCALE_FLOOR)  # (operations * SHAPES,)
+        self.durations = Profiles(SCALE_START, SCALE_FLOOR)  # (operations,)
+        self.starts = Profiles(SCALE_START, SCALE_FLOOR)  # (operations,) after the parent's
+        self.counts = Counts()
+        self.structures = Structures()
+        self.wander = Wander()
+        self._service_of = np.zeros(0, np.int64)  # (operations,)
+        self._callee_of = np.zeros(0, np.int64)  # (operations,) who answers this call, -1 unknown
+        self._hash_of = np.zeros(0, np.uint64)  # (operations,)
+        self._service_hash = np.zeros(1, np.int64)  # (1 + services,) below SHAPES; 0: nobody
+        self._load = Load()
+        self._replicas = Replicas()
+        self._children = Children()
+
+    def read(self, minute_ms: int, frame: Frame) -> Reading:
+        """Compare a minute with the past. Names are entered and the load's level follows; nothing else is learnt."""
+        operation = self._enter(minute_ms, frame)
+        service = self._service_of[operation]
+        is_entry = ~frame.has_parent | (service[frame.parent] != service)
+        callee = self._callees(frame, operation, service, is_entry)
+        blamed = np.where(callee >= 0, callee, service)
+        channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))
+
+        # Sibling calls of one operation, and the set of children that they make up.
+        groups, group_of = frame.sibling_groups()
+        structure = self._hash_of[operation].copy()
+        np.add.at(structure, frame.parent[groups], self._hash_of[operation[groups]] * _CHILD)
+        children = np.bincount(frame.parent[groups], minlength=frame.count)
+        caller = (self._hash_of[operation[frame.parent]] % SHAPES).astype(np.int64)
+        caller[~frame.has_parent] = 0
+        answerer = np.where(frame.is_answered & (callee >= 0), callee + 1, 0)
+        of_call = (caller + self._service_hash[answerer]) % SHAPES
+        shape = np.where(frame.is_call, of_call, np.minimum(children, SHAPES - 1))
+        profile = operation * SHAPES + shape
+        repeat_row = operation[groups] * SHAPES + caller[groups]
+
+        business = ~(frame.is_error | frame.has_erring_child)
+        known = business & self.times.is_settled(profile, SAMPLES_MIN, MINUTES_MIN)
+        load_slot = blamed * TIMES + channel
+        raw_log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
+        telling = np.flatnonzero(known & (channel == OWN))
+        surplus = raw_log_time[telling] - self.times.location[profile[telling]]
+        self._load.follow(service[telling], surplus, self.times.scale[profile[telling]])
+        load = self._load.shift()[load_slot]
+        replica = self._replicas.enter(minute_ms, frame, self.services.names, load_slot, channel == GAP)
+        offset, uncertainty = self._replicas.offset(replica)
+        log_time = raw_log_time - load - offset
+        surplus = log_time - self.times.location[profile]
+        variance = self._time_variance(profile, LOAD_TOLERANCE * load) + uncertainty
+        slowness = time_weight(surplus, variance)
+        slow_level = np.searchsorted(SLOW_LEVELS, slowness)
+        slowness = np.minimum(slowness, self.counts.slow_limit(profile, slow_level))
+
+        excused = self._excused(frame, operation, slowness > 0)
+        unexcused = np.bincount(group_of, ~excused[frame.has_parent], minlength=len(groups))
+        rate = self.counts.repeat_rate(repeat_row, group_repeats(frame, groups))
+        is_loop = (frame.repeats[groups] > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
+        repeat_weight = np.where(is_loop, np.log(TROUBLE_RATE / rate), -np.inf)
+        in_loop = np.zeros(frame.count, bool)
+        in_loop[frame.has_parent] = is_loop[group_of]
+        is_timed = business & ~frame.is_parent_of(in_loop)
+        is_known = known & is_timed
+        failed = frame.failed & ~in_loop
+
+        return Reading(
+            operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot, load, replica,
+            is_timed, is_known, slow_level, surplus, variance, failed, groups, repeat_row, structure,
+            groups[is_loop], repeat_weight[is_loop],
+        )  # fmt: skip
+
+    def _callees(self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray) -> np.ndarray:
+        """Who answers each call: who did, else who usually does, else -1. No call: -1."""
+        callee = self._callee_of[operation]
+        answers = np.flatnonzero(is_entry & frame.has_parent)
+        callee[frame.parent[answers]] = service[answers]
+        return np.where(frame.is_call, callee, -1)
+
+    def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray) -> np.ndarray:
+        """Attempts that failed by the callee, so that to try again is no fault of the caller's.
+
+        The callee did not answer, or with an error, or was slow; without calling spans any error.
+        """
+        usual = self.durations
+        surplus = np.log(frame.duration_ms + TIME_FLOOR_MS) - usual.location[operation]
+        slow = surplus > SLOW_CALLEE * usual.scale[operation]
+        slow &= usual.is_settled(operation, SAMPLES_MIN, MINUTES_MIN)
+        by_callee = ~frame.is_answered | frame.has_erring_child | frame.is_parent_of(slow) | is_slow
+        return frame.is_error & (by_callee | ~frame.is_call)
+
+    def enter_services(self, names: Iterable[str], minute_ms: int) -> bool:
+        """Enter the names of services that are seen in a minute. returns: whether any is new."""
+        before = len(self.services)
+        reused = self.services.see(names, minute_ms)
+        count = len(self.services)
+        self.service_since = grown(self.service_since, count)
+        self._service_hash = grown(self._service_hash, count + 1)
+        self.samples, self.minutes = grown(self.samples, count), grown(self.minutes, count)
+        self._load.resize(count * TIMES)
+        self.wander.resize(count * TIMES)
+        new = [*reused, *range(before, count)]
+        for i in new:
+            self.service_since[i] = minute_ms
+            self._service_hash[i + 1] = int(_hash(self.services.names[i])) % SHAPES
+        return bool(new)
+
+    def _enter(self, minute_ms: int, frame: Frame) -> np.ndarray:
+        """Enter the names of a frame; the operation's id of each span."""
+        known = len(self.operations)
+        is_new = self.enter_services([name.split(SEPARATOR)[0] for name in frame.operations], minute_ms)
+        self.operations.see(frame.operations, minute_ms)
+        self._resize(len(self.operations))
+        for i in range(known, len(self.operations)):
+            name = self.operations.names[i]
+            self._service_of[i] = self.services.get(name.split(SEPARATOR)[0])
+            self._hash_of[i] = _hash(name)
+        if is_new or len(self.operations) > known:
+            # A peer that became known as a service answers from now on.
+            by_name = {name.rsplit("/", 1)[-1]: i for i, name in enumerate(self.services.names)}
+            for i in np.flatnonzero(self._callee_of < 0):
+                for peer in self.operations.names[i].split(SEPARATOR)[2:]:
+                    self._callee_of[i] = by_name.get(peer, by_name.get(_host(peer), -1))
+        ids = np.array([self.operations.get(name) for name in frame.operations])
+        return ids[frame.operation]
+
+    def _resize(self, rows: int) -> None:
+        for name in ("roots", "_service_of", "_hash_of"):
+            setattr(self, name, grown(getattr(self, name), rows))
+        self._callee_of = grown(self._callee_of, rows, -1)
+        self.counts.resize(rows)
+        self.times.resize(rows * SHAPES)
+        self.durations.resize(rows)
+        self.starts.resize(rows)
+
+    def _time_variance(self, profile: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+        """Variance of each span's log time around its profile's location.  # (spans,)
+
+        tolerance: (spans,) by how much the usual may be off.
+        """
+        variance = self.times.scale[profile] ** 2
+        # Young estimates are uncertain by themselves.
+        variance = variance * (1 + 4 / np.maximum(self.times.minutes[profile], 1.0))
+        variance = variance * self._load.widening()
+        return variance + tolerance**2
+
+    def learn(self, minute_ms: int, frame: Frame, reading: Reading, times: np.ndarray, events: np.ndarray) -> None:
+        """Take in a minute. times, events: (spans,) how far each may teach how long things take,
+        and how often things happen; 1 = fully."""
+        operation = reading.operation
+        known = reading.is_known
+        surplus = reading.raw_log_time - self.times.location[reading.profile]
+        self._load.learn(reading.load_slot[known], (surplus - self._replicas.offset(reading.replica)[0])[known])
+        timed = np.where(reading.is_timed, times, 0.0)
+        self._replicas.learn(reading.replica, surplus - reading.load, np.where(known, timed, 0.0))
+        self.times.learn(reading.profile, reading.log_time, timed)
+        self.durations.learn(operation, np.log(frame.duration_ms + TIME_FLOOR_MS), timed)
+        self.starts.learn(operation, log_start(frame), np.where(frame.has_parent, timed, 0.0))
+        timed_spans = np.bincount(reading.service, reading.is_timed, minlength=len(self.samples))
+        self.samples += timed_spans
+        self.minutes += timed_spans > 0
+        self.roots += np.bincount(operation[frame.root], minlength=len(self.roots))
+        answered = np.flatnonzero(frame.is_answered & (reading.callee >= 0))
+        self._callee_of[operation[answered]] = reading.callee[answered]
+        self._learn_children(minute_ms, frame, reading, events)
+        is_rare = self.structures.share(reading.structure, self.counts.calls[operation]) < RARE
+        self.counts.learn(frame, reading, is_rare, times, events)
+        self.structures.learn(minute_ms, reading.structure, events, FADE)
+        self.wander.learn(reading, times)
+
+    def _learn_children(self, minute_ms: int, frame: Frame, reading: Reading, events: np.ndarray) -> None:
+        below = np.flatnonzero(frame.has_parent & reading.is_entry)
+        services = len(self.services)
+        # Each parent and service of a child once.
+        pairs = np.unique(frame.parent[below] * services + reading.service[below])
+        parent, service = np.divmod(pairs, services)
+        kinds, index = np.unique(frame.operation[parent] * services + service, return_inverse=True)
+        weights = np.bincount(index, events[parent], minlength=len(kinds))
+        operations, answering = np.divmod(kinds, services)
+        self._children.learn(
+            minute_ms,
+            [frame.operations[i] for i in operations.tolist()],
+            [self.services.names[i] for i in answering.tolist()],
+            weights,
+            FADE,
+        )
+
+    def missing_callee(self, frame: Frame, reading: Reading, rows: np.ndarray) -> np.ndarray:
+        """The service of a child that each of ``rows`` should have and lacks, -1 = none.  # (len(rows),)"""
+        below = np.flatnonzero(frame.has_parent & reading.is_entry & np.isin(frame.parent, rows))
+        present: dict[int, set[str]] = {}
+        for child in below.tolist():
+            present.setdefault(int(frame.parent[child]), set()).add(self.services.names[reading.service[child]])
+        found = [
+            self._children.missing(
+                frame.operations[frame.operation[row]],
+                self.counts.calls[reading.operation[row]],
+                present.get(row, set()),
+            )
+            for row in rows.tolist()
+        ]
+        return np.array([self.services.get(name) if name else -1 for name in found], np.int64)
+
+    def renew(self, services: np.ndarray, samples: float) -> None:
+        """Let the own times of these services be learnt quickly: they have a new release."""
+        of = np.isin(self._service_of, services)
+        for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
+            table.samples[rows] = np.minimum(table.samples[rows], samples)
+
+    def is_crowded(self) -> bool:
+        """Whether more is kept than is to be."""
+        tables = self.operations, self._replicas, self._children, self.structures
+        return self.services.taken > SERVICES_MOST or max(map(len, tables)) > ROWS_MOST
+
+    def forget(self, before_ms: int) -> tuple[np.ndarray, np.ndarray]:
+        """Forget what was last seen before a time, and of too much what was seen the longest ago.
+
+        returns: ids of services that are free for others now, and of the operations that are kept, which are numbered
+        anew in that order. Whoever keeps rows by them has to follow.
+        """
+        most = SERVICES_MOST if self.services.taken <= SERVICES_MOST else fewer(SERVICES_MOST)
+        gone = self.services.release(before_ms, most)
+        self.samples[gone] = self.minutes[gone] = 0.0
+        slots = (gone[:, None] * TIMES + np.arange(TIMES)).ravel()
+        self._load.reset(slots)
+        self.wander.reset(slots)
+        self._callee_of[np.isin(self._callee_of, gone)] = -1
+        self._replicas.forget(before_ms, ROWS_MOST, slots)
+        self._children.forget(before_ms, ROWS_MOST)
+        self.structures.forget(before_ms, ROWS_MOST)
+        kept = seen_lately(self.operations.last_seen, before_ms, ROWS_MOST)
+        kept = kept[~np.isin(self._service_of[kept], gone)]
+        if len(kept) < len(self.operations):
+            self._keep_operations(kept)
+        return gone, kept
+
+    def _keep_operations(self, kept: np.ndarray) -> None:
+        self.operations.keep(kept)
+        for name in ("roots", "_service_of", "_callee_of", "_hash_of"):
+            setattr(self, name, getattr(self, name)[kept])
+        profiles = (kept[:, None] * SHAPES + np.arange(SHAPES)).ravel()
+        self.counts.keep(kept, profiles)
+        self.times.keep(profiles)
+        self.durations.keep(kept)
+        self.starts.keep(kept)
+
+
+def log_start(frame: Frame) -> np.ndarray:
+    """Log of the time from the parent's start to the span's.  # (spans,)"""
+    after = np.where(frame.has_parent, frame.start_ms - frame.start_ms[frame.parent], 0.0)
+    return np.log(np.maximum(after, 0.0) + TIME_FLOOR_MS)
+
+
+def time_weight(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Evidence in nats of each span's log time above the usual, over all slowdowns.  # (spans,)"""
+    shift = SLOWDOWNS[:, None]
+    each = (shift * surplus - shift**2 / 2) / variance  # (slowdowns, spans)
+    top = each.max(axis=0)
+    weight = top + np.log(np.exp(each - top).mean(axis=0))
+    weight = np.where(weight > TAIL, TAIL + np.log1p(np.maximum(weight - TAIL, 0.0)), weight)
+    return np.maximum(weight, RELIEF)
+
+
+def _host(peer: str) -> str:
+    """The workload's name in an address such as cart.shop.svc.cluster.local:8080."""
+    return peer.split(":")[0].split(".")[0]
+
+
+# An odd factor, so that an operation as a child has another hash than as a parent.
+_CHILD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _hash(name: str) -> np.uint64:
+    """64 bits of a name, the same in every process."""
+    data = name.encode()
+    return np.uint64(zlib.crc32(data) << 32 | zlib.crc32(data, 0x5BD1E995))

@@ -1,0 +1,69 @@
+"""Pieces of work of a service: its entry operations by slot, and last the calls that it makes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from udfs.pure.assemble import SEPARATOR
+from udfs.pure.baseline import Vocabulary
+from udfs.pure.frame import Frame
+from udfs.pure.reading import Reading
+from udfs.pure.usage_watch import FEATURES, OPERATIONS
+from udfs.pure.workload import Work, work
+
+# Of a service; a piece's number is that of its service times PIECES, and its place there.
+PIECES = FEATURES - 2
+
+
+class Pieces:
+    """State: the slot of each entry operation among those of its service."""
+
+    def __init__(self) -> None:
+        self._slot_of: dict[str, int] = {}
+        self._slots_taken: Counter[str] = Counter()
+
+    def calls_of_pods(self, frame: Frame, reading: Reading) -> dict[str, np.ndarray]:
+        """Calls that each pod of a minute served, by slot, and last those that it made.  # (PIECES,) each"""
+        calls: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(PIECES))
+        entries = np.flatnonzero(reading.is_entry)
+        pairs, counts = np.unique(
+            frame.pod[entries] * len(frame.operations) + frame.operation[entries],
+            return_counts=True,
+        )
+        for pair, count in zip(pairs.tolist(), counts.tolist()):
+            pod, operation = divmod(pair, len(frame.operations))
+            calls[frame.pods[pod]][self._slot(frame.operations[operation])] += count
+        made = np.bincount(frame.pod[frame.is_call], minlength=len(frame.pods))
+        for pod in np.flatnonzero(made).tolist():
+            calls[frame.pods[pod]][-1] = made[pod]
+        return calls
+
+    def of_traces(self, frame: Frame, reading: Reading, services: int) -> Work:
+        """Pieces of work of the minute's traces. services: how many there are."""
+        entries, calls = np.flatnonzero(reading.is_entry), np.flatnonzero(frame.is_call)
+        slots = np.zeros(len(frame.operations), np.int64)
+        for operation in np.unique(frame.operation[entries]).tolist():
+            slots[operation] = self._slot(frame.operations[operation])
+        return work(
+            frame.trace[np.r_[entries, calls]],
+            np.r_[
+                reading.service[entries] * PIECES + slots[frame.operation[entries]],
+                reading.service[calls] * PIECES + PIECES - 1,
+            ],
+            services * PIECES,
+        )
+
+    def _slot(self, operation: str) -> int:
+        """The place of an entry operation among the first OPERATIONS of its service, or beyond."""
+        if operation not in self._slot_of:
+            service = operation.split(SEPARATOR)[0]
+            self._slot_of[operation] = min(self._slots_taken[service], OPERATIONS)
+            self._slots_taken[service] += 1
+        return self._slot_of[operation]
+
+    def forget(self, operations: Vocabulary, services: Vocabulary) -> None:
+        """Forget all that is not of these any more."""
+        self._slot_of = {name: slot for name, slot in self._slot_of.items() if operations.get(name) >= 0}
+        self._slots_taken = Counter({name: n for name, n in self._slots_taken.items() if services.get(name) >= 0})
