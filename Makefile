@@ -46,8 +46,8 @@ demo: setup
 	@$(PY) -m jobs.anomaly_cost --input $(DEMO)/world --output $(DEMO)/tables
 	@$(PY) -m jobs.report --tables $(DEMO)/tables --input $(DEMO)/world --html $(DEMO)/report.html
 
-# What has to pass before the tests. TODO: add types here once `make types` is clean.
-CHECKS := lint
+# What has to pass before the tests.
+CHECKS := lint types
 
 lint: setup
 	@$(PY) -m ruff format --check .

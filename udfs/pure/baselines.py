@@ -262,7 +262,7 @@ class Baselines:
     def is_crowded(self) -> bool:
         """Whether more is kept than is to be."""
         tables = self.operations, self._replicas, self._children, self.structures
-        return self.services.taken > SERVICES_MOST or max(map(len, tables)) > ROWS_MOST
+        return self.services.taken > SERVICES_MOST or max(len(table) for table in tables) > ROWS_MOST
 
     def forget(self, before_ms: int) -> tuple[np.ndarray, np.ndarray]:
         """Forget what was last seen before a time, and of too much what was seen the longest ago.

@@ -5,7 +5,7 @@ Evidence is a log likelihood ratio in nats, anomalous against usual, of one span
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def of_minute(
 
     error_place = np.where(answer >= 0, np.arange(frame.count), place)
     rarity = rare[1] + np.log(STRUCTURE_TROUBLE_RATE / TROUBLE_RATE)
-    parts = [
+    parts: list[tuple[Any, ...]] = [
         (timed, channel, blamed[timed], place[timed], slow),
         (erring[0], FAILURE, error_blamed[erring[0]], error_place[erring[0]], erring[1]),
         (unanswered[0], FAILURE, blamed[unanswered[0]], nowhere[unanswered[0]], unanswered[1]),
@@ -121,9 +121,11 @@ def of_minute(
         (looping, REPEAT, reading.service[frame.parent[looping]], frame.parent[looping], loop),
         (rare[0], STRUCTURE, rare_blamed[rare[0]], place[rare[0]], rarity),
     ]
-    columns = [np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)]
+    row, channels, service, places = (
+        np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)
+    )
     weights = [part[4] if part[4].ndim == 2 else np.repeat(part[4][:, None], STRENGTHS, axis=1) for part in parts]
-    return Evidence(*columns, np.concatenate(weights))
+    return Evidence(row, channels, service, places, np.concatenate(weights))
 
 
 def time_weights(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -55,8 +55,11 @@ class Prediction(NamedTuple):
 class Predictor(Protocol):
     """Names its version and vocabulary, and predicts."""
 
-    version: str
-    names: Mapping[str, int]
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def names(self) -> Mapping[str, int]: ...
 
     def predict(self, tokens: Tokens) -> Prediction: ...
 

@@ -143,7 +143,7 @@ class UsageWatch:
         for name in self.pods.names[before:]:
             self._pod_service[self.pods.get(name)] = pod_service[name]
 
-        self._asked = tuple(guard.excess() for guard in self._guards)
+        self._asked = self._guards[0].excess(), self._guards[1].excess()
         self.surplus = np.full(self._pod_chance.shape, np.nan)
         self.unexplained = np.zeros((*self._chance.shape, 2))
         # Evidence, and NaN where nothing was heard.
