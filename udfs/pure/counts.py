@@ -43,6 +43,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.calls = np.zeros(0)  # (operations,)
+        self.answered = np.zeros(0)  # calls of which the callee has a span
         self.failures = np.zeros(0)
         self.rare = np.zeros(0)  # calls with a rare set of children
         self.events = np.zeros((0, len(EVENT_RATES)))  # (operations, events)
@@ -53,14 +54,14 @@ class Counts:
 
     def resize(self, operations: int) -> None:
         """Have rows for so many operations."""
-        for name in ("calls", "failures", "rare", "events"):
+        for name in ("calls", "answered", "failures", "rare", "events"):
             setattr(self, name, grown(getattr(self, name), operations))
         self._slow = grown(self._slow, operations * SHAPES)
         self._repeats = grown(self._repeats, operations * SHAPES)
 
     def keep(self, kept: np.ndarray, profiles: np.ndarray) -> None:
         """Keep the operations at ``kept``, whose rows by shape are ``profiles``."""
-        for name in ("calls", "failures", "rare", "events"):
+        for name in ("calls", "answered", "failures", "rare", "events"):
             setattr(self, name, getattr(self, name)[kept])
         self._slow, self._repeats = self._slow[profiles], self._repeats[profiles]
 
@@ -92,6 +93,7 @@ class Counts:
             (self.failures, reading.failed),
             (self.rare, is_rare),
             (self.calls, np.ones(frame.count, bool)),
+            (self.answered, frame.is_answered),
             (self.events[:, REPEATS], caller_repeats(frame, reading) > 1),
             (self.events[:, UNANSWERED], frame.is_call & ~frame.is_answered & (reading.callee >= 0)),
         ]

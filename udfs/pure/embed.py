@@ -68,7 +68,9 @@ def tokens(base: Baselines, frame: Frame, reading: Reading, usage: np.ndarray, n
     )
     reals = np.where(reals_seen, np.column_stack([reading.surplus / scale, total, start, used]), 0.0)
     repeats = caller_repeats(frame, reading)
-    unanswered = frame.is_call & ~frame.is_answered & (reading.callee >= 0)
+    # A callee that never had a span (a database, a third party) is not missing.
+    answers = (reading.callee >= 0) & (counts.answered[operation] > 0)
+    unanswered = frame.is_call & ~frame.is_answered & answers
     bits = np.column_stack(
         [
             *(repeats >= level for level in t.REPEAT_LEVELS),
@@ -83,7 +85,7 @@ def tokens(base: Baselines, frame: Frame, reading: Reading, usage: np.ndarray, n
             has_children,
             *(repeats >= level for level in t.REPEAT_LEVELS[:-1]),
             np.ones((frame.count, 2), bool),
-            frame.is_call & (reading.callee >= 0),
+            frame.is_call & answers,
             (calls >= CALLS_MIN) & business,
         ]
     )
