@@ -49,7 +49,7 @@ from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
 from tests.benchmarks import costs, detectors
 from tests.benchmarks.detectors import MINUTE_MS, World, WorldError
-from udfs.pure.detect import WARMING, MinuteResult
+from udfs.pure.verdicts import WARMING, MinuteResult
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -58,7 +58,7 @@ def correlated(rng: np.random.Generator) -> Iterator[Traces]:
     """What all times of a service share in a minute goes on with .9 to the next, and is half as great as their own
     spread. (As great as that it is too much: some 4 % are flagged.)"""
     level = np.zeros(SERVICES)
-    for service, surplus in steady(rng):
+    for service, surplus in steady(rng, 30.0):
         level = 0.9 * level + np.sqrt(1 - 0.9**2) * SCALE / 2 * rng.standard_normal(SERVICES)
         yield Traces(service, surplus + level[service])
 
@@ -146,7 +146,7 @@ def traces_until_found(watch: Watch, process: Iterator[Traces], factor: float) -
 
 @pytest.mark.parametrize(
     ("process", "factor", "traces"),
-    [(steady, 2.5, 12), (heavy, 2.5, 20), (correlated, 2.5, 12), (few, 5.0, 6), (gappy, 2.5, 20), (wrong, 5.0, 20)],
+    [(steady, 2.5, 12), (heavy, 2.5, 20), (correlated, 2.5, 90), (few, 5.0, 6), (gappy, 2.5, 20), (wrong, 5.0, 20)],
 )
 def test_times_keep_their_budget_and_a_step_is_found(process, factor: float, traces: int) -> None:
     watch, draws = Watch(), process(np.random.default_rng(7))
@@ -213,6 +213,10 @@ def test_near_and_far_pods_are_nobodys_fault_and_a_step_on_top_is_found() -> Non
     assert np.concatenate([pair.step(2.5) for _ in range(3)])[-12:].mean() > 0.9
 
 
+# Of memory, beside what calls take: they explain most of it.
+HEAP = 6.0
+
+
 class Consumers:
     """Three pods of one service: usage per call, a base, noise."""
 
@@ -221,21 +225,24 @@ class Consumers:
         self.watch.resize(1)
         self.rng = np.random.default_rng(seed)
         self.names = [f"s\x1f{pod}" for pod in range(3)]
-        self.heap = self.rng.normal(0, 20.0, 3)
+        self.heap = self.rng.normal(0, HEAP, 3)
         self.number = 0
 
     def step(self, cost: float = 1.0, resets: bool = False) -> np.ndarray:
         """Which pods are found in over-use.  # (pods,)"""
         rng = self.rng
         self.number += 1
-        self.heap = 0.9 * self.heap + np.sqrt(1 - 0.9**2) * rng.normal(0, 20.0, 3)
+        self.heap = 0.9 * self.heap + np.sqrt(1 - 0.9**2) * rng.normal(0, HEAP, 3)
         usage, calls = {}, {}
         for pod, name in enumerate(self.names):
             served = rng.poisson(12)
             calls[name] = np.zeros(FEATURES - 2)
             calls[name][0] = served
             noise = 0.5 + 0.2 * np.sqrt(served)
-            usage[name] = {"cpu": 10 + cost * served + noise * rng.standard_t(3), "memory": 500 + self.heap[pod]}
+            usage[name] = {
+                "cpu": 10 + cost * served + noise * rng.standard_t(3),
+                "memory": 500 + 5 * served + self.heap[pod],
+            }
             if resets and rng.random() < 0.05:
                 del usage[name]["cpu"]  # a counter that began anew has no difference in this minute
         odds = self.watch.step(self.number * MINUTE_MS, usage, dict.fromkeys(self.names, 0), calls)
@@ -244,7 +251,7 @@ class Consumers:
 
 @pytest.mark.parametrize("resets", [False, True])
 def test_usage_keeps_its_budget_and_a_costlier_call_is_found(resets: bool) -> None:
-    """Heavy tails, memory as a slow level (.9 from minute to minute, twenty times the noise), counters that reset."""
+    """Heavy tails, memory as a slow level (.9 from minute to minute), counters that reset."""
     pods = Consumers(2)
     flags = [pods.step(resets=resets) for _ in range(LEARNING + MINUTES)][LEARNING:]
     assert np.mean(flags) <= FALSE_ALARMS

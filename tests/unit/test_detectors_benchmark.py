@@ -14,7 +14,7 @@ from simulator.config import STORM
 from tests.benchmarks import detectors as d
 from tests.benchmarks.knn import NeighbourDetector, References
 from udfs.pure.assemble import assemble
-from udfs.pure.detect import MinuteResult
+from udfs.pure.verdicts import MinuteResult
 
 MINUTE = 60_000
 T0 = 1_767_571_200_000  # 2026-01-05T00:00Z

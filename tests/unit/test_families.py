@@ -18,8 +18,8 @@ from tests.benchmarks import families as f
 from tests.benchmarks.costs import table, with_namespace
 from tests.benchmarks.gap import GapDetector
 from udfs.pure.assemble import assemble
-from udfs.pure.detect import MinuteResult
 from udfs.pure.otlp import collect_spans
+from udfs.pure.verdicts import MinuteResult
 
 MINUTE = 60_000
 T0 = 1_767_571_200_000  # 2026-01-05T00:00Z
