@@ -38,6 +38,7 @@ from udfs.pure.episodes import LONE, Episodes
 from udfs.pure.evidence import Reading
 from udfs.pure.frame import Frame
 from udfs.pure.predict import Prediction, Predictor, Usual
+from udfs.pure.skill import Skill
 from udfs.pure.threshold import EmaThreshold
 from udfs.pure.usage_watch import DIMENSIONS, UsageWatch
 from udfs.pure.windows import MINUTE_MS
@@ -146,6 +147,7 @@ class MaskedDetector(RuleDetector):
         self._ema = EmaThreshold() if policy == EMA else None
         self._baselines: SpanBaselines = SpanBaselines()
         self._usage = UsageWatch(LAG_MINUTES)
+        self._skill = Skill()  # of the predictor, on this system
         self._pods = Vocabulary()  # as in Frame.pods
         self._pod_service = np.zeros(0, np.int64)
         self._pod_since = np.zeros(0, np.int64)  # minute (ms) first seen
@@ -307,7 +309,8 @@ class MaskedDetector(RuleDetector):
         tokens = self.tokens(minute_ms, frame, reading)
         pods = np.array([self._pods.get(name) for name in frame.pods])
         renewed = self._renewed(minute_ms, frame, pods[frame.pod], reading)
-        found = self.predictor.predict(tokens)
+        predicted = self.predictor.predict(tokens)
+        found = self._skill.calibrated(tokens, predicted)
         row, channel, service, place, weights = self._evidence(frame, reading, tokens, found, renewed)
 
         together = self._baselines.together(reading)
@@ -372,6 +375,7 @@ class MaskedDetector(RuleDetector):
         blamed = np.full(len(frame.traces), -np.inf)
         np.maximum.at(blamed, by_service.trace, odds)
         self._teach(minute_ms, frame, reading, odds[cell_of_span], blamed, is_warming, renewed)
+        self._skill.learn(tokens, predicted, self.weights)
         # What is only half suspected is no usual trace either.
         self._workload.learn(
             minute_ms, minute.roots, minute.work, 1 / (1 + np.exp(np.clip(blamed + SUSPICION, -50, 50)))
