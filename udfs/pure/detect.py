@@ -35,6 +35,7 @@ from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.pods import Pods
 from udfs.pure.predict import Prediction, Predictor, Usual
 from udfs.pure.reading import Reading
+from udfs.pure.skill import Skill
 from udfs.pure.threshold import EmaThreshold
 from udfs.pure.tokens import Tokens
 from udfs.pure.usage_watch import DIMENSIONS, UsageWatch
@@ -80,6 +81,7 @@ class Detector:
         self._ema = EmaThreshold() if policy == EMA else None
         self._baselines = Baselines()
         self._usage = UsageWatch(LAG_MINUTES)
+        self._skill = Skill()  # of the predictor, on this system
         self._pods = Pods()
         self._pieces = Pieces()
         self._beliefs = Beliefs(LAG_MINUTES)
@@ -193,7 +195,8 @@ class Detector:
         pods = self._pods.enter(minute_ms, frame.pods, base.services)
         renewed = self._pods.renewed(minute_ms, pods[frame.pod], reading.service, base.service_since)
         seen = self._tokens(frame, reading)
-        found = self.predictor.predict(seen)
+        predicted = self.predictor.predict(seen)
+        found = self._skill.calibrated(seen, predicted)
         row, channel, service, place, weights = of_minute(base, frame, reading, seen, found, renewed)
 
         together = base.wander.together(reading)
@@ -254,6 +257,7 @@ class Detector:
         self._impact.observe(minute_ms)
         result, odds = self._result(minute, is_final=False)
         self._learn(minute, frame, reading, work, odds, cell_of_span, renewed)
+        self._skill.learn(seen, predicted, self.weights)
         self.pending[minute_ms] = minute
         self._judged.append(minute_ms)
         return result
@@ -368,6 +372,7 @@ class Detector:
     def _forget(self, before_ms: int) -> None:
         gone, operations = self._baselines.forget(before_ms)
         self._usage.forget(before_ms, gone)
+        self._skill.reset(gone)
         self._beliefs.forget(gone, self._pods.forget(before_ms, gone), operations)
         self._impact.forget(before_ms, gone)
         self._pieces.forget(self._baselines.operations, self._baselines.services)

@@ -21,8 +21,9 @@ _log = logging.getLogger(__name__)
 DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "models"
 DEFAULT_MODEL = DEFAULT_MODELS / "default.onnx"
 
-# Predicted deviations are trusted within these bounds, in standard deviations of the usual.
-SCALES = (0.9, 3.0)
+# Predicted deviations are trusted within these bounds, in standard deviations of the usual: that of an operation is
+# measured here and holds here, so a model may say that more is to be expected, and no less.
+SCALES = (1.0, 3.0)
 # How slow a callee is that its caller gives up on, of t.CUT standard deviations.
 SLOW_ENOUGH = 0.4
 # The least chance of an event that its trace explains.
