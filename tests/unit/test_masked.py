@@ -17,7 +17,7 @@ from tests.unit.test_detect import run_all as run
 from udfs.pure import tokens as t
 from udfs.pure.detect import EMA, FORGET_MS, LAG_MINUTES, TIDY_MINUTES, Detector
 from udfs.pure.episodes import Episodes
-from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, ModelError, Models, Prediction
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, ModelError, Models, Prediction, Usual
 from udfs.pure.threshold import EmaThreshold
 from udfs.pure.tokens import Tokens, batches, relations
 
@@ -80,6 +80,22 @@ def test_each_kind_is_found_and_blamed_on_who_caused_it(warm, world: World, culp
 def test_quiet_minutes_stay_quiet(warm) -> None:
     results = last_word(run(warm(), World(), minutes=60))
     assert flagged(list(results.values())) < 0.01
+
+
+class _Stranger(Usual):
+    """A model of another system: it expects every time to be far lower than it is here."""
+
+    def predict(self, tokens: Tokens) -> Prediction:
+        usual = super().predict(tokens)
+        return usual._replace(mean=usual.mean - 6.0)
+
+
+def test_a_model_of_another_system_raises_no_alarm(warm) -> None:
+    """What it has not proven on this one does not count."""
+    detector = warm()
+    detector.predictor = _Stranger()
+    results = last_word(run(detector, World(), minutes=30)).values()
+    assert flagged(list(results)) < 0.01
 
 
 def test_the_first_minutes_of_an_episode_gain_from_what_followed(warm) -> None:
