@@ -11,9 +11,8 @@ from typing import NoReturn
 
 import yaml
 
-from jobs import postgres
 from jobs.errors import UsageError
-from jobs.kafka import EARLIEST, KafkaInput, client_properties, start_options
+from jobs.kafka import EARLIEST, KafkaInput, client_properties, servers, start_options
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
 from udfs.pure.focus import COST_COLUMNS
 from udfs.pure.masked import EPISODES, POLICIES
@@ -185,37 +184,20 @@ def _directory(url: str, role: str) -> Path:
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
-        kinds = "kafka://" if role == "input" else "kafka:// or postgresql://"
-        raise UsageError(f"--{role} {url}: {scheme}:// is not known, give a directory, {kinds}")
+        raise UsageError(
+            f"--{role} {url}: {scheme}:// is not known, give a directory{' or kafka://' * (role == 'input')}"
+        )
     return Path(rest if separator else url).resolve()
 
 
-_SERVERS = re.compile(r"[^\s/@:,]+:\d{1,5}(,[^\s/@:,]+:\d{1,5})*")
-
-
-def _servers(url: str, role: str) -> str:
-    """HOST:PORT,... of a kafka:// URL.
-
-    Raises:
-        UsageError: it is none.
-    """
-    servers = url.removeprefix("kafka://").rstrip("/")
-    if not _SERVERS.fullmatch(servers):
-        raise UsageError(f"--{role} {url}: must be kafka://HOST:PORT[,HOST:PORT]")
-    return servers
-
-
 def _output(url: str) -> Path | str:
-    """A directory, or the URL as it is.
+    """A directory, or the URL as it is: what can be made of that is told where outputs are opened.
 
     Raises:
-        UsageError: it can't be used.
+        UsageError: it is a file.
     """
-    if url.startswith("kafka://"):
-        _servers(url, "output")
-        return url
-    if url.startswith("postgresql://"):
-        postgres.address(url)
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme != "file":
         return url
     target = _directory(url, "output")
     if target.exists() and not target.is_dir():
@@ -357,7 +339,7 @@ def load(argv: list[str]) -> Config:
     if arguments.input.startswith("kafka://"):
         start_options(job["kafka.start"])
         source = KafkaInput(
-            _servers(arguments.input, "input"), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
+            servers(arguments.input), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
             arguments.bounded,
         )  # fmt: skip
         if not arguments.bounded and any(isinstance(output, Path) for output in outputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -164,6 +165,21 @@ class KafkaInput:
 def _by_partition(offsets: Mapping) -> dict[int, int]:
     """Of the client's map, whose keys name the topic, too."""
     return {partition.partition(): offset for partition, offset in offsets.items()}
+
+
+_SERVERS = re.compile(r"[^\s/@:,]+:\d{1,5}(,[^\s/@:,]+:\d{1,5})*")
+
+
+def servers(url: str) -> str:
+    """HOST:PORT,... of a kafka:// URL.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = url.removeprefix("kafka://").rstrip("/")
+    if not _SERVERS.fullmatch(found):
+        raise UsageError(f"{url}: must be kafka://HOST:PORT[,HOST:PORT]")
+    return found
 
 
 def start_options(start: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pyflink.table import StreamTableEnvironment
 
 from jobs.environment import run_sql, sql_options
 from jobs.errors import UsageError
+from jobs.kafka import servers
 from jobs.postgres import address
 from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
 from udfs.pure.contract import TABLES, Column, Table, Type
@@ -83,7 +84,7 @@ class Kafka:
     @classmethod
     def open(cls, url: str, changes: Path, kafka_properties: Mapping[str, str]) -> Self:
         """As ``open_output``."""
-        return cls(url.removeprefix("kafka://").rstrip("/"), kafka_properties)
+        return cls(servers(url), kafka_properties)
 
     def reach(self) -> None:
         """The engine's client looks for the broker itself, and tries until it is there."""
@@ -122,6 +123,7 @@ class Postgres:
     @classmethod
     def open(cls, url: str, changes: Path, kafka_properties: Mapping[str, str]) -> Self:
         """As ``open_output``."""
+        address(url)
         return cls(url)
 
     def reach(self) -> None:
@@ -217,7 +219,7 @@ def open_output(url: Path | str, changes: Path, kafka_properties: Mapping[str, s
         kafka_properties: of the Kafka client, secrets among them.
 
     Raises:
-        UsageError: no output has such a scheme.
+        UsageError: no output has such a scheme, or its output can't be told from the URL.
     """
     scheme, separator, _ = str(url).partition("://")
     opens = OUTPUTS.get(scheme if separator else "")

@@ -41,8 +41,7 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
         changes = scratch / "changes"
         # Of a run that was killed.
         shutil.rmtree(changes, ignore_errors=True)
-        _reach_input(configuration)
-        outputs = _outputs(configuration, changes)
+        outputs = _reached(configuration, changes)
         rest_port = free_port()
         failure = JobError
         try:
@@ -80,8 +79,7 @@ def submit(configuration: Config, prepare: Prepare) -> None:
     # The client runs a file of this folder, so that jobs/kafka.py would be taken for the package of that name.
     folder = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
-    _reach_input(configuration)
-    outputs = _outputs(configuration, Path())
+    outputs = _reached(configuration, Path())
     try:
         t_env = cluster_engine(configuration.engine | state.checkpointing(configuration))
         inserts = prepare(t_env, _with_extents(configuration), outputs)
@@ -91,23 +89,20 @@ def submit(configuration: Config, prepare: Prepare) -> None:
         raise JobError(f"{progress.reason(str(error))} (the client's log has the engine's account)") from None
 
 
-def _reach_input(configuration: Config) -> None:
-    """Raises JobError where the broker that is read doesn't answer."""
-    source = configuration.input
-    if isinstance(source, KafkaInput):
-        reach(lambda: kafka.check(source))
-
-
-def _outputs(configuration: Config, changes: Path) -> list[Output]:
-    """The outputs of a run; one that is not there is told before the engine starts.
+def _reached(configuration: Config, changes: Path) -> list[Output]:
+    """The outputs of a run; a server that is not there is told before the engine starts.
 
     Raises:
+        UsageError: an output's URL can't be used.
         JobError: a database or a broker doesn't answer.
     """
-    found = [sinks.open_output(url, changes, configuration.kafka_properties) for url in configuration.outputs]
-    for output in found:
+    source = configuration.input
+    outputs = [sinks.open_output(url, changes, configuration.kafka_properties) for url in configuration.outputs]
+    if isinstance(source, KafkaInput):
+        reach(lambda: kafka.check(source))
+    for output in outputs:
         reach(output.reach)
-    return found
+    return outputs
 
 
 def _with_extents(configuration: Config, scratch: Path | None = None) -> Config:

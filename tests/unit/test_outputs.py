@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import sinks
+from jobs import config, sinks
 from jobs.errors import UsageError
 from jobs.sinks import Directory, Kafka, Postgres, open_output
 from udfs.pure.contract import TABLES
@@ -55,6 +55,11 @@ def test_a_scheme_that_nobody_registered_is_wrong_use() -> None:
         open_output("s3://bucket", CHANGES, {})
 
 
+def test_servers_that_cannot_be_told_from_the_url_are_wrong_use() -> None:
+    with pytest.raises(UsageError, match=r"kafka://one: must be kafka://HOST:PORT"):
+        open_output("kafka://one", CHANGES, {})
+
+
 def test_a_new_output_takes_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nowhere:
         def reach(self) -> None:
@@ -67,7 +72,8 @@ def test_a_new_output_takes_one_class_and_one_line(monkeypatch: pytest.MonkeyPat
             return iter(())
 
     monkeypatch.setitem(sinks.OUTPUTS, "nowhere", lambda url, changes, properties: Nowhere())
-    assert isinstance(open_output("nowhere://", CHANGES, {}), Nowhere)
+    (url,) = config.load(["--input", "kafka://one:9092", "--output", "nowhere://", "--set", "detector=rule"]).outputs
+    assert isinstance(open_output(url, CHANGES, {}), Nowhere)
 
 
 @pytest.mark.parametrize("output", [Directory(CHANGES), Kafka("one:9092", PROPERTIES)], ids=["directory", "kafka"])
