@@ -95,6 +95,7 @@ def _start_jvm() -> Path:
     }
     # An engine that ended is told in one line, not call by call.
     logging.getLogger("py4j").addHandler(logging.NullHandler())
+    logging.getLogger().addFilter(lambda record: record.module != "java_gateway")
     with _output_to(home / "engine.out"):
         get_gateway()
     return home

@@ -152,6 +152,7 @@ def test_killed_at_each_stage_a_bounded_run_ends_with_the_tables_of_an_undisturb
         os.kill(job.engine(), signal.SIGKILL)
         job.wait("another engine", lambda: "the engine's process ended" in job.said())
         job.wait("all spans read by it", lambda: "trace fragments" in job.said().rpartition("process ended")[2])
+        assert "Traceback" not in job.said()
         job.kill()
 
         with _locked(database, "trace_verdicts") as waits:

@@ -1,0 +1,53 @@
+"""Topics that are missing: the job warns, and runs without them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.literal import MINUTE_MS, NOON_MS, resource, span, span_request
+from tests.services import Broker, Database, kafka_broker
+from tests.streamed import PATIENCE_S, Producer, empty, end, parquet, run, start, stored
+
+pytestmark = pytest.mark.services
+
+TRACES = 20
+WARNING = "no topic otlp_metrics, otlp_logs, focus_charges: running without"
+
+
+@pytest.fixture
+def spans_alone() -> Iterator[Broker]:
+    with kafka_broker() as running:
+        running.create_topic("otlp_spans", 2)
+        to = Producer(running)
+        for number in range(1, TRACES + 1):
+            traced = span(number, number, None, NOON_MS + number * MINUTE_MS, 20)
+            to.send("otlp_spans", json.dumps(span_request((resource("cart"), [traced]))).encode())
+        to.flush()
+        to.close()
+        yield running
+
+
+def test_spans_alone_are_judged_with_an_end_and_without(
+    spans_alone: Broker, database: Database, tmp_path: Path
+) -> None:
+    done = run("--input", spans_alone.url, "--bounded", "--output", str(tmp_path), "--set", "detector=rule")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert WARNING in done.stderr
+    assert len(parquet(tmp_path)["trace_verdicts"]) == TRACES
+
+    empty(database)
+    process = start("--input", spans_alone.url, "--output", database.url, "--set", "detector=rule",
+                    "--set", "idle.after=5 s")  # fmt: skip
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while len(stored(database)["trace_verdicts"]) < TRACES:
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            assert time.monotonic() < until
+            time.sleep(1)
+    finally:
+        end(process)
