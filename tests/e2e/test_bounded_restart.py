@@ -122,7 +122,7 @@ def test_killed_at_each_stage_a_bounded_run_ends_with_the_tables_of_an_undisturb
     broker: Broker, database: Database, tmp_path: Path
 ) -> None:
     state, tables, undisturbed = (tmp_path / name for name in ("state", "tables", "undisturbed"))
-    source = ("--input", broker.url, "--bounded", "--set", "detector=rule")
+    source = ("--input", broker.url, "--bounded", "--set", "detector=usual")
     arguments = (*source, "--output", str(tables), "--output", database.url, "--state", str(state),
                  "--set", "checkpoint.every=1 s")  # fmt: skip
     run(*source, "--output", str(undisturbed)).check_returncode()

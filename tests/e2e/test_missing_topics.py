@@ -35,13 +35,13 @@ def spans_alone() -> Iterator[Broker]:
 def test_spans_alone_are_judged_with_an_end_and_without(
     spans_alone: Broker, database: Database, tmp_path: Path
 ) -> None:
-    done = run("--input", spans_alone.url, "--bounded", "--output", str(tmp_path), "--set", "detector=rule")
+    done = run("--input", spans_alone.url, "--bounded", "--output", str(tmp_path), "--set", "detector=usual")
     assert done.returncode == 0, done.stderr[-2000:]
     assert WARNING in done.stderr
     assert len(parquet(tmp_path)["trace_verdicts"]) == TRACES
 
     empty(database)
-    process = start("--input", spans_alone.url, "--output", database.url, "--set", "detector=rule",
+    process = start("--input", spans_alone.url, "--output", database.url, "--set", "detector=usual",
                     "--set", "idle.after=5 s")  # fmt: skip
     try:
         until = time.monotonic() + PATIENCE_S

@@ -30,7 +30,7 @@ def test_names_are_decoded_and_parameters_are_passed_on(database: Database, tmp_
     with psycopg.connect(host="127.0.0.1", port=port, dbname=NAME, user=USER) as connection:
         connection.execute("alter table trace_verdicts add sent_by text default current_setting('application_name')")
     write_lines(tmp_path / "in/traces/a.jsonl", [span_request((resource("cart"), [span(1, 1, None, NOON_MS, 5)]))])
-    arguments = ("--input", str(tmp_path / "in"), "--set", "detector=rule", "--output")
+    arguments = ("--input", str(tmp_path / "in"), "--set", "detector=usual", "--output")
     done = run(*arguments, url)
     assert done.returncode == 0, done.stderr[-2000:]
     with psycopg.connect(host="127.0.0.1", port=port, dbname=NAME, user=USER) as connection:

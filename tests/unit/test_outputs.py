@@ -72,7 +72,7 @@ def test_a_new_output_takes_one_class_and_one_line(monkeypatch: pytest.MonkeyPat
             return iter(())
 
     monkeypatch.setitem(sinks.OUTPUTS, "nowhere", lambda url, changes, properties: Nowhere())
-    (url,) = config.load(["--input", "kafka://one:9092", "--output", "nowhere://", "--set", "detector=rule"]).outputs
+    (url,) = config.load(["--input", "kafka://one:9092", "--output", "nowhere://", "--set", "detector=usual"]).outputs
     assert isinstance(open_output(url, CHANGES, {}), Nowhere)
 
 
@@ -122,5 +122,5 @@ def test_a_url_that_its_output_cannot_use_is_wrong_use(url: str) -> None:
 
 def test_the_command_leaves_urls_to_the_outputs(tmp_path: Path) -> None:
     """So that a new output has one place; those that no output takes are refused where outputs are opened."""
-    arguments = ["--input", str(tmp_path), "--set", "detector=rule", "--output", "nowhere://there"]
+    arguments = ["--input", str(tmp_path), "--set", "detector=usual", "--output", "nowhere://there"]
     assert config.load(arguments).outputs == ("nowhere://there",)

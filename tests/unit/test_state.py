@@ -95,7 +95,7 @@ def test_a_second_run_exits_1_with_one_line(
     (tmp_path / "traces").mkdir()
     (tmp_path / "traces/a.jsonl").write_text("{}")
     argv = ["--input", str(tmp_path), "--output", str(tmp_path / "tables"), "--state", str(tmp_path)]
-    assert main([*argv, "--set", "detector=rule"]) == 1
+    assert main([*argv, "--set", "detector=usual"]) == 1
     told = capsys.readouterr()
     assert told.out == "" and len(told.err.splitlines()) == 1
     assert "another run uses it" in told.err
@@ -103,7 +103,7 @@ def test_a_second_run_exits_1_with_one_line(
 
 def _loaded(tmp_path: Path, *more: str) -> config.Config:
     argv = ["--input", "kafka://h:9092", "--output", "kafka://h:9092", "--state", str(tmp_path)]
-    return config.load([*argv, "--set", "detector=rule", *more])
+    return config.load([*argv, "--set", "detector=usual", *more])
 
 
 def test_a_bounded_run_starts_over_and_one_without_end_goes_on(tmp_path: Path) -> None:
