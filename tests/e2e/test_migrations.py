@@ -147,8 +147,8 @@ def test_a_migration_that_fails_leaves_nothing(url: str, migrations: Path) -> No
     "wrong, status, words",
     [
         ("postgresql://someone:secret@127.0.0.1:1/x", 2, "PGPASSWORD"),
-        ("postgresql://127.0.0.1:1/x", 2, "postgresql://USER@HOST:PORT/DATABASE"),
-        ("kafka://127.0.0.1:1", 2, "postgresql://USER@HOST:PORT/DATABASE"),
+        ("postgresql://127.0.0.1:1/x", 2, "postgresql://USER@HOST[:PORT]/DATABASE"),
+        ("kafka://127.0.0.1:1", 2, "postgresql://USER@HOST[:PORT]/DATABASE"),
         ("postgresql://someone@127.0.0.1:1/x", 1, "Connection refused"),
     ],
 )
