@@ -67,6 +67,7 @@ class Episodes:
         # (minute, filtered chances, likelihood of each state in that minute, chance that an episode ended before it)
         # oldest first
         self._past: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._told = []
 
     def resize(self, subjects: int) -> None:
         """Have at least ``subjects`` rows; new ones are well."""
@@ -121,8 +122,6 @@ class Episodes:
         heard = np.bincount(subject, minlength=len(self.now)) > 0
         whole = np.log(np.exp(evidence[:, :, 1:]).mean(axis=2))
         evidence[:, :, 1:] -= self._guard.excess()[:, :, None]
-        ill = 1 - self.now[:, :, 0]
-        self._guard.learn(whole, np.broadcast_to(heard[:, None], whole.shape), ill)
         evidence[~heard] = 0.0
         likelihood = np.exp(evidence)
         # Silence tells where there is talk: of what is rarely called anyway a minute without calls says little.
@@ -134,6 +133,12 @@ class Episodes:
         states = self._passed(states, ends) * likelihood
         self.now = states / states.sum(axis=2, keepdims=True)
         self._past.append((minute_ms, self.now, likelihood, ends))
+        self._told.append((minute_ms, whole, heard))
+        if len(self._told) > self._lag:
+            then, whole, heard = self._told.pop(0)
+            subjects = len(self.now)
+            heard = np.broadcast_to(grown(heard, subjects)[:, None], self.now.shape[:2])
+            self._guard.learn(grown(whole, subjects), heard, 1 - self.at(then)[:, :, 0])
         del self._past[: -self._lag - 1]
 
     def _passed(self, states: np.ndarray, ends: np.ndarray) -> np.ndarray:
