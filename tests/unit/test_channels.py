@@ -266,7 +266,7 @@ def test_a_level_of_memory_is_no_evidence_whatever_it_does() -> None:
         pods.step()
     pods.heap += 4_000.0
     assert not any(pods.step().any() for _ in range(60))
-    assert DIMENSIONS.index("memory") == 1 and pods.watch._chance[0, 1] < 0.01
+    assert DIMENSIONS.index("memory") == 1 and pods.watch._chance[0, 1, 0] < 0.01
 
 
 def test_a_child_that_is_missing_now_and_then_is_not_missed() -> None:

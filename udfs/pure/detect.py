@@ -73,7 +73,7 @@ class Detector:
     """The streaming detector; all of its state but the predictor and the minutes, which are stored apart, picklable."""
 
     # Raise it where the state's attributes or their meaning change: with an older state the detector starts anew.
-    STATE_VERSION = 3
+    STATE_VERSION = 4
 
     def __init__(self, predictor: Predictor | None = None, policy: str = EPISODES) -> None:
         """predictor: of spans; None = what is usual. policy: one of POLICIES."""

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from udfs.pure import overuse
 from udfs.pure.baseline import Vocabulary, grown, rows_of, seen_lately
 from udfs.pure.dimensions import WATCHED as DIMENSIONS
 from udfs.pure.guard import Guard
-from udfs.pure.overuse import logit, passed, passed_back, weigh, with_future
 from udfs.pure.windows import MINUTE_MS
 
 # Whether calls use it up. Memory is a level: it tells of caches, heaps and collectors, and is watched for its cost.
@@ -36,10 +36,6 @@ SOLVE_MINUTES = 5
 
 # The most pods that are kept: those that were seen last.
 PODS_MOST = 4_000
-
-# Over-use looked for: by these factors on what calls take. What is nearer to 1 than to the least of
-# them is what a deploy or another mix of requests explains.
-FACTORS = np.array([1.6, 3.0])
 
 # Residuals further out than this many scales don't teach more; over-using pods teach this little.
 CLIP = 2.5
@@ -86,14 +82,14 @@ class UsageWatch:
         self.surplus = np.zeros((0, len(DIMENSIONS)))
         self.pods = Vocabulary()  # "service SEPARATOR pod"
         self._pod_service = np.zeros(0, np.int64)
-        self._pod_chance = np.zeros((0, len(DIMENSIONS)))  # chance of over-use
+        self._pod_chance = np.zeros((0, len(DIMENSIONS), overuse.STATES))  # see overuse.STATES
         self._pod_minutes = np.zeros((0, len(DIMENSIONS)))  # judged, less with every gap
         self._pod_residual = np.zeros((0, len(DIMENSIONS)))  # of the last minute
         self._pod_judged = np.zeros(0, np.int64)  # minute (ms) that was judged last
         # (pods, dimensions, 2) sum of a pod's residuals and their weight: its level beside the other pods'.
         self._pod_offset = np.zeros((0, len(DIMENSIONS), 2))
         self._pod_amount = np.full((0, len(DIMENSIONS)), np.nan)  # of the last minute
-        self._chance = np.zeros((0, len(DIMENSIONS)))  # of services
+        self._chance = np.zeros((0, len(DIMENSIONS), overuse.STATES))  # of services
         self._gram = np.zeros((0, len(DIMENSIONS), FEATURES, FEATURES))
         self._product = np.zeros((0, len(DIMENSIONS), FEATURES))
         self._cost = np.zeros((0, len(DIMENSIONS), FEATURES))  # (base, per call of each operation)
@@ -144,8 +140,8 @@ class UsageWatch:
             self._pod_service[self.pods.get(name)] = pod_service[name]
 
         self._asked = self._guards[0].excess(), self._guards[1].excess()
-        self.surplus = np.full(self._pod_chance.shape, np.nan)
-        self.unexplained = np.zeros((*self._chance.shape, 2))
+        self.surplus = np.full(self._pod_chance.shape[:2], np.nan)
+        self.unexplained = np.zeros((*self._chance.shape[:2], 2))
         # Evidence, and NaN where nothing was heard.
         told = np.full(self._pod_chance.shape, np.nan), np.full(self._chance.shape, np.nan)
         # Without traces from now and before, what was asked of the pods isn't known.
@@ -163,7 +159,9 @@ class UsageWatch:
             )  # (pods, dimensions)
             self._judge_and_learn(minute_ms, pods, services, features, amounts, told)
         else:
-            self._pod_chance, self._chance = (passed(c, t) for c, t in zip((self._pod_chance, self._chance), told))
+            self._pod_chance, self._chance = (
+                overuse.passed(c, t) for c, t in zip((self._pod_chance, self._chance), told)
+            )
         self._served = {name: float(counts[:-1].sum()) for name, counts in calls.items()}
         self._minutes += 1
         if self._minutes % SOLVE_MINUTES == 0:
@@ -176,30 +174,30 @@ class UsageWatch:
     def at(self, minute_ms: int) -> dict[str, float]:
         """As ``step`` returned for a past minute, by all that came since (a backward smoother)."""
         pods, services = len(self.pods), len(self._chance)
-        pod_future = np.ones((pods, len(DIMENSIONS), 2))
-        future = np.ones((services, len(DIMENSIONS), 2))
+        pod_future = np.ones((pods, len(DIMENSIONS), 1 + overuse.STATES))
+        future = np.ones((services, len(DIMENSIONS), 1 + overuse.STATES))
         for minute, pod_chance, chance, pod_told, told in reversed(self._past):
             if minute <= minute_ms:
                 return self._log_odds(
-                    with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan)),
-                    with_future(grown(chance, services), future, grown(told, services, np.nan)),
+                    overuse.with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan)),
+                    overuse.with_future(grown(chance, services), future, grown(told, services, np.nan)),
                 )
-            pod_future = passed_back(pod_future, grown(pod_told, pods, np.nan))
-            future = passed_back(future, grown(told, services, np.nan))
+            pod_future = overuse.passed_back(pod_future, grown(pod_told, pods, np.nan))
+            future = overuse.passed_back(future, grown(told, services, np.nan))
         return self._log_odds(self._pod_chance, self._chance)
 
     def _log_odds(self, pod_chance: np.ndarray, chance: np.ndarray) -> dict[str, float]:
         """By consumer, the greater of its own and its service's."""
         either = np.maximum(
-            pod_chance.max(axis=1, initial=0.0),
-            chance.max(axis=1, initial=0.0)[self._pod_service],
+            overuse.of_any_size(pod_chance).max(axis=1, initial=0.0),
+            overuse.of_any_size(chance).max(axis=1, initial=0.0)[self._pod_service],
         )
-        return dict(zip(self.pods.names, logit(either).tolist()))
+        return dict(zip(self.pods.names, overuse.logit(either).tolist()))
 
     def asked(self) -> dict[str, float]:
         """What the guards asked in the last minute, in nats: by consumer, where its log odds are from."""
         service = self._pod_service
-        own, shared = self._pod_chance, self._chance[service]
+        own, shared = overuse.of_any_size(self._pod_chance), overuse.of_any_size(self._chance[service])
         rows = np.arange(len(own))
         by_pod, by_service = (asked[at, chance.argmax(axis=1)] for asked, at, chance in (
             (self._asked[0], rows, own), (self._asked[1], service, shared)))  # fmt: skip
@@ -257,10 +255,6 @@ class UsageWatch:
         variance = variance + np.where(count > 0, (WORK_TOLERANCE * np.maximum(work - usual, 0.0)) ** 2, 0.0)
         self.surplus[pods] = np.where(ready, residual / np.sqrt(np.where(ready, variance, 1.0)), np.nan)
 
-        spread = np.where(ready, variance, 1.0)[:, :, None]
-        shift = (FACTORS - 1) * work[:, :, None]  # (pods, dimensions, factors)
-        evidence = (residual[:, :, None] - shift / 2) * shift / spread
-        evidence = np.logaddexp(*np.moveaxis(evidence, 2, 0)) - np.log(2)
         # Where residuals stay as they are (a heap, a cache), the next minute says little anew.
         product, square = np.moveaxis(self._inertia[services], 2, 0)
         inertia = np.clip(product / np.maximum(square, 1e-300), 0.0, INERTIA_MAX)
@@ -270,29 +264,33 @@ class UsageWatch:
         # tells nothing of over-use.
         better, compared = np.moveaxis(self._skill[services], 2, 0)
         telling = ready & IS_WORK & (better - compared / 2 > np.sqrt(compared))
-        evidence = np.clip(evidence * (1 - inertia) / (1 + inertia), *POD_EVIDENCE)
-        evidence = np.where(telling, evidence, 0.0)
+        each = (
+            overuse.evidence(residual, work, total, np.where(ready, variance, 1.0))
+            * ((1 - inertia) / (1 + inertia))[..., None]
+        )
+        each = np.where(telling[..., None], overuse.bounded(each, *POD_EVIDENCE), 0.0)
         of_pods, of_services = self._guards
-        told[0][pods] = np.where(telling, evidence - self._asked[0][pods], np.nan)
-        heard = np.zeros(self._pod_chance.shape, bool)
+        told[0][pods] = np.where(telling[..., None], each - self._asked[0][pods][..., None], np.nan)
+        heard = np.zeros(self._pod_chance.shape[:2], bool)
         heard[pods] = telling
-        whole_heard = np.zeros(self._chance.shape, bool)
+        whole_heard = np.zeros(self._chance.shape[:2], bool)
         whole_heard[seen] = np.logical_or.reduceat(telling, first)
-        whole = np.zeros(self._chance.shape)
+        together = np.zeros(self._chance.shape)
         # Consumers come in the order of their names: those of a service stand together.
-        whole[seen] = np.clip(np.add.reduceat(evidence, first), *SERVICE_EVIDENCE)
-        told[1][:] = np.where(whole_heard, whole - self._asked[1], np.nan)
-        all_evidence = np.zeros(self._pod_chance.shape)
-        all_evidence[pods] = evidence
-        of_pods.learn(all_evidence, heard, self._pod_chance)
-        of_services.learn(whole, whole_heard, self._chance)
+        together[seen] = overuse.bounded(np.add.reduceat(each, first), *SERVICE_EVIDENCE)
+        told[1][:] = np.where(whole_heard[..., None], together - self._asked[1][..., None], np.nan)
+        of_all = np.zeros(self._pod_chance.shape[:2])
+        of_all[pods] = np.where(telling, overuse.whole(each), 0.0)
+        of_pods.learn(of_all, heard, overuse.of_any_size(self._pod_chance))
+        of_services.learn(overuse.whole(together), whole_heard, overuse.of_any_size(self._chance))
         self._pod_chance, self._chance = (
-            weigh(passed(c, t), np.nan_to_num(t)) for c, t in zip((self._pod_chance, self._chance), told)
+            overuse.weigh(overuse.passed(c, t), np.nan_to_num(t))
+            for c, t in zip((self._pod_chance, self._chance), told)
         )
 
         scale = np.sqrt(np.where(ready, variance, 1e300))
         outlying = np.maximum(np.abs(residual) / (CLIP * scale), 1.0)
-        chance = np.maximum(self._pod_chance[pods], self._chance[services])
+        chance = np.maximum(overuse.of_any_size(self._pod_chance[pods]), overuse.of_any_size(self._chance[services]))
         weight = np.where(measured, 1 / outlying, 0.0)
         weight = np.where(chance > 0.5, weight * OVERUSE_WEIGHT, weight)
         clipped = np.where(ready, np.clip(residual, -CLIP * scale, CLIP * scale), 0.0)
