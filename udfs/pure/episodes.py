@@ -9,6 +9,8 @@ and what turned out to stand alone loses.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from udfs.pure.baseline import grown, rows_of
@@ -45,11 +47,35 @@ def _silent(before_ms: int, after_ms: int) -> int:
     return min((after_ms - before_ms) // MINUTE_MS - 1, SILENCE_MAX)
 
 
-def _well_rows(states: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """The rows at ``kept``; all is well with those that weren't there yet."""
-    rows = rows_of(states, kept)
-    rows[kept >= len(states), :, 0] = 1.0
-    return rows
+class Past(NamedTuple):
+    """A minute as it was seen, by subject."""
+
+    minute_ms: int
+    filtered: np.ndarray  # (subjects, channels, states) chances
+    likelihood: np.ndarray  # (subjects, channels, states) of the minute
+    ends: np.ndarray  # (subjects,) chance that an episode ended before it
+    said: (
+        np.ndarray
+    )  # (subjects, channels) evidence for any episode, before the guard; NaN = not heard of
+
+    def keep(self, kept: np.ndarray) -> Past:
+        """Of the subjects at ``kept``; all is well with those that weren't there yet."""
+        filtered = rows_of(self.filtered, kept)
+        filtered[kept >= len(self.filtered), :, 0] = 1.0
+        return self._replace(
+            filtered=filtered,
+            likelihood=rows_of(self.likelihood, kept, 1.0),
+            ends=rows_of(self.ends, kept, ENDS),
+            said=rows_of(self.said, kept, np.nan),
+        )
+
+    def reset(self, rows: np.ndarray) -> Past:
+        """All is well with the subjects at ``rows``."""
+        rows = rows[rows < len(self.filtered)]
+        past = self._replace(**{name: getattr(self, name).copy() for name in self._fields[1:]})
+        past.filtered[rows], past.likelihood[rows], past.ends[rows], past.said[rows] = 0.0, 1.0, ENDS, np.nan
+        past.filtered[rows, :, 0] = 1.0
+        return past
 
 
 class Episodes:
@@ -64,10 +90,7 @@ class Episodes:
         self.now = np.zeros((0, channels, 1 + len(self._shares)))
         self._guard = Guard(channels)
         self._heard = np.zeros(0)  # (subjects,) share of the minutes in which each was heard of
-        # (minute, filtered chances, likelihood of each state in that minute, chance that an episode ended before it)
-        # oldest first
-        self._past: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
-        self._told = []
+        self._past: list[Past] = []  # oldest first
 
     def resize(self, subjects: int) -> None:
         """Have at least ``subjects`` rows; new ones are well."""
@@ -82,10 +105,7 @@ class Episodes:
         self.now = self.now[kept]
         self._guard.keep(kept)
         self._heard = self._heard[kept]
-        self._past = [
-            (minute, _well_rows(f, kept), rows_of(e, kept, 1.0), rows_of(ends, kept, ENDS))
-            for minute, f, e, ends in self._past
-        ]
+        self._past = [past.keep(kept) for past in self._past]
 
     def reset(self, rows: np.ndarray) -> None:
         """The subjects at ``rows`` are others from now on: all is well with them."""
@@ -94,14 +114,7 @@ class Episodes:
         self.now[rows, :, 0] = 1.0
         self._guard.reset(rows)
         self._heard[rows] = 1.0
-        past = []
-        for minute, filtered, likelihood, ends in self._past:
-            known = rows[rows < len(filtered)]
-            filtered, likelihood, ends = filtered.copy(), likelihood.copy(), ends.copy()
-            filtered[known], likelihood[known], ends[known] = 0.0, 1.0, ENDS
-            filtered[known, :, 0] = 1.0
-            past.append((minute, filtered, likelihood, ends))
-        self._past = past
+        self._past = [past.reset(rows) for past in self._past]
 
     def threshold(self) -> np.ndarray:
         """By how much a subject's evidence has to be greater than elsewhere, in nats.  # (subjects, channels)"""
@@ -128,18 +141,22 @@ class Episodes:
         ends = np.where(heard, ENDS, ENDS + (UNHEARD_ENDS - ENDS) * self._heard)
         self._heard += (heard - self._heard) / HEARD_MINUTES
         states = self.now
-        for _ in range(_silent(self._past[-1][0], minute_ms) if self._past else 0):
+        for _ in range(_silent(self._past[-1].minute_ms, minute_ms) if self._past else 0):
             states = self._passed(states, np.full(len(states), UNHEARD_ENDS))
         states = self._passed(states, ends) * likelihood
         self.now = states / states.sum(axis=2, keepdims=True)
-        self._past.append((minute_ms, self.now, likelihood, ends))
-        self._told.append((minute_ms, whole, heard))
-        if len(self._told) > self._lag:
-            then, whole, heard = self._told.pop(0)
-            subjects = len(self.now)
-            heard = np.broadcast_to(grown(heard, subjects)[:, None], self.now.shape[:2])
-            self._guard.learn(grown(whole, subjects), heard, 1 - self.at(then)[:, :, 0])
+        said = np.where(heard[:, None], whole, np.nan)
+        self._past.append(Past(minute_ms, self.now, likelihood, ends, said))
+        if len(self._past) > self._lag:
+            self._teach(self._past[-self._lag - 1])
         del self._past[: -self._lag - 1]
+
+    def _teach(self, past: Past) -> None:
+        """Let the guard learn from a minute that is over, by what is known of it in hindsight: what only seems to be
+        well while an episode begins, or is faint, is no usual minute."""
+        said = grown(past.said, len(self.now), np.nan)
+        ill = 1 - self.at(past.minute_ms)[:, :, 0]
+        self._guard.learn(np.nan_to_num(said), np.isfinite(said), ill)
 
     def _passed(self, states: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """The chances a minute later. An episode that goes on may change its share or strength."""
@@ -163,7 +180,7 @@ class Episodes:
         subjects = len(self.now)
         future = np.ones_like(self.now)
         later: tuple[int, np.ndarray] | None = None
-        for minute, filtered, likelihood, ends in reversed(self._past):
+        for minute, filtered, likelihood, ends, _ in reversed(self._past):
             if later is not None:
                 later_ms, later_ends = later
                 future = self._passed_back(future, later_ends)
