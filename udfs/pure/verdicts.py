@@ -59,6 +59,7 @@ class JudgedMinute:
     depth: np.ndarray  # (spans,)
     operation: np.ndarray  # (spans,)
     operations: list[str]
+    pod: np.ndarray  # (spans,)
     # What the guards asked beyond THRESHOLD in this minute: (services, channels), (loops,), and of over-use (pods,).
     asked: np.ndarray
     asked_of_loops: np.ndarray
