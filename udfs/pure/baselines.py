@@ -132,14 +132,16 @@ class Baselines:
     def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray) -> np.ndarray:
         """Attempts that failed by the callee, so that to try again is no fault of the caller's.
 
-        The callee did not answer, or with an error, or was slow; without calling spans any error.
+        The callee did not answer, or with an error, or was slow; without calling spans any error. The calling span may
+        keep quiet about its callee's error.
         """
         usual = self.durations
         surplus = np.log(frame.duration_ms + TIME_FLOOR_MS) - usual.location[operation]
         slow = surplus > SLOW_CALLEE * usual.scale[operation]
         slow &= usual.is_settled(operation, SAMPLES_MIN, MINUTES_MIN)
-        by_callee = ~frame.is_answered | frame.has_erring_child | frame.is_parent_of(slow) | is_slow
-        return frame.is_error & (by_callee | ~frame.is_call)
+        by_callee = ~frame.is_answered | frame.is_parent_of(slow) | is_slow
+        failed_by_callee = frame.has_erring_child | frame.is_error & by_callee
+        return np.where(frame.is_call, failed_by_callee, frame.is_error)
 
     def enter_services(self, names: Iterable[str], minute_ms: int) -> bool:
         """Enter the names of services that are seen in a minute. returns: whether any is new."""

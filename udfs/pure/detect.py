@@ -26,6 +26,7 @@ from udfs.pure.assemble import SEPARATOR, Trace, unpack
 from udfs.pure.baselines import Baselines
 from udfs.pure.beliefs import Beliefs
 from udfs.pure.channels import CHANNELS, KINDS, OVERUSE, OWN, REPEAT, THRESHOLD
+from udfs.pure.counts import made_by
 from udfs.pure.embed import tokens
 from udfs.pure.episodes import LONE
 from udfs.pure.evidence import STRENGTHS, Level, level, of_minute
@@ -215,9 +216,12 @@ class Detector:
         loops = channel == REPEAT
         looping = np.full(frame.count, -np.inf)
         looping[row[loops]] = weights[loops, 0]
-        asked_of_loops = beliefs.observe_loops(
-            minute_ms, reading.operation[calls], looping[calls], len(base.operations)
-        )
+        makes = made_by(frame, reading)
+        # A span that makes calls of several kinds is one case.
+        cases, of_case = np.unique(np.stack([frame.parent[calls], makes[calls]]), axis=1, return_inverse=True)
+        says = np.full(cases.shape[1], -np.inf)
+        np.maximum.at(says, of_case.ravel(), looping[calls])
+        asked_of_loops = beliefs.observe_loops(minute_ms, reading.operation[cases[1]], says, len(base.operations))
 
         key = by_service.trace * count + by_service.subject
         cell_of_span = np.searchsorted(key, frame.trace * count + reading.service)
@@ -235,7 +239,7 @@ class Detector:
             services=by_service._replace(subject=np.searchsorted(here, by_service.subject)),
             pods=by_pod,
             pod_cell=np.searchsorted(key, by_pod.trace * count + self._pods.service[pods[by_pod.subject]]),
-            loop_operation=frame.operation[row[loops]],
+            loop_operation=frame.operation[makes[row[loops]]],
             loop_cell=np.searchsorted(key, frame.trace[row[loops]] * count + service[loops]),
             loop_weight=weights[loops, 0],
             used_cell=used[0],
@@ -248,7 +252,7 @@ class Detector:
             operations=frame.operations,
             pod=frame.pod,
             asked=asked[here],
-            asked_of_loops=asked_of_loops[reading.operation[row[loops]]],
+            asked_of_loops=asked_of_loops[reading.operation[makes[row[loops]]]],
             asked_of_use=np.array([asked_of_use.get(name, 0.0) for name in frame.pods]),
             alpha=alpha,
             threshold=threshold,
@@ -339,7 +343,9 @@ class Detector:
         odds = np.array([overuse.get(name, -np.inf) for name in pods.names.names])
         found = crowding(pods.host, pods.service, slow, odds)
         names = {host: pods.names.names[pod].split(SEPARATOR)[0] for host, pod in found.items()}
-        return [names.get(pods.host[number], "") if number >= 0 else "" for number in map(pods.names.get, minute.pod_names)]
+        return [
+            names.get(pods.host[number], "") if number >= 0 else "" for number in map(pods.names.get, minute.pod_names)
+        ]
 
     # ---- learning -------------------------------------------------------------------------------
 
