@@ -12,9 +12,10 @@ import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.baseline import Profiles, Vocabulary, fewer, grown, seen_lately
+from udfs.pure.callers import Callers
 from udfs.pure.channels import GAP, LEAF, OWN, TIMES
 from udfs.pure.children import Children
-from udfs.pure.counts import FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
+from udfs.pure.counts import ERROR_RATE, FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
 from udfs.pure.frame import Frame
 from udfs.pure.load import Load
 from udfs.pure.reading import (
@@ -65,6 +66,7 @@ class Baselines:
         self._load = Load()
         self._replicas = Replicas()
         self._children = Children()
+        self._callers = Callers()
 
     def read(self, minute_ms: int, frame: Frame) -> Reading:
         """Compare a minute with the past. Names are entered and the load's level follows; nothing else is learnt."""
@@ -105,7 +107,8 @@ class Baselines:
         slow_level = np.searchsorted(SLOW_LEVELS, slowness)
         slowness = np.minimum(slowness, self.counts.slow_limit(profile, slow_level))
 
-        excused = self._excused(frame, operation, slowness > 0)
+        misused = self._misused(minute_ms, frame, operation, service, is_entry)
+        excused = self._excused(frame, operation, slowness > 0, misused)
         unexcused = np.bincount(group_of, ~excused[frame.has_parent], minlength=len(groups))
         rate = self.counts.repeat_rate(repeat_row, group_repeats(frame, groups))
         is_loop = (frame.repeats[groups] > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
@@ -119,7 +122,7 @@ class Baselines:
         return Reading(
             operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot, load, replica,
             is_timed, is_known, slow_level, surplus, variance, failed, groups, repeat_row, structure,
-            groups[is_loop], repeat_weight[is_loop],
+            groups[is_loop], repeat_weight[is_loop], misused,
         )  # fmt: skip
 
     def _callees(self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray) -> np.ndarray:
@@ -129,7 +132,34 @@ class Baselines:
         callee[frame.parent[answers]] = service[answers]
         return np.where(frame.is_call, callee, -1)
 
-    def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray) -> np.ndarray:
+    def _misused(
+        self, minute_ms: int, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray
+    ) -> np.ndarray:
+        """Answers that fail by their caller's fault.  # (spans,)"""
+        misused = np.zeros(frame.count, bool)
+        rows, index, pairs = self._answers(frame, service, is_entry)
+        if frame.failed[rows].any():
+            usual = np.exp(self.counts.log_rate(self.counts.failures, ERROR_RATE, operation[rows]))
+            usual_of = np.zeros(len(pairs[0]))
+            usual_of[index] = np.minimum(usual, TROUBLE_RATE)
+            own = self._callers.is_their_own(minute_ms, *pairs, usual_of)
+            misused[rows] = frame.failed[rows] & own[index]
+        return misused
+
+    def _answers(
+        self, frame: Frame, service: np.ndarray, is_entry: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str], np.ndarray]]:
+        """(rows of answers to calls, the pair of each, pairs as Callers wants them)"""
+        rows = np.flatnonzero(is_entry & frame.has_parent)
+        services = len(self.services)
+        keys, index = np.unique(frame.operation[rows] * services + service[frame.parent[rows]], return_inverse=True)
+        operations, callers = np.divmod(keys, services)
+        calls = np.bincount(index, minlength=len(keys))
+        failures = np.bincount(index, frame.failed[rows], minlength=len(keys))
+        names = [frame.operations[i] for i in operations.tolist()], [self.services.names[i] for i in callers.tolist()]
+        return rows, index, (*names, np.column_stack([calls, failures]).astype(float))
+
+    def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray, misused: np.ndarray) -> np.ndarray:
         """Attempts that failed by the callee, so that to try again is no fault of the caller's.
 
         The callee did not answer, or with an error, or was slow; without calling spans any error. The calling span may
@@ -141,7 +171,8 @@ class Baselines:
         slow &= usual.is_settled(operation, SAMPLES_MIN, MINUTES_MIN)
         by_callee = ~frame.is_answered | frame.is_parent_of(slow) | is_slow
         failed_by_callee = frame.has_erring_child | frame.is_error & by_callee
-        return np.where(frame.is_call, failed_by_callee, frame.is_error)
+        excused = np.where(frame.is_call, failed_by_callee, frame.is_error)
+        return excused & ~misused & ~frame.is_parent_of(misused)
 
     def enter_services(self, names: Iterable[str], minute_ms: int) -> bool:
         """Enter the names of services that are seen in a minute. returns: whether any is new."""
@@ -217,6 +248,7 @@ class Baselines:
         answered = np.flatnonzero(frame.is_answered & (reading.callee >= 0))
         self._callee_of[operation[answered]] = reading.callee[answered]
         self._learn_children(minute_ms, frame, reading, events)
+        self._callers.learn(minute_ms, *self._answers(frame, reading.service, reading.is_entry)[2])
         is_rare = self.structures.share(reading.structure, self.counts.calls[operation]) < RARE
         self.counts.learn(frame, reading, is_rare, times, events)
         self.structures.learn(minute_ms, reading.structure, events, FADE)
@@ -263,7 +295,7 @@ class Baselines:
 
     def is_crowded(self) -> bool:
         """Whether more is kept than is to be."""
-        tables = self.operations, self._replicas, self._children, self.structures
+        tables = self.operations, self._replicas, self._children, self._callers, self.structures
         return self.services.taken > SERVICES_MOST or max(len(table) for table in tables) > ROWS_MOST
 
     def forget(self, before_ms: int) -> tuple[np.ndarray, np.ndarray]:
@@ -281,6 +313,7 @@ class Baselines:
         self._callee_of[np.isin(self._callee_of, gone)] = -1
         self._replicas.forget(before_ms, ROWS_MOST, slots)
         self._children.forget(before_ms, ROWS_MOST)
+        self._callers.forget(before_ms, ROWS_MOST)
         self.structures.forget(before_ms, ROWS_MOST)
         kept = seen_lately(self.operations.last_seen, before_ms, ROWS_MOST)
         kept = kept[~np.isin(self._service_of[kept], gone)]

@@ -112,6 +112,9 @@ def of_minute(
     place = np.where(dead >= 0, -1, place)
 
     error_place = np.where(answer >= 0, np.arange(frame.count), place)
+    # What fails for one caller alone is that caller's fault.
+    error_blamed = np.where(reading.misused, reading.service[frame.parent], error_blamed)
+    error_place = np.where(reading.misused, frame.parent, error_place)
     rarity = rare[1] + np.log(STRUCTURE_TROUBLE_RATE / TROUBLE_RATE)
     parts: list[tuple[Any, ...]] = [
         (timed, channel, blamed[timed], place[timed], slow),
