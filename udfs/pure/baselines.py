@@ -107,7 +107,7 @@ class Baselines:
         slow_level = np.searchsorted(SLOW_LEVELS, slowness)
         slowness = np.minimum(slowness, self.counts.slow_limit(profile, slow_level))
 
-        misused = self._misused(minute_ms, frame, operation, service, is_entry)
+        misused = self._misused(minute_ms, frame, operation, service, is_entry, slow_level)
         excused = self._excused(frame, operation, slowness > 0, misused)
         unexcused = np.bincount(group_of, ~excused[frame.has_parent], minlength=len(groups))
         rate = self.counts.repeat_rate(repeat_row, group_repeats(frame, groups))
@@ -133,31 +133,24 @@ class Baselines:
         return np.where(frame.is_call, callee, -1)
 
     def _misused(
-        self, minute_ms: int, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray
+        self,
+        minute_ms: int,
+        frame: Frame,
+        operation: np.ndarray,
+        service: np.ndarray,
+        is_entry: np.ndarray,
+        slow_level: np.ndarray,
     ) -> np.ndarray:
         """Answers that fail by their caller's fault.  # (spans,)"""
         misused = np.zeros(frame.count, bool)
-        rows, index, pairs = self._answers(frame, service, is_entry)
-        if frame.failed[rows].any():
+        rows, index, pairs = _answers(frame, service, is_entry, slow_level, self.services.names)
+        if pairs[2][:, 1].any():
             usual = np.exp(self.counts.log_rate(self.counts.failures, ERROR_RATE, operation[rows]))
             usual_of = np.zeros(len(pairs[0]))
             usual_of[index] = np.minimum(usual, TROUBLE_RATE)
             own = self._callers.is_their_own(minute_ms, *pairs, usual_of)
-            misused[rows] = frame.failed[rows] & own[index]
+            misused[rows] = _rejects(frame, slow_level)[rows] & own[index]
         return misused
-
-    def _answers(
-        self, frame: Frame, service: np.ndarray, is_entry: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str], np.ndarray]]:
-        """(rows of answers to calls, the pair of each, pairs as Callers wants them)"""
-        rows = np.flatnonzero(is_entry & frame.has_parent)
-        services = len(self.services)
-        keys, index = np.unique(frame.operation[rows] * services + service[frame.parent[rows]], return_inverse=True)
-        operations, callers = np.divmod(keys, services)
-        calls = np.bincount(index, minlength=len(keys))
-        failures = np.bincount(index, frame.failed[rows], minlength=len(keys))
-        names = [frame.operations[i] for i in operations.tolist()], [self.services.names[i] for i in callers.tolist()]
-        return rows, index, (*names, np.column_stack([calls, failures]).astype(float))
 
     def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray, misused: np.ndarray) -> np.ndarray:
         """Attempts that failed by the callee, so that to try again is no fault of the caller's.
@@ -248,7 +241,8 @@ class Baselines:
         answered = np.flatnonzero(frame.is_answered & (reading.callee >= 0))
         self._callee_of[operation[answered]] = reading.callee[answered]
         self._learn_children(minute_ms, frame, reading, events)
-        self._callers.learn(minute_ms, *self._answers(frame, reading.service, reading.is_entry)[2])
+        pairs = _answers(frame, reading.service, reading.is_entry, reading.slow_level, self.services.names)[2]
+        self._callers.learn(minute_ms, *pairs)
         is_rare = self.structures.share(reading.structure, self.counts.calls[operation]) < RARE
         self.counts.learn(frame, reading, is_rare, times, events)
         self.structures.learn(minute_ms, reading.structure, events, FADE)
@@ -330,6 +324,27 @@ class Baselines:
         self.times.keep(profiles)
         self.durations.keep(kept)
         self.starts.keep(kept)
+
+
+def _rejects(frame: Frame, slow_level: np.ndarray) -> np.ndarray:
+    """Failures that took no longer than usual: one that took its time waited for something, or worked.  # (spans,)"""
+    return frame.failed & (slow_level == 0)
+
+
+def _answers(
+    frame: Frame, service: np.ndarray, is_entry: np.ndarray, slow_level: np.ndarray, names: list[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str], np.ndarray]]:
+    """(rows of answers to calls, the pair of each, pairs as Callers wants them). names: of the services."""
+    rows = np.flatnonzero(is_entry & frame.has_parent)
+    keys, index = np.unique(frame.operation[rows] * len(names) + service[frame.parent[rows]], return_inverse=True)
+    operations, callers = np.divmod(keys, len(names))
+    calls = np.bincount(index, minlength=len(keys))
+    failures = np.bincount(index, _rejects(frame, slow_level)[rows], minlength=len(keys))
+    return rows, index, (
+        [frame.operations[i] for i in operations.tolist()],
+        [names[i] for i in callers.tolist()],
+        np.column_stack([calls, failures]).astype(float),
+    )  # fmt: skip
 
 
 def log_start(frame: Frame) -> np.ndarray:

@@ -16,7 +16,7 @@ from udfs.pure.windows import MINUTE_MS
 
 # "Lately": counts forget with this time constant.
 MEMORY_MINUTES = 15.0
-# By so many nats the others' calls have to speak against a fault of the callee's.
+# So many nats have to speak for two rates of failure, the caller's and the usual, against one that all callers have.
 TELLING = np.log(20.0)
 
 
@@ -50,12 +50,10 @@ class Callers:
             mine = counts[pair] + (fade * self._counts[known[pair]] if known[pair] >= 0 else 0.0)
             everyone = counts[here[operation[pair]]].sum(axis=0)
             everyone = everyone + fade * self._counts[self._of.get(operation[pair], [])].sum(axis=0)
-            calls, failures = np.maximum(everyone - mine, 0.0)
-            rate = (mine[1] + 0.5) / (mine[0] + 1.0)
-            against = failures * np.log(usual[pair] / rate) + (calls - failures) * np.log(
-                (1 - usual[pair]) / (1 - rate)
-            )
-            own[pair] = rate > usual[pair] and against > TELLING
+            others = np.maximum(everyone - mine, 0.0)
+            pooled, rate = ((failures + 0.5) / (calls + 1.0) for calls, failures in (everyone, mine))
+            says = _log_odds(mine, rate, pooled) + _log_odds(others, usual[pair], pooled)
+            own[pair] = rate > pooled and says > TELLING
         return own
 
     def learn(self, minute_ms: int, operation: Sequence[str], caller: Sequence[str], counts: np.ndarray) -> None:
@@ -84,6 +82,12 @@ class Callers:
         for place in range(first, len(self._pairs)):
             operation = self._pairs.names[place].rsplit(SEPARATOR, 2)[0]
             self._of.setdefault(operation, []).append(place)
+
+
+def _log_odds(counts: np.ndarray, rate: float, other: float) -> float:
+    """By how many nats counts of calls and failures speak for one rate of failure against another."""
+    calls, failures = counts
+    return float(failures * np.log(rate / other) + (calls - failures) * np.log((1 - rate) / (1 - other)))
 
 
 def _name(operation: str, caller: str) -> str:
