@@ -64,6 +64,7 @@ class Baselines:
         self._callee_of = np.zeros(0, np.int64)  # (operations,) who answers this call, -1 unknown
         self._peer_of = np.zeros(0, np.int64)  # (operations,) the service that this call names, -1 unknown
         self._hash_of = np.zeros(0, np.uint64)  # (operations,)
+        self._has_new_services = False  # whose names calls may already have
         self._service_hash = np.zeros(1, np.int64)  # (1 + services,) below SHAPES; 0: nobody
         self._load = Load()
         self._replicas = Replicas()
@@ -181,8 +182,8 @@ class Baselines:
         excused = np.where(frame.is_call, failed_by_callee, frame.is_error)
         return excused & ~misused & ~frame.is_parent_of(misused)
 
-    def enter_services(self, names: Iterable[str], minute_ms: int) -> bool:
-        """Enter the names of services that are seen in a minute. returns: whether any is new."""
+    def enter_services(self, names: Iterable[str], minute_ms: int) -> None:
+        """Enter the names of services that are seen in a minute."""
         before = len(self.services)
         reused = self.services.see(names, minute_ms)
         count = len(self.services)
@@ -196,20 +197,21 @@ class Baselines:
         for i in new:
             self.service_since[i] = minute_ms
             self._service_hash[i + 1] = int(_hash(self.services.names[i])) % SHAPES
-        return bool(new)
+        self._has_new_services |= bool(new)
 
     def _enter(self, minute_ms: int, frame: Frame) -> np.ndarray:
         """Enter the names of a frame; the operation's id of each span."""
         known = len(self.operations)
-        is_new = self.enter_services([name.split(SEPARATOR)[0] for name in frame.operations], minute_ms)
+        self.enter_services([name.split(SEPARATOR)[0] for name in frame.operations], minute_ms)
         self.operations.see(frame.operations, minute_ms)
         self._resize(len(self.operations))
         for i in range(known, len(self.operations)):
             name = self.operations.names[i]
             self._service_of[i] = self.services.get(name.split(SEPARATOR)[0])
             self._hash_of[i] = _hash(name)
-        if is_new or len(self.operations) > known:
-            # A peer that became known as a service answers from now on.
+        if self._has_new_services or len(self.operations) > known:
+            # A peer that became known as a service, be it by its usage, answers from now on.
+            self._has_new_services = False
             by_name = {name.rsplit("/", 1)[-1]: i for i, name in enumerate(self.services.names)}
             for i in np.flatnonzero(self._peer_of < 0):
                 for peer in self.operations.names[i].split(SEPARATOR)[2:]:

@@ -1,7 +1,7 @@
 """Noisy neighbours: a pod that over-uses its host slows the others there, whoever calls whom.
 
 A host (the resource that a pod runs on) is crowded while a pod of it over-uses and most services there are slow in
-their own time, of which a lesser part is slow elsewhere. One slow service has reasons of its own.
+their own time, there and nowhere else. One slow service has reasons of its own.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ def crowding(host: Sequence[str], service: np.ndarray, slow: np.ndarray, overuse
     NaN where it is not heard of. overuse: (pods,) log odds.
     """
     on: dict[str, list[int]] = defaultdict(list)
+    heard: dict[int, set[str]] = defaultdict(set)  # hosts on which each service is heard of, and on which it is slow
+    ill: dict[int, set[str]] = defaultdict(set)
     for pod, name in enumerate(host):
         if name:
             on[name].append(pod)
+            if np.isfinite(slow[pod]):
+                heard[service[pod]].add(name)
+                if slow[pod] > 0.5:
+                    ill[service[pod]].add(name)
     found = {}
     for name, pods in on.items():
         greedy = max(pods, key=lambda pod: (overuse[pod], -pod))
-        if overuse[greedy] <= 0:
-            continue
-        others = np.isfinite(slow) & (service != service[greedy])
-        here = np.isin(np.arange(len(service)), pods) & others
-        ill, heard = set(service[here & (slow > 0.5)].tolist()), set(service[here].tolist())
-        elsewhere = others & ~here & np.array([bool(other) for other in host])
-        ill_there, heard_there = set(service[elsewhere & (slow > 0.5)].tolist()), set(service[elsewhere].tolist())
-        share, share_there = len(ill) / max(len(heard), 1), len(ill_there) / max(len(heard_there), 1)
-        if len(ill) >= SERVICES_MIN and share >= SHARE_MIN and share > share_there:
-            found[name] = greedy
+        if overuse[greedy] > 0:
+            others = [other for other, hosts in heard.items() if name in hosts and other != service[greedy]]
+            slowed = [other for other in others if ill[other] == {name}]
+            if len(slowed) >= max(SERVICES_MIN, SHARE_MIN * len(others)):
+                found[name] = greedy
     return found
