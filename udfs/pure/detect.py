@@ -75,7 +75,7 @@ class Detector:
     """The streaming detector; all of its state but the predictor and the minutes, which are stored apart, picklable."""
 
     # Raise it where the state's attributes or their meaning change: with an older state the detector starts anew.
-    STATE_VERSION = 3
+    STATE_VERSION = 4
 
     def __init__(self, predictor: Predictor | None = None, policy: str = EPISODES) -> None:
         """predictor: of spans; None = what is usual. policy: one of POLICIES."""
@@ -321,8 +321,10 @@ class Detector:
                 span = int(strongest[cell, channel[trace]])
                 service, kind = minute.service_names[cells.subject[cell]], channel[trace]
                 row["culprit_operation"] = minute.operation_of(span, service)
-                if kind == OWN and crowded_by[minute.pod[span]]:
-                    service, kind = crowded_by[minute.pod[span]], OVERUSE
+                neighbour = crowded_by[minute.pod[span]] if kind == OWN else ""
+                if neighbour:
+                    service, kind = neighbour, OVERUSE
+                    minute.count_blamed(result.service_traces, trace, neighbour)
                 row["culprit_service_name"] = service
                 row["anomaly_kind"] = KINDS[kind]
                 affected.append(minute.on_way(span))

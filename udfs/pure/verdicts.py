@@ -92,6 +92,12 @@ class JudgedMinute:
         """How many of its traces touch each service, or blame it."""
         return {self.service_names[i]: int(n) for i, n in enumerate(np.bincount(self.services.subject).tolist()) if n}
 
+    def count_blamed(self, service_traces: dict[str, int], trace: int, service: str) -> None:
+        """Count a trace that blames a service among those of the service, if it doesn't touch it."""
+        here = slice(*np.searchsorted(self.services.trace, [trace, trace + 1]))
+        if service not in {self.service_names[i] for i in self.services.subject[here].tolist()}:
+            service_traces[service] = service_traces.get(service, 0) + 1
+
 
 def rows_of(frame: Frame, version: str, is_warming: np.ndarray) -> list[Row]:
     """Verdicts without a judgement."""
