@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import orjson
@@ -238,7 +239,7 @@ def test_the_minute_is_that_of_the_first_span() -> None:
 
 def test_more_than_is_known_of_does_not_break_it() -> None:
     service, pod, row = span("x", "", "s", 0, 10)
-    longer = orjson.dumps(["spans", [[service, pod, "n", [[*row, "more", 7]], "more"]], "more"])
+    longer = orjson.dumps(["spans", [[service, pod, "node", [[*row, "more", 7]], "more"]], "more"])
     assert a.assemble("t", [longer]) == a.assemble("t", [fragment((service, pod, row))])
 
 
@@ -301,3 +302,24 @@ def test_the_vocabulary_names_services_with_operations_and_pods(columns_of: str)
     assert len(set(names)) == len(names)
     expected = {"operations": "shop\x1fcall\x1fcart", "pods": "shop\x1fshop-1"}
     assert expected[columns_of] in names
+
+
+def test_pods_have_hosts_whatever_the_order_of_fragments() -> None:
+    def of(host: str, pod: str, *row: Any) -> bytes:
+        service, _, packed = span(*row)
+        return orjson.dumps(["spans", [[service, pod, host, [packed]]]])
+
+    fragments = of("h1", "p", "x", "", "s", 0, 10), of("", "p", "y", "x", "s", 1, 2), of("", "q", "z", "x", "s", 3, 4)
+    (one, other) = (a.assemble("t", order) for order in (fragments, fragments[::-1]))
+    assert one == other
+    trace = a.unpack(one[1])
+    assert dict(zip(trace.pods, trace.hosts, strict=True)) == {"s\x1fp": "h1", "s\x1fq": ""}
+
+
+def test_a_trace_that_was_packed_without_hosts_is_read() -> None:
+    _, packed = a.assemble("t", [fragment(span("x", "", "s", 0, 10))])
+    (length,) = struct.unpack_from("<i", packed)
+    header = orjson.dumps(orjson.loads(packed[4 : 4 + length])[:5])
+    trace = a.unpack(struct.pack("<i", len(header)) + header + packed[4 + length :])
+    assert trace.hosts == [""]
+    assert len(trace.spans) == 1

@@ -1,14 +1,14 @@
 """assemble: the fragments of one trace -> one packed trace, and back.
 
-Grain: one trace. A packed trace is a header (JSON: the trace's id, the start of its first span and
-its vocabulary) and an array of SPAN rows, parents before children. The root (its row is not
+Grain: one trace. A packed trace is a header (JSON: the trace's id, the start of its first span,
+its vocabulary and the hosts of its pods) and an array of SPAN rows, parents before children. The root (its row is not
 always the first) is the earliest span without a parent in the trace.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ class Trace(NamedTuple):
     root: int  # row of the root
     operations: list[str]  # service, operation, and the peer where the span names one
     pods: list[str]  # service, pod
+    hosts: list[str]  # (pods,) the resource that each runs on, "" = unknown
     spans: np.ndarray  # (spans,) of SPAN
 
 
@@ -64,13 +65,16 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
     """
     rows: dict[str, Span] = {}
     logs: set[tuple] = set()
+    hosts: dict[str, str] = {}
     for fragment in fragments:
         what, groups = orjson.loads(fragment)[:2]
         if what == "logs":
             logs.update(tuple(record[:5]) for record in groups if record[2] >= ERROR_SEVERITY)
             continue
         for group in groups:
-            service, pod = group[0], group[1]
+            service, pod, host = group[:3]
+            name = service + SEPARATOR + pod
+            hosts[name] = max(host, hosts.get(name, ""))
             for span in group[3]:
                 span_id, parent, operation, kind, error, start, end, peer = span[:8]
                 row = (start, span_id, end, parent, service, pod, operation, kind, error, peer)
@@ -81,10 +85,10 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
         return None
     spans = sorted(rows.values())
     start_ns = spans[0][0]
-    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs)
+    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs, hosts)
 
 
-def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple]) -> bytes:
+def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple], hosts: Mapping[str, str]) -> bytes:
     tree = call_tree(spans)
     parents, own_ns = tree.parents, tree.own_ns
     error_logs = _error_logs(spans, logs) if logs else {}
@@ -126,7 +130,9 @@ def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple]) -> 
             depths[i],
             flags,
         ))  # fmt: skip
-    header = orjson.dumps([trace_id, start_ns, row_of[root], list(operations), list(pods)])
+    header = orjson.dumps([
+        trace_id, start_ns, row_of[root], list(operations), list(pods), [hosts[name] for name in pods],
+    ])  # fmt: skip
     return b"".join([_HEADER_LENGTH.pack(len(header)), header, *body])
 
 
@@ -145,8 +151,10 @@ def _error_logs(spans: list[Span], logs: set[tuple]) -> dict[int, int]:
 
 
 def unpack(packed: bytes) -> Trace:
-    """What ``assemble`` packed; the array is a view of ``packed`` and read-only."""
+    """What ``assemble`` packed; the array is a view of ``packed`` and read-only. Traces that were packed before they
+    told hosts have none."""
     (length,) = _HEADER_LENGTH.unpack_from(packed)
     start = _HEADER_LENGTH.size
-    trace_id, start_ns, root, operations, pods = orjson.loads(packed[start : start + length])
-    return Trace(trace_id, start_ns, root, operations, pods, np.frombuffer(packed, SPAN, offset=start + length))
+    trace_id, start_ns, root, operations, pods, *hosts = orjson.loads(packed[start : start + length])
+    hosts = hosts[0] if hosts else [""] * len(pods)
+    return Trace(trace_id, start_ns, root, operations, pods, hosts, np.frombuffer(packed, SPAN, offset=start + length))

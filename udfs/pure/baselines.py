@@ -12,9 +12,10 @@ import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.baseline import Profiles, Vocabulary, fewer, grown, seen_lately
+from udfs.pure.callers import Callers
 from udfs.pure.channels import GAP, LEAF, OWN, TIMES
 from udfs.pure.children import Children
-from udfs.pure.counts import FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
+from udfs.pure.counts import ERROR_RATE, FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
 from udfs.pure.frame import Frame
 from udfs.pure.load import Load
 from udfs.pure.reading import (
@@ -49,6 +50,7 @@ class Baselines:
         self.services = Vocabulary()
         self.operations = Vocabulary()  # service SEPARATOR operation [SEPARATOR peer]
         self.service_since = np.zeros(0, np.int64)  # (services,) minute in ms
+        self.spans = np.zeros(0)  # (services,) spans seen
         self.samples = np.zeros(0)  # (services,) timed spans seen
         self.minutes = np.zeros(0)  # (services,) minutes in which any was seen
         self.roots = np.zeros(0)  # (operations,) traces seen with this root
@@ -60,18 +62,24 @@ class Baselines:
         self.wander = Wander()
         self._service_of = np.zeros(0, np.int64)  # (operations,)
         self._callee_of = np.zeros(0, np.int64)  # (operations,) who answers this call, -1 unknown
+        self._peer_of = np.zeros(0, np.int64)  # (operations,) the service that this call names, -1 unknown
         self._hash_of = np.zeros(0, np.uint64)  # (operations,)
+        self._has_new_services = False  # whose names calls may already have
         self._service_hash = np.zeros(1, np.int64)  # (1 + services,) below SHAPES; 0: nobody
         self._load = Load()
         self._replicas = Replicas()
         self._children = Children()
+        self._callers = Callers()
 
     def read(self, minute_ms: int, frame: Frame) -> Reading:
         """Compare a minute with the past. Names are entered and the load's level follows; nothing else is learnt."""
         operation = self._enter(minute_ms, frame)
         service = self._service_of[operation]
         is_entry = ~frame.has_parent | (service[frame.parent] != service)
-        callee = self._callees(frame, operation, service, is_entry)
+        callee, is_silent = self._callees(frame, operation, service, is_entry)
+        parent = np.where(frame.has_parent, frame.parent, 0)
+        caller = np.where(is_silent[parent], callee[parent], service[parent])
+        caller = np.where(is_entry & frame.has_parent, caller, service)
         blamed = np.where(callee >= 0, callee, service)
         channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))
 
@@ -80,13 +88,13 @@ class Baselines:
         structure = self._hash_of[operation].copy()
         np.add.at(structure, frame.parent[groups], self._hash_of[operation[groups]] * _CHILD)
         children = np.bincount(frame.parent[groups], minlength=frame.count)
-        caller = (self._hash_of[operation[frame.parent]] % SHAPES).astype(np.int64)
-        caller[~frame.has_parent] = 0
+        of_caller = (self._hash_of[operation[frame.parent]] % SHAPES).astype(np.int64)
+        of_caller[~frame.has_parent] = 0
         answerer = np.where(frame.is_answered & (callee >= 0), callee + 1, 0)
-        of_call = (caller + self._service_hash[answerer]) % SHAPES
+        of_call = (of_caller + self._service_hash[answerer]) % SHAPES
         shape = np.where(frame.is_call, of_call, np.minimum(children, SHAPES - 1))
         profile = operation * SHAPES + shape
-        repeat_row = operation[groups] * SHAPES + caller[groups]
+        repeat_row = operation[groups] * SHAPES + of_caller[groups]
 
         business = ~(frame.is_error | frame.has_erring_child)
         known = business & self.times.is_settled(profile, SAMPLES_MIN, MINUTES_MIN)
@@ -105,7 +113,8 @@ class Baselines:
         slow_level = np.searchsorted(SLOW_LEVELS, slowness)
         slowness = np.minimum(slowness, self.counts.slow_limit(profile, slow_level))
 
-        excused = self._excused(frame, operation, slowness > 0)
+        misused = self._misused(minute_ms, frame, operation, caller, is_entry, slow_level)
+        excused = self._excused(frame, operation, slowness > 0, misused)
         unexcused = np.bincount(group_of, ~excused[frame.has_parent], minlength=len(groups))
         rate = self.counts.repeat_rate(repeat_row, group_repeats(frame, groups))
         is_loop = (frame.repeats[groups] > 1) & (unexcused > 1) & (rate < REPEAT_USUAL)
@@ -119,67 +128,102 @@ class Baselines:
         return Reading(
             operation, service, callee, is_entry, profile, raw_log_time, log_time, load_slot, load, replica,
             is_timed, is_known, slow_level, surplus, variance, failed, groups, repeat_row, structure,
-            groups[is_loop], repeat_weight[is_loop],
+            groups[is_loop], repeat_weight[is_loop], misused, caller, is_silent,
         )  # fmt: skip
 
-    def _callees(self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray) -> np.ndarray:
-        """Who answers each call: who did, else who usually does, else -1. No call: -1."""
-        callee = self._callee_of[operation]
+    def _callees(
+        self, frame: Frame, operation: np.ndarray, service: np.ndarray, is_entry: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(who answers each call: who did, else who usually does, else -1, and -1 where it is no call; whether that
+        one has no spans)  # 2 x (spans,)
+
+        A workload that a call names and that never emits spans stands between the call and the spans below it.
+        """
+        callee, peer = self._callee_of[operation], self._peer_of[operation]
         answers = np.flatnonzero(is_entry & frame.has_parent)
         callee[frame.parent[answers]] = service[answers]
-        return np.where(frame.is_call, callee, -1)
+        emits = self.spans > 0
+        emits[service] = True
+        is_silent = frame.is_call & (peer >= 0) & ~emits[peer]
+        return np.where(frame.is_call, np.where(is_silent, peer, callee), -1), is_silent
 
-    def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray) -> np.ndarray:
+    def _misused(
+        self,
+        minute_ms: int,
+        frame: Frame,
+        operation: np.ndarray,
+        caller: np.ndarray,
+        is_entry: np.ndarray,
+        slow_level: np.ndarray,
+    ) -> np.ndarray:
+        """Answers that fail by their caller's fault.  # (spans,)"""
+        misused = np.zeros(frame.count, bool)
+        rows, index, pairs = _answers(frame, caller, is_entry, slow_level, self.services.names)
+        if pairs[2][:, 1].any():
+            usual = np.exp(self.counts.log_rate(self.counts.failures, ERROR_RATE, operation[rows]))
+            usual_of = np.zeros(len(pairs[0]))
+            usual_of[index] = np.minimum(usual, TROUBLE_RATE)
+            own = self._callers.is_their_own(minute_ms, *pairs, usual_of)
+            misused[rows] = _rejects(frame, slow_level)[rows] & own[index]
+        return misused
+
+    def _excused(self, frame: Frame, operation: np.ndarray, is_slow: np.ndarray, misused: np.ndarray) -> np.ndarray:
         """Attempts that failed by the callee, so that to try again is no fault of the caller's.
 
-        The callee did not answer, or with an error, or was slow; without calling spans any error.
+        The callee did not answer, or with an error, or was slow; without calling spans any error. The calling span may
+        keep quiet about its callee's error.
         """
         usual = self.durations
         surplus = np.log(frame.duration_ms + TIME_FLOOR_MS) - usual.location[operation]
         slow = surplus > SLOW_CALLEE * usual.scale[operation]
         slow &= usual.is_settled(operation, SAMPLES_MIN, MINUTES_MIN)
-        by_callee = ~frame.is_answered | frame.has_erring_child | frame.is_parent_of(slow) | is_slow
-        return frame.is_error & (by_callee | ~frame.is_call)
+        by_callee = ~frame.is_answered | frame.is_parent_of(slow) | is_slow
+        failed_by_callee = frame.has_erring_child | frame.is_error & by_callee
+        excused = np.where(frame.is_call, failed_by_callee, frame.is_error)
+        return excused & ~misused & ~frame.is_parent_of(misused)
 
-    def enter_services(self, names: Iterable[str], minute_ms: int) -> bool:
-        """Enter the names of services that are seen in a minute. returns: whether any is new."""
+    def enter_services(self, names: Iterable[str], minute_ms: int) -> None:
+        """Enter the names of services that are seen in a minute."""
         before = len(self.services)
         reused = self.services.see(names, minute_ms)
         count = len(self.services)
         self.service_since = grown(self.service_since, count)
         self._service_hash = grown(self._service_hash, count + 1)
         self.samples, self.minutes = grown(self.samples, count), grown(self.minutes, count)
+        self.spans = grown(self.spans, count)
         self._load.resize(count * TIMES)
         self.wander.resize(count * TIMES)
         new = [*reused, *range(before, count)]
         for i in new:
             self.service_since[i] = minute_ms
             self._service_hash[i + 1] = int(_hash(self.services.names[i])) % SHAPES
-        return bool(new)
+        self._has_new_services |= bool(new)
 
     def _enter(self, minute_ms: int, frame: Frame) -> np.ndarray:
         """Enter the names of a frame; the operation's id of each span."""
         known = len(self.operations)
-        is_new = self.enter_services([name.split(SEPARATOR)[0] for name in frame.operations], minute_ms)
+        self.enter_services([name.split(SEPARATOR)[0] for name in frame.operations], minute_ms)
         self.operations.see(frame.operations, minute_ms)
         self._resize(len(self.operations))
         for i in range(known, len(self.operations)):
             name = self.operations.names[i]
             self._service_of[i] = self.services.get(name.split(SEPARATOR)[0])
             self._hash_of[i] = _hash(name)
-        if is_new or len(self.operations) > known:
-            # A peer that became known as a service answers from now on.
+        if self._has_new_services or len(self.operations) > known:
+            # A peer that became known as a service, be it by its usage, answers from now on.
+            self._has_new_services = False
             by_name = {name.rsplit("/", 1)[-1]: i for i, name in enumerate(self.services.names)}
-            for i in np.flatnonzero(self._callee_of < 0):
+            for i in np.flatnonzero(self._peer_of < 0):
                 for peer in self.operations.names[i].split(SEPARATOR)[2:]:
-                    self._callee_of[i] = by_name.get(peer, by_name.get(_host(peer), -1))
+                    self._peer_of[i] = by_name.get(peer, by_name.get(_host(peer), -1))
+            self._callee_of = np.where(self._callee_of < 0, self._peer_of, self._callee_of)
         ids = np.array([self.operations.get(name) for name in frame.operations])
         return ids[frame.operation]
 
     def _resize(self, rows: int) -> None:
         for name in ("roots", "_service_of", "_hash_of"):
             setattr(self, name, grown(getattr(self, name), rows))
-        self._callee_of = grown(self._callee_of, rows, -1)
+        self._callee_of, self._peer_of = grown(self._callee_of, rows, -1), grown(self._peer_of, rows, -1)
         self.counts.resize(rows)
         self.times.resize(rows * SHAPES)
         self.durations.resize(rows)
@@ -209,12 +253,15 @@ class Baselines:
         self.durations.learn(operation, np.log(frame.duration_ms + TIME_FLOOR_MS), timed)
         self.starts.learn(operation, log_start(frame), np.where(frame.has_parent, timed, 0.0))
         timed_spans = np.bincount(reading.service, reading.is_timed, minlength=len(self.samples))
+        self.spans += np.bincount(reading.service, minlength=len(self.spans))
         self.samples += timed_spans
         self.minutes += timed_spans > 0
         self.roots += np.bincount(operation[frame.root], minlength=len(self.roots))
         answered = np.flatnonzero(frame.is_answered & (reading.callee >= 0))
         self._callee_of[operation[answered]] = reading.callee[answered]
         self._learn_children(minute_ms, frame, reading, events)
+        pairs = _answers(frame, reading.caller, reading.is_entry, reading.slow_level, self.services.names)[2]
+        self._callers.learn(minute_ms, *pairs)
         is_rare = self.structures.share(reading.structure, self.counts.calls[operation]) < RARE
         self.counts.learn(frame, reading, is_rare, times, events)
         self.structures.learn(minute_ms, reading.structure, events, FADE)
@@ -261,7 +308,7 @@ class Baselines:
 
     def is_crowded(self) -> bool:
         """Whether more is kept than is to be."""
-        tables = self.operations, self._replicas, self._children, self.structures
+        tables = self.operations, self._replicas, self._children, self._callers, self.structures
         return self.services.taken > SERVICES_MOST or max(len(table) for table in tables) > ROWS_MOST
 
     def forget(self, before_ms: int) -> tuple[np.ndarray, np.ndarray]:
@@ -272,13 +319,15 @@ class Baselines:
         """
         most = SERVICES_MOST if self.services.taken <= SERVICES_MOST else fewer(SERVICES_MOST)
         gone = self.services.release(before_ms, most)
-        self.samples[gone] = self.minutes[gone] = 0.0
+        self.spans[gone] = self.samples[gone] = self.minutes[gone] = 0.0
         slots = (gone[:, None] * TIMES + np.arange(TIMES)).ravel()
         self._load.reset(slots)
         self.wander.reset(slots)
         self._callee_of[np.isin(self._callee_of, gone)] = -1
+        self._peer_of[np.isin(self._peer_of, gone)] = -1
         self._replicas.forget(before_ms, ROWS_MOST, slots)
         self._children.forget(before_ms, ROWS_MOST)
+        self._callers.forget(before_ms, ROWS_MOST)
         self.structures.forget(before_ms, ROWS_MOST)
         kept = seen_lately(self.operations.last_seen, before_ms, ROWS_MOST)
         kept = kept[~np.isin(self._service_of[kept], gone)]
@@ -288,13 +337,34 @@ class Baselines:
 
     def _keep_operations(self, kept: np.ndarray) -> None:
         self.operations.keep(kept)
-        for name in ("roots", "_service_of", "_callee_of", "_hash_of"):
+        for name in ("roots", "_service_of", "_callee_of", "_peer_of", "_hash_of"):
             setattr(self, name, getattr(self, name)[kept])
         profiles = (kept[:, None] * SHAPES + np.arange(SHAPES)).ravel()
         self.counts.keep(kept, profiles)
         self.times.keep(profiles)
         self.durations.keep(kept)
         self.starts.keep(kept)
+
+
+def _rejects(frame: Frame, slow_level: np.ndarray) -> np.ndarray:
+    """Failures that took no longer than usual: one that took its time waited for something, or worked.  # (spans,)"""
+    return frame.failed & (slow_level == 0)
+
+
+def _answers(
+    frame: Frame, caller: np.ndarray, is_entry: np.ndarray, slow_level: np.ndarray, names: list[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[list[str], list[str], np.ndarray]]:
+    """(rows of answers to calls, the pair of each, pairs as Callers wants them). names: of the services."""
+    rows = np.flatnonzero(is_entry & frame.has_parent)
+    keys, index = np.unique(frame.operation[rows] * len(names) + caller[rows], return_inverse=True)
+    operations, callers = np.divmod(keys, len(names))
+    calls = np.bincount(index, minlength=len(keys))
+    failures = np.bincount(index, _rejects(frame, slow_level)[rows], minlength=len(keys))
+    return rows, index, (
+        [frame.operations[i] for i in operations.tolist()],
+        [names[i] for i in callers.tolist()],
+        np.column_stack([calls, failures]).astype(float),
+    )  # fmt: skip
 
 
 def log_start(frame: Frame) -> np.ndarray:

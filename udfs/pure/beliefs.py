@@ -30,6 +30,10 @@ class Beliefs:
         """Chances of the states of services by now.  # (services, channels, states)"""
         return self._services.now
 
+    def slow_pods(self, minute_ms: int) -> np.ndarray:
+        """Chance that each pod's own times were in an episode in a minute, by all that came since.  # (pods,)"""
+        return 1 - self._pods.at(minute_ms)[:, OWN, 0]
+
     def observe_services(
         self, minute_ms: int, level: Level, together: np.ndarray, count: int, is_warming: np.ndarray
     ) -> np.ndarray:

@@ -123,3 +123,12 @@ def caller_repeats(frame: Frame, reading: Reading) -> np.ndarray:
     repeats = np.zeros(frame.count, np.int64)
     np.maximum.at(repeats, frame.parent[reading.groups], frame.repeats[reading.groups])
     return repeats
+
+
+def made_by(frame: Frame, reading: Reading) -> np.ndarray:
+    """The span that tells the kind of call which led to each span: its own, or, where its service answers a caller that
+    has no span for calling, the caller's.  # (spans,)
+    """
+    parent = np.where(frame.has_parent, frame.parent, 0)
+    is_direct = frame.has_parent & ~frame.is_call[parent] & (reading.service[parent] != reading.service)
+    return np.where(is_direct, parent, np.arange(frame.count))

@@ -25,12 +25,14 @@ from udfs.pure import verdicts
 from udfs.pure.assemble import SEPARATOR, Trace, unpack
 from udfs.pure.baselines import Baselines
 from udfs.pure.beliefs import Beliefs
-from udfs.pure.channels import CHANNELS, KINDS, REPEAT, THRESHOLD
+from udfs.pure.channels import CHANNELS, KINDS, OVERUSE, OWN, REPEAT, THRESHOLD
+from udfs.pure.counts import made_by
 from udfs.pure.embed import tokens
 from udfs.pure.episodes import LONE
 from udfs.pure.evidence import STRENGTHS, Level, level, of_minute
 from udfs.pure.frame import Frame
 from udfs.pure.impact import Impact
+from udfs.pure.neighbours import crowding
 from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.pods import Pods
 from udfs.pure.predict import Prediction, Predictor, Usual
@@ -192,7 +194,7 @@ class Detector:
     def _judge(self, minute_ms: int, frame: Frame, reading: Reading, asked_of_use: Mapping[str, float]) -> MinuteResult:
         base, beliefs = self._baselines, self._beliefs
         is_warming = self._is_warming(frame, reading)
-        pods = self._pods.enter(minute_ms, frame.pods, base.services)
+        pods = self._pods.enter(minute_ms, frame.pods, frame.hosts, base.services)
         renewed = self._pods.renewed(minute_ms, pods[frame.pod], reading.service, base.service_since)
         seen = self._tokens(frame, reading)
         predicted = self.predictor.predict(seen)
@@ -214,9 +216,12 @@ class Detector:
         loops = channel == REPEAT
         looping = np.full(frame.count, -np.inf)
         looping[row[loops]] = weights[loops, 0]
-        asked_of_loops = beliefs.observe_loops(
-            minute_ms, reading.operation[calls], looping[calls], len(base.operations)
-        )
+        makes = made_by(frame, reading)
+        # A span that makes calls of several kinds is one case.
+        cases, of_case = np.unique(np.stack([frame.parent[calls], makes[calls]]), axis=1, return_inverse=True)
+        says = np.full(cases.shape[1], -np.inf)
+        np.maximum.at(says, of_case.ravel(), looping[calls])
+        asked_of_loops = beliefs.observe_loops(minute_ms, reading.operation[cases[1]], says, len(base.operations))
 
         key = by_service.trace * count + by_service.subject
         cell_of_span = np.searchsorted(key, frame.trace * count + reading.service)
@@ -234,7 +239,7 @@ class Detector:
             services=by_service._replace(subject=np.searchsorted(here, by_service.subject)),
             pods=by_pod,
             pod_cell=np.searchsorted(key, by_pod.trace * count + self._pods.service[pods[by_pod.subject]]),
-            loop_operation=frame.operation[row[loops]],
+            loop_operation=frame.operation[makes[row[loops]]],
             loop_cell=np.searchsorted(key, frame.trace[row[loops]] * count + service[loops]),
             loop_weight=weights[loops, 0],
             used_cell=used[0],
@@ -245,8 +250,9 @@ class Detector:
             depth=frame.depth,
             operation=frame.operation,
             operations=frame.operations,
+            pod=frame.pod,
             asked=asked[here],
-            asked_of_loops=asked_of_loops[reading.operation[row[loops]]],
+            asked_of_loops=asked_of_loops[reading.operation[makes[row[loops]]]],
             asked_of_use=np.array([asked_of_use.get(name, 0.0) for name in frame.pods]),
             alpha=alpha,
             threshold=threshold,
@@ -301,6 +307,7 @@ class Detector:
             score, threshold = minute.alpha[culprit], minute.threshold[culprit]
             strongest = np.where(strongest < 0, minute.first_span[:, None], strongest)
         is_anomalous = (best > 0) & ~minute.is_warming
+        crowded_by = self._crowded_by(minute, overuse)
         result = MinuteResult(minute.minute_ms, service_traces=minute.service_traces(), is_final=is_final)
         affected = []
         for trace, row in enumerate(minute.rows):
@@ -312,15 +319,35 @@ class Detector:
             if row["is_anomalous"]:
                 cell = culprit[trace]
                 span = int(strongest[cell, channel[trace]])
-                service = minute.service_names[cells.subject[cell]]
-                row["culprit_service_name"] = service
+                service, kind = minute.service_names[cells.subject[cell]], channel[trace]
                 row["culprit_operation"] = minute.operation_of(span, service)
-                row["anomaly_kind"] = KINDS[channel[trace]]
+                neighbour = crowded_by[minute.pod[span]] if kind == OWN else ""
+                if neighbour:
+                    service, kind = neighbour, OVERUSE
+                    minute.count_blamed(result.service_traces, trace, neighbour)
+                row["culprit_service_name"] = service
+                row["anomaly_kind"] = KINDS[kind]
                 affected.append(minute.on_way(span))
             result.verdicts.append(row)
         result.incidents = verdicts.incidents(result.verdicts, affected)
         self._impact.add_to(result, minute, services, self._usage)
         return result, odds
+
+    def _crowded_by(self, minute: JudgedMinute, overuse: Mapping[str, float]) -> list[str]:
+        """The service that crowds out each of a minute's pods, "" = none.  # (pods,)
+
+        overuse: log odds by consumer.
+        """
+        pods = self._pods
+        heard = [number for number in map(pods.names.get, minute.pod_names) if number >= 0]
+        slow = np.full(len(pods), np.nan)
+        slow[heard] = self._beliefs.slow_pods(minute.minute_ms)[heard]
+        odds = np.array([overuse.get(name, -np.inf) for name in pods.names.names])
+        found = crowding(pods.host, pods.service, slow, odds)
+        names = {host: pods.names.names[pod].split(SEPARATOR)[0] for host, pod in found.items()}
+        return [
+            names.get(pods.host[number], "") if number >= 0 else "" for number in map(pods.names.get, minute.pod_names)
+        ]
 
     # ---- learning -------------------------------------------------------------------------------
 

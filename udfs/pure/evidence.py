@@ -73,7 +73,7 @@ def of_minute(
     """
     blamed = np.where(reading.callee >= 0, reading.callee, reading.service)
     answer = np.full(frame.count, -1)
-    answers = np.flatnonzero(reading.is_entry & frame.has_parent)
+    answers = np.flatnonzero(reading.is_entry & frame.has_parent & ~reading.is_silent[frame.parent])
     answer[frame.parent[answers]] = answers
     place = np.where(blamed == reading.service, np.arange(frame.count), answer)
     nowhere = np.full(frame.count, -1)
@@ -112,13 +112,19 @@ def of_minute(
     place = np.where(dead >= 0, -1, place)
 
     error_place = np.where(answer >= 0, np.arange(frame.count), place)
+    # What fails for one caller alone is that caller's fault.
+    below_silent = frame.has_parent & reading.is_silent[frame.parent]
+    error_blamed = np.where(reading.misused, reading.caller, error_blamed)
+    error_place = np.where(reading.misused, np.where(below_silent, -1, frame.parent), error_place)
+    rare_blamed = np.where(reading.is_silent, reading.callee, rare_blamed)
+    loop_place = np.where(below_silent, -1, frame.parent)
     rarity = rare[1] + np.log(STRUCTURE_TROUBLE_RATE / TROUBLE_RATE)
     parts: list[tuple[Any, ...]] = [
         (timed, channel, blamed[timed], place[timed], slow),
         (erring[0], FAILURE, error_blamed[erring[0]], error_place[erring[0]], erring[1]),
         (unanswered[0], FAILURE, blamed[unanswered[0]], nowhere[unanswered[0]], unanswered[1]),
         (logged[0], FAILURE, reading.service[logged[0]], logged[0], logged[1]),
-        (looping, REPEAT, reading.service[frame.parent[looping]], frame.parent[looping], loop),
+        (looping, REPEAT, reading.caller[looping], loop_place[looping], loop),
         (rare[0], STRUCTURE, rare_blamed[rare[0]], place[rare[0]], rarity),
     ]
     row, channels, service, places = (

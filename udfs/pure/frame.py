@@ -39,6 +39,12 @@ class Frame:
             [trace.operations for trace in traces], spans["operation"], self.trace
         )
         self.pods, self.pod = _joined([trace.pods for trace in traces], spans["pod"], self.trace)
+        host_of: dict[str, str] = {}
+        for trace in traces:
+            for pod, host in zip(trace.pods, trace.hosts, strict=True):
+                if host > host_of.get(pod, ""):
+                    host_of[pod] = host
+        self.hosts = [host_of.get(pod, "") for pod in self.pods]  # (pods,) "" = unknown
         self.start_ms = spans["start_ns"] / NS_PER_MS  # since the trace's first span
         self.duration_ms = spans["duration_ns"] / NS_PER_MS
         self.own_ms = spans["own_ns"] / NS_PER_MS

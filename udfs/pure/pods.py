@@ -26,19 +26,24 @@ class Pods:
         self.names = Vocabulary()
         self.service = np.zeros(0, np.int64)
         self._since = np.zeros(0, np.int64)
+        self.host: list[str] = []  # where each was seen last, "" = unknown
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def enter(self, minute_ms: int, names: list[str], services: Vocabulary) -> np.ndarray:
-        """Enter the pods of a minute; their numbers, in the order of ``names``."""
+    def enter(self, minute_ms: int, names: list[str], hosts: list[str], services: Vocabulary) -> np.ndarray:
+        """Enter the pods of a minute; their numbers, in the order of ``names``. hosts: of each, "" = unknown."""
         before = len(self.names)
         self.names.see(names, minute_ms)
         self.service = grown(self.service, len(self.names))
         self._since = grown(self._since, len(self.names), minute_ms)
         for i in range(before, len(self.names)):
             self.service[i] = services.get(self.names.names[i].split(SEPARATOR)[0])
-        return np.array([self.names.get(name) for name in names])
+        numbers = [self.names.get(name) for name in names]
+        self.host += [""] * (len(self.names) - before)
+        for number, host in zip(numbers, hosts, strict=True):
+            self.host[number] = host or self.host[number]
+        return np.array(numbers)
 
     def renewed(self, minute_ms: int, pod: np.ndarray, service: np.ndarray, service_since: np.ndarray) -> np.ndarray:
         """Whether each service has a new release: it is old, many of its spans come from young pods, and pods that are
@@ -71,5 +76,6 @@ class Pods:
         kept = kept[~np.isin(self.service[kept], gone)]
         if len(kept) < len(self.names):
             self.names.keep(kept)
+            self.host = [self.host[pod] for pod in kept.tolist()]
             self.service, self._since = rows_of(self.service, kept), rows_of(self._since, kept)
         return kept

@@ -54,3 +54,6 @@ class Reading(NamedTuple):
     structure: np.ndarray  # (spans,) hash of the operation and its children
     loops: np.ndarray  # (loops,) those of groups that repeat a call without a reason
     loop_weight: np.ndarray  # (loops,) evidence of it, in nats
+    misused: np.ndarray  # (spans,) it fails as it answers this caller alone
+    caller: np.ndarray  # (spans,) id of who made the call that the span answers, of others the service
+    is_silent: np.ndarray  # (spans,) a call to a service that never emits spans

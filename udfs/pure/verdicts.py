@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR
-from udfs.pure.channels import THRESHOLD, TIMES
+from udfs.pure.channels import OVERUSE, THRESHOLD, TIMES
 from udfs.pure.evidence import Level
 from udfs.pure.frame import Frame
 from udfs.pure.workload import Work
@@ -59,6 +59,7 @@ class JudgedMinute:
     depth: np.ndarray  # (spans,)
     operation: np.ndarray  # (spans,)
     operations: list[str]
+    pod: np.ndarray  # (spans,)
     # What the guards asked beyond THRESHOLD in this minute: (services, channels), (loops,), and of over-use (pods,).
     asked: np.ndarray
     asked_of_loops: np.ndarray
@@ -91,6 +92,12 @@ class JudgedMinute:
         """How many of its traces touch each service, or blame it."""
         return {self.service_names[i]: int(n) for i, n in enumerate(np.bincount(self.services.subject).tolist()) if n}
 
+    def count_blamed(self, service_traces: dict[str, int], trace: int, service: str) -> None:
+        """Count a trace that blames a service among those of the service, if it doesn't touch it."""
+        here = slice(*np.searchsorted(self.services.trace, [trace, trace + 1]))
+        if service not in {self.service_names[i] for i in self.services.subject[here].tolist()}:
+            service_traces[service] = service_traces.get(service, 0) + 1
+
 
 def rows_of(frame: Frame, version: str, is_warming: np.ndarray) -> list[Row]:
     """Verdicts without a judgement."""
@@ -122,18 +129,20 @@ def blame(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(best log odds, service cell to blame, channel) of each trace.
 
-    The most likely one, but of times the deepest that is likely: who waits for a slow callee is slow as well.
+    The most likely one, but of times the deepest that is likely: who waits for a slow callee is slow as well. Over-use
+    is in no trace in particular: what the spans of a trace show goes first.
 
     odds, strongest: (cells, channels and over-use). trace: (cells,) ascending. depth: (spans,).
     """
     first = np.flatnonzero(np.r_[True, trace[1:] != trace[:-1]])
-    channel = odds.argmax(axis=1)
-    top = odds[np.arange(len(odds)), channel]
-    order = np.lexsort((np.arange(len(trace)), -top, trace))
-    cell = order[first]
-    best = top[cell]
-    kind = channel[cell]
-    for at in np.flatnonzero((best > 0) & (kind < TIMES)).tolist():
+    best = np.maximum.reduceat(odds.max(axis=1), first)
+    of_spans = odds[:, :OVERUSE].max(axis=1)
+    shown = np.maximum.reduceat(of_spans, first) > 0
+    number = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(trace)]))
+    top = np.where(shown[number], of_spans, odds.max(axis=1))
+    cell = np.lexsort((np.arange(len(trace)), -top, trace))[first]
+    kind = np.where(shown, odds[cell, :OVERUSE].argmax(axis=1), odds[cell].argmax(axis=1))
+    for at in np.flatnonzero(shown & (kind < TIMES)).tolist():
         last = first[at + 1] if at + 1 < len(first) else len(trace)
         own = odds[first[at] : last, :TIMES]
         found = np.argwhere(own > 0)
@@ -141,7 +150,9 @@ def blame(
         values = own[found[:, 0], found[:, 1]]
         deepest = found[np.lexsort((-values, -depth[rows]))[0]]
         cell[at], kind[at] = first[at] + deepest[0], deepest[1]
-    return best, cell, kind
+    # Who is blamed anyway, and over-uses: that is what it does.
+    overuses = odds[cell, OVERUSE] > odds[cell, kind]
+    return best, cell, np.where(overuses, OVERUSE, kind)
 
 
 def most(counts: Mapping[str, int]) -> list[str]:

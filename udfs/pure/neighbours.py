@@ -1,0 +1,44 @@
+"""Noisy neighbours: a pod that over-uses its host slows the others there, whoever calls whom.
+
+A host (the resource that a pod runs on) is crowded while a pod of it over-uses and most services there are slow in
+their own time, there and nowhere else. One slow service has reasons of its own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+# Slow services on the host, but for the one that over-uses, from which on they are thought to have a cause in common;
+# and their share of those that are heard of there.
+SERVICES_MIN = 2
+SHARE_MIN = 0.5
+
+
+def crowding(host: Sequence[str], service: np.ndarray, slow: np.ndarray, overuse: np.ndarray) -> dict[str, int]:
+    """Crowded hosts, each with the place of the pod that over-uses it.
+
+    host: (pods,) "" = unknown. service: (pods,) numbers. slow: (pods,) chance that the pod's own time is in an episode,
+    NaN where it is not heard of. overuse: (pods,) log odds.
+    """
+    on: dict[str, list[int]] = defaultdict(list)
+    heard: dict[int, set[str]] = defaultdict(set)  # hosts on which each service is heard of, and on which it is slow
+    ill: dict[int, set[str]] = defaultdict(set)
+    for pod, name in enumerate(host):
+        if name:
+            on[name].append(pod)
+            if np.isfinite(slow[pod]):
+                heard[service[pod]].add(name)
+                if slow[pod] > 0.5:
+                    ill[service[pod]].add(name)
+    found = {}
+    for name, pods in on.items():
+        greedy = max(pods, key=lambda pod: (overuse[pod], -pod))
+        if overuse[greedy] > 0:
+            others = [other for other, hosts in heard.items() if name in hosts and other != service[greedy]]
+            slowed = [other for other in others if ill[other] == {name}]
+            if len(slowed) >= max(SERVICES_MIN, SHARE_MIN * len(others)):
+                found[name] = greedy
+    return found
