@@ -13,6 +13,7 @@ from pathlib import Path
 from pyflink.table import TableResult
 
 from jobs.errors import EngineLost, JobError
+from udfs.pure.versioned import StateError
 
 _POLL_S = 1.0
 _BYTES_TO_FINISH = 64 * 1024 * 1024
@@ -28,6 +29,15 @@ _COUNTED = {
     "detect": "results of the detector",
     "rank": "windows ranked",
 }
+
+
+# What the engine says where the state is of another program: of stages that this one lacks, of types that it has
+# changed; and what a stage says of a value that a newer version wrote.
+_UNREADABLE_STATE = (
+    "Cannot map checkpoint/savepoint state",
+    "StateMigrationException",
+    StateError.__name__,
+)
 
 
 class Progress:
@@ -54,7 +64,11 @@ class Progress:
             self._shown_s = elapsed_s
 
     def tell_failures(self, job_id: str) -> None:
-        """Say what the engine failed of and is trying again, once each."""
+        """Say what the engine failed of and is trying again, once each.
+
+        Raises:
+            JobError: it failed of the state that it goes on from, which it would do again and again.
+        """
         try:
             with urllib.request.urlopen(f"{self._url}/{job_id}/exceptions", timeout=5) as reply:
                 entries = json.load(reply)["exceptionHistory"]["entries"]
@@ -64,7 +78,10 @@ class Progress:
             if entry["timestamp"] > self._told_ms:
                 self._told_ms = entry["timestamp"]
                 self.end()
-                print(f"anomaly_cost: failed, trying again: {reason(entry['stacktrace'])}", file=sys.stderr, flush=True)
+                why = reason(entry["stacktrace"])
+                if is_of_state(why):
+                    raise JobError(why)
+                print(f"anomaly_cost: failed, trying again: {why}", file=sys.stderr, flush=True)
 
     def has_lost_its_worker(self) -> bool:
         """Whether there was a worker and is none any more: an exception while a task was cleaned up ended it."""
@@ -100,6 +117,11 @@ class Progress:
         return ", ".join(f"{n:,} {unit}" for unit, n in counts.items() if n) or "reading"
 
 
+def is_of_state(why: str) -> bool:
+    """Whether a ``reason`` is that this program can't read the state that it goes on from."""
+    return any(word in why for word in _UNREADABLE_STATE)
+
+
 def reason(text: str) -> str:
     """The one sentence in the engine's stack trace ``text`` that names the cause."""
     python = re.findall(r"^(\w+(?:\.\w+)*(?:Error|Exception|Bill)): (.+)$", text, re.MULTILINE)
@@ -113,7 +135,7 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
     """Wait for the job, showing progress.
 
     Raises:
-        JobError: the disk that holds ``scratch`` is full.
+        JobError: the disk that holds ``scratch`` is full, or the state can't be read.
         EngineLost: the engine ended, or its worker.
         Py4JError: the job failed, or the engine is no more.
     """
@@ -124,7 +146,11 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
     try:
         while not finished.done():
             progress.show(progress.read(job_id))
-            progress.tell_failures(job_id)
+            try:
+                progress.tell_failures(job_id)
+            except JobError:
+                client.cancel().result()
+                raise
             if shutil.disk_usage(scratch).free < _BYTES_TO_FINISH:
                 client.cancel().result()
                 raise JobError(f"{scratch.parent}: the disk is full")

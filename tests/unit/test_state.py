@@ -11,6 +11,7 @@ import pytest
 
 from jobs import config, state
 from jobs.anomaly_cost import main
+from jobs.environment import CHECKPOINT_INTERVAL, NEVER
 from jobs.errors import UsageError
 from jobs.kafka import Extent, KafkaInput
 
@@ -112,8 +113,9 @@ def test_a_bounded_run_starts_over_and_one_without_end_goes_on(tmp_path: Path) -
     (checkpoint / "_metadata").touch()
     assert state.settings(_loaded(tmp_path), tmp_path)[state.RECOVERY] == f"file://{checkpoint}"
     bounded = _loaded(tmp_path, "--bounded")
-    assert state.settings(bounded, tmp_path) == {}
-    assert not any("checkpointing" in key for key in state.checkpointing(bounded))
+    assert state.settings(bounded, tmp_path) == {CHECKPOINT_INTERVAL: NEVER}
+    assert [key for key in state.checkpointing(bounded) if "checkpointing" in key] == [CHECKPOINT_INTERVAL]
+    assert state.checkpointing(bounded)[CHECKPOINT_INTERVAL] == NEVER
 
 
 @pytest.fixture
