@@ -31,12 +31,12 @@ _COUNTED = {
 }
 
 
-# What the engine says where the state is of another program: of stages that this one lacks, of types that it has
-# changed; and what a stage says of a value that a newer version wrote.
-_UNREADABLE_STATE = (
-    "Cannot map checkpoint/savepoint state",
-    "StateMigrationException",
-    StateError.__name__,
+# What the engine says where the state is of another program: of stages that this one lacks, or of types that it has
+# changed. (What a stage says where a newer version wrote a value says what to do by itself.)
+_OF_STATE = ("Cannot map checkpoint/savepoint state", "StateMigrationException")
+_OTHER_STAGES = (
+    "the checkpoint there is of a release with other stages, or of a run with other outputs; run that release with the"
+    " same arguments, or give another folder, and the input is read from where kafka.start says"
 )
 
 
@@ -79,8 +79,8 @@ class Progress:
                 self._told_ms = entry["timestamp"]
                 self.end()
                 why = reason(entry["stacktrace"])
-                if is_of_state(why):
-                    raise JobError(why)
+                if told := unreadable_state(why):
+                    raise JobError(told)
                 print(f"anomaly_cost: failed, trying again: {why}", file=sys.stderr, flush=True)
 
     def has_lost_its_worker(self) -> bool:
@@ -117,9 +117,11 @@ class Progress:
         return ", ".join(f"{n:,} {unit}" for unit, n in counts.items() if n) or "reading"
 
 
-def is_of_state(why: str) -> bool:
-    """Whether a ``reason`` is that this program can't read the state that it goes on from."""
-    return any(word in why for word in _UNREADABLE_STATE)
+def unreadable_state(why: str) -> str | None:
+    """What to do where a ``reason`` is that this program can't read the state that it goes on from; else None."""
+    if StateError.__name__ in why:
+        return why.partition(": ")[2]
+    return f"{_OTHER_STAGES}: {why}" if any(word in why for word in _OF_STATE) else None
 
 
 def reason(text: str) -> str:

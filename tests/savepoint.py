@@ -1,7 +1,8 @@
-"""A savepoint of a release, to be restored by later ones: `python -m tests.savepoint` makes that of this checkout.
+"""A savepoint of a release, to be restored by later ones: `python -m tests.savepoint VERSION` makes that of this tree.
 
 It lies in tests/data/savepoints/VERSION.tar.gz: the engine's savepoint, and ``tables.json``, what stood in the database
-when it was made. Make one for each release whose stages keep other state than those of the release before.
+when it was made. Make one for each release; where its stages differ from those of the release before (see "An engine of
+your own" in the README), delete the older ones, and say so in CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import io
 import json
 import signal
+import sys
 import tarfile
 import tempfile
 import time
-import tomllib
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -84,11 +85,6 @@ def send(broker: Broker, of: Records) -> None:
                 to.send(topic, line, partition=partition)
     to.flush()
     to.close()
-
-
-def version() -> str:
-    """Of this checkout."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 
 def wait(what: str, condition: Callable[[], object], fails: Callable[[], str | None]) -> None:
@@ -173,6 +169,6 @@ def make(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    made = SAVEPOINTS / f"{version()}.tar.gz"
+    made = SAVEPOINTS / f"{sys.argv[1]}.tar.gz"
     make(made)
     print(f"{made}: {made.stat().st_size:,} bytes")

@@ -64,3 +64,15 @@ def test_the_savepoint_of_a_release_is_restored_and_nothing_is_lost(
         wait_for(database, undisturbed, ended(process))
     finally:
         end(process)
+
+
+def test_a_savepoint_of_other_stages_is_refused_in_one_line_that_says_what_to_do(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """Another output has other stages, as another release may have."""
+    unpack(max(SAVEPOINTS.glob("*.tar.gz")), tmp_path / "state")
+    done = run("--input", broker.url, "--output", broker.url, *SETTINGS, "--state", str(tmp_path / "state"))
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if " s  " not in line)
+    assert f"--state {tmp_path}/state: the checkpoint there is of a release with other stages" in line
+    assert "give another folder" in line

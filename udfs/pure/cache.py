@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", str, bytes, tuple[str, ...])
 Value = TypeVar("Value")
@@ -16,7 +16,7 @@ def characters(texts: tuple[str, ...]) -> int:
 
 
 def cached(
-    entries: int, longest: int, size: Callable[[Key], int] = len
+    entries: int, longest: int, size: Callable[[Any], int] = len
 ) -> Callable[[Callable[[Key], Value]], Callable[[Key], Value]]:
     """As ``lru_cache``, of a function of one key: at most so many entries, and none of a key whose ``size`` is more
     than ``longest``, which is computed each time."""
