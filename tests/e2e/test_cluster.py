@@ -100,6 +100,8 @@ def test_what_it_counts_is_what_prometheus_reads(
     """... and the topics of the tables are what the SQL client reads."""
     job_id = cluster.run(*arguments, "--output", broker.url)
     try:
+        # What the test of a bounded run finds none of.
+        assert cluster.checkpoint_settings(job_id)["interval"] == 2_000
         wait_for(database, expected, ended(cluster, job_id))
         spans_in = "flink_taskmanager_job_task_operator_anomaly_cost_spans_in"
         spans = spans_of(world)
@@ -130,18 +132,25 @@ def test_what_it_counts_is_what_prometheus_reads(
         cluster.cancel(job_id)
 
 
-def test_a_killed_taskmanager_and_another_parallelism_change_nothing(
+def test_killed_processes_and_another_parallelism_change_nothing(
     cluster: Cluster,
     arguments: tuple,
     database: Database,
     expected: Tables,
 ) -> None:
-    """A TaskManager is killed in the middle; then stop with a savepoint at 1, and go on at 2."""
+    """A TaskManager is killed in the middle, then the JobManager: without high availability (ZooKeeper, Kubernetes)
+    nobody but the operator knows of the job, and it goes on from its newest checkpoint. Then it is stopped with a
+    savepoint, and goes on from there at parallelism 2."""
     job_id = cluster.run(*arguments)
     try:
         wait_for_the_middle(cluster, job_id, database, expected)
         cluster.kill_taskmanager(job_id)
         cluster.start_taskmanager()
+        wait_for_checkpoint(cluster, job_id)
+        cluster.kill_jobmanager()
+        cluster.start_jobmanager()
+        assert cluster.job_state(job_id) == "UNKNOWN"
+        job_id = cluster.run_from(cluster.newest_checkpoint(job_id), 1, *arguments)
         wait_for_checkpoint(cluster, job_id)
         savepoint = cluster.stop_with_savepoint(job_id)
         job_id = cluster.run_from(savepoint, 2, *arguments)
@@ -150,20 +159,14 @@ def test_a_killed_taskmanager_and_another_parallelism_change_nothing(
         cluster.cancel(job_id)
 
 
-def test_after_a_killed_jobmanager_the_job_goes_on_from_its_newest_checkpoint(
-    cluster: Cluster,
-    arguments: tuple,
-    database: Database,
-    expected: Tables,
+def test_a_bounded_run_makes_no_checkpoints_whatever_the_cluster_is_set_to(
+    cluster: Cluster, broker: Broker, database: Database
 ) -> None:
-    """Without high availability (ZooKeeper, Kubernetes) nobody but the operator knows of the job."""
-    job_id = cluster.run(*arguments)
+    """Restored from one, it would never end (FLINK-31006)."""
+    job_id = cluster.run("--input", broker.url, "--output", database.url, "--bounded")
     try:
-        wait_for_the_middle(cluster, job_id, database, expected)
-        cluster.kill_jobmanager()
-        cluster.start_jobmanager()
-        assert cluster.job_state(job_id) == "UNKNOWN"
-        job_id = cluster.run_from(cluster.newest_checkpoint(job_id), 1, *arguments)
-        wait_for(database, expected, ended(cluster, job_id))
+        assert cluster.job_state(job_id) != "UNKNOWN"
+        assert cluster.checkpoint_settings(job_id) is None
     finally:
         cluster.cancel(job_id)
+    assert not list((cluster.checkpoints / job_id).glob("chk-*"))

@@ -12,7 +12,7 @@ from jobs.migrate import migrate
 from tests.literal import write_bill, write_lines
 from tests.savepoint import AFTER, BEFORE, SAVEPOINTS, SETTINGS, Records, load, records, send, unpack
 from tests.services import Broker, Database, kafka_broker
-from tests.streamed import Tables, create_topics, empty, end, ended, parquet, run, start, stored, wait_for
+from tests.streamed import Tables, comparable, create_topics, empty, end, ended, run, start, stored, wait_for
 
 pytestmark = pytest.mark.services
 
@@ -25,13 +25,12 @@ def _write(target: Path, delivery: str, of: Records) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+def undisturbed(job, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Of a run that reads it all at once."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    _write(folder / "in", "2025-03-03", records(BEFORE))
-    _write(folder / "in", "2025-03-04", records(AFTER))
-    run("--input", str(folder / "in"), "--output", str(folder / "out"), *SETTINGS[:2]).check_returncode()
-    return parquet(folder / "out")
+    _write(folder, "2025-03-03", records(BEFORE))
+    _write(folder, "2025-03-04", records(AFTER))
+    return comparable(job(folder, "detector=usual"))
 
 
 @pytest.fixture(scope="module")
