@@ -115,7 +115,9 @@ def test_a_bounded_run_starts_over_and_one_without_end_goes_on(tmp_path: Path) -
     bounded = _loaded(tmp_path, "--bounded")
     assert state.settings(bounded, tmp_path) == {CHECKPOINT_INTERVAL: NEVER}
     assert [key for key in state.checkpointing(bounded) if "checkpointing" in key] == [CHECKPOINT_INTERVAL]
-    assert state.checkpointing(bounded)[CHECKPOINT_INTERVAL] == NEVER
+    asked = _loaded(tmp_path, "--bounded", "--set", f"{CHECKPOINT_INTERVAL}=1 s")
+    for kept in (state.settings(asked, tmp_path), state.checkpointing(asked)):
+        assert (asked.engine | kept)[CHECKPOINT_INTERVAL] == NEVER
 
 
 @pytest.fixture
