@@ -107,7 +107,7 @@ def start(*arguments: str) -> subprocess.Popen:
 def end(process: subprocess.Popen, number: signal.Signals = signal.SIGINT) -> None:
     """End the job and whatever it started."""
     process.send_signal(number)
-    process.wait(30)
+    process.wait(PATIENCE_S)
     process.stderr.close()
 
 

@@ -117,7 +117,7 @@ class Job:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
 
     def engine(self) -> int:
         """The process of its engine."""
