@@ -31,6 +31,10 @@ from pyflink.table import StreamTableEnvironment  # noqa: E402
 
 SQL = ROOT / "sql"
 
+CHECKPOINT_INTERVAL = "execution.checkpointing.interval"
+# An interval of ours: the engine has no word for it, and takes none for that of the cluster's configuration.
+NEVER = "never"
+
 # The JVM of an embedded run holds client, JobManager and TaskManager. Serial collection: on two
 # cores a parallel one takes them from the workers.
 # What it says when it crashes goes where all its output goes.
@@ -119,11 +123,11 @@ def on_cluster() -> bool:
 
 def cluster_engine(settings: dict[str, str]) -> StreamTableEnvironment:
     """A table environment on the cluster whose client this is; what the cluster is made of is its own affair."""
-    conf = Configuration()
-    for key, value in settings.items():
-        if not key.startswith(("taskmanager.", "jobmanager.", "rest.", "parallelism.")):
-            conf.set_string(key, value)
-    return StreamTableEnvironment.create(StreamExecutionEnvironment.get_execution_environment(conf))
+    return _table_environment({
+        key: value
+        for key, value in settings.items()
+        if not key.startswith(("taskmanager.", "jobmanager.", "rest.", "parallelism."))
+    })  # fmt: skip
 
 
 def start_engine(
@@ -138,8 +142,7 @@ def start_engine(
         jars: of connectors.
     """
     _start_jvm()
-    conf = Configuration()
-    for key, value in {
+    return _table_environment({
         "io.tmp.dirs": str(scratch),
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
@@ -148,9 +151,18 @@ def start_engine(
         "rest.port": str(rest_port),
         **({"pipeline.jars": ";".join(f"file://{jar}" for jar in jars)} if jars else {}),
         **settings,
-    }.items():
-        conf.set_string(key, value)
+    })  # fmt: skip
+
+
+def _table_environment(settings: Mapping[str, str]) -> StreamTableEnvironment:
+    """Of these settings, on top of those of the cluster."""
+    conf = Configuration()
+    for key, value in settings.items():
+        if (key, value) != (CHECKPOINT_INTERVAL, NEVER):
+            conf.set_string(key, value)
     stream_environment = StreamExecutionEnvironment.get_execution_environment(conf)
+    if settings.get(CHECKPOINT_INTERVAL) == NEVER:
+        stream_environment.get_checkpoint_config()._j_checkpoint_config.disableCheckpointing()
     return StreamTableEnvironment.create(stream_environment)
 
 

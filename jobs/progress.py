@@ -13,6 +13,7 @@ from pathlib import Path
 from pyflink.table import TableResult
 
 from jobs.errors import EngineLost, JobError
+from udfs.pure.versioned import StateError
 
 _POLL_S = 1.0
 _BYTES_TO_FINISH = 64 * 1024 * 1024
@@ -28,6 +29,15 @@ _COUNTED = {
     "detect": "results of the detector",
     "rank": "windows ranked",
 }
+
+
+# What the engine says where the state is of another program: of stages that this one lacks, or of types that it has
+# changed. (What a stage says where a newer version wrote a value says what to do by itself.)
+_OF_STATE = ("Cannot map checkpoint/savepoint state", "StateMigrationException")
+_OTHER_STAGES = (
+    "the checkpoint there is of a release with other stages, or of a run with other outputs; run that release with the"
+    " same arguments, or give another folder, and the input is read from where kafka.start says"
+)
 
 
 class Progress:
@@ -54,7 +64,11 @@ class Progress:
             self._shown_s = elapsed_s
 
     def tell_failures(self, job_id: str) -> None:
-        """Say what the engine failed of and is trying again, once each."""
+        """Say what the engine failed of and is trying again, once each.
+
+        Raises:
+            JobError: it failed of the state that it goes on from, which it would do again and again.
+        """
         try:
             with urllib.request.urlopen(f"{self._url}/{job_id}/exceptions", timeout=5) as reply:
                 entries = json.load(reply)["exceptionHistory"]["entries"]
@@ -64,7 +78,10 @@ class Progress:
             if entry["timestamp"] > self._told_ms:
                 self._told_ms = entry["timestamp"]
                 self.end()
-                print(f"anomaly_cost: failed, trying again: {reason(entry['stacktrace'])}", file=sys.stderr, flush=True)
+                why = reason(entry["stacktrace"])
+                if told := unreadable_state(why):
+                    raise JobError(told)
+                print(f"anomaly_cost: failed, trying again: {why}", file=sys.stderr, flush=True)
 
     def has_lost_its_worker(self) -> bool:
         """Whether there was a worker and is none any more: an exception while a task was cleaned up ended it."""
@@ -100,6 +117,13 @@ class Progress:
         return ", ".join(f"{n:,} {unit}" for unit, n in counts.items() if n) or "reading"
 
 
+def unreadable_state(why: str) -> str | None:
+    """What to do where a ``reason`` is that this program can't read the state that it goes on from; else None."""
+    if StateError.__name__ in why:
+        return why.partition(": ")[2]
+    return f"{_OTHER_STAGES}: {why}" if any(word in why for word in _OF_STATE) else None
+
+
 def reason(text: str) -> str:
     """The one sentence in the engine's stack trace ``text`` that names the cause."""
     python = re.findall(r"^(\w+(?:\.\w+)*(?:Error|Exception|Bill)): (.+)$", text, re.MULTILINE)
@@ -113,7 +137,7 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
     """Wait for the job, showing progress.
 
     Raises:
-        JobError: the disk that holds ``scratch`` is full.
+        JobError: the disk that holds ``scratch`` is full, or the state can't be read.
         EngineLost: the engine ended, or its worker.
         Py4JError: the job failed, or the engine is no more.
     """
@@ -124,7 +148,11 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
     try:
         while not finished.done():
             progress.show(progress.read(job_id))
-            progress.tell_failures(job_id)
+            try:
+                progress.tell_failures(job_id)
+            except JobError:
+                client.cancel().result()
+                raise
             if shutil.disk_usage(scratch).free < _BYTES_TO_FINISH:
                 client.cancel().result()
                 raise JobError(f"{scratch.parent}: the disk is full")

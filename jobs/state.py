@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jobs.config import Config
+from jobs.environment import CHECKPOINT_INTERVAL, NEVER
 from jobs.errors import JobError, UsageError
 from jobs.kafka import Extent, KafkaInput
 
@@ -73,9 +74,9 @@ def hand_on_lock(state: Path) -> None:
 
 
 def settings(configuration: Config, scratch: Path) -> dict[str, str]:
-    """The engine's settings that keep and restore the state; {} for a bounded run, which starts over."""
+    """The engine's settings that keep and restore the state; a bounded run keeps none, since it starts over."""
     if configuration.bounded:
-        return {}
+        return {CHECKPOINT_INTERVAL: NEVER}
     found = newest(scratch) if configuration.state else None
     restored = {RECOVERY: f"file://{found}"} if found else {}
     kept = {"execution.checkpointing.dir": f"file://{scratch / 'checkpoints'}"}
@@ -83,12 +84,13 @@ def settings(configuration: Config, scratch: Path) -> dict[str, str]:
 
 
 def checkpointing(configuration: Config) -> dict[str, str]:
-    """How often the state is kept, and that what failed is tried again from there; a bounded run, from its start."""
+    """How often the state is kept, and that what failed is tried again from there; a bounded run, from its start,
+    whatever the cluster's configuration or ``--set`` say of checkpoints."""
     retries = {RETRIES: "exponential-delay"}
     if configuration.bounded:
-        return retries
+        return retries | {CHECKPOINT_INTERVAL: NEVER}
     return retries | {
-        "execution.checkpointing.interval": f"{configuration.checkpoint_ms} ms",
+        CHECKPOINT_INTERVAL: f"{configuration.checkpoint_ms} ms",
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "2",
         "execution.checkpointing.tolerable-failed-checkpoints": "100",

@@ -59,6 +59,8 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
             log.write_text(f"{error}\n{engine_output()}", encoding="utf-8")
             is_told = isinstance(error, (Py4JJavaError, JavaException))
             why = progress.reason(str(error)) if is_told else "the engine's process ended"
+            if told := progress.unreadable_state(why):
+                raise JobError(f"--state {configuration.state}: {told} (the engine's account: {log})") from None
             raise failure(f"{why} (the engine's account: {log})") from None
         rows = {name: tables.fold(changes, name, target) for name in tables.SCHEMAS} if target else {}
         state.forget_extents(scratch)

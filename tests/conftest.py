@@ -18,13 +18,25 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 
-# Of two workers, one runs what reads Kafka, the other whatever else starts an engine: each starts its session's
-# fixtures once. The first beginning of a test's path that fits counts; other tests go to who has nothing to do.
-WORKERS = {
+# What one worker runs in a row, the longest first; the first beginning of a test's path that fits counts. So those that
+# share what is dear (the one world in Kafka and the tables of it, the cluster) stay together, and what an engine needs
+# is started once a worker. Other tests go one by one, at the end, to who has nothing to do: both are busy until then.
+TOGETHER = {
+    "tests/e2e/test_cluster.py": "stream",
+    "tests/e2e/test_kafka_postgres.py": "stream",
+    "tests/e2e/test_bounded_restart.py": "restart",
     "tests/minicluster/": "engine",
-    "tests/e2e/test_simulated_world.py": "engine",
+    "tests/e2e/test_restatement.py": "restatement",
+    "tests/e2e/test_simulated_world.py": "simulated",
+    "tests/e2e/test_savepoint.py": "savepoint",
     "tests/e2e/": "services",
 }
+_ORDER = list(dict.fromkeys(TOGETHER.values()))
+
+
+def _together(nodeid: str) -> str:
+    """The name of what the test stays together with; its own, where it is by itself."""
+    return next((name for start, name in TOGETHER.items() if nodeid.startswith(start)), nodeid)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,6 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("train"):
             item.add_marker("slow")
             item.add_marker(pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed: make train"))
+    items.sort(key=lambda item: _ORDER.index(name) if (name := _together(item.nodeid)) in _ORDER else len(_ORDER))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,22 +63,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((worker for start, worker in WORKERS.items() if nodeid.startswith(start)), nodeid)
+            return _together(nodeid)
 
+    # As they are collected, not by the number of tests.
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tables]:
-    """Run the job over a directory; returns its tables. ``settings`` are ``--set`` pairs."""
+    """Run the job over a directory, or a broker's topics as they stand; returns its tables. ``settings`` are ``--set``
+    pairs. In this process: an engine starts quickly where there was one before."""
     # Here, so that tests that need no engine don't wait for its import.
     from jobs import config, tables
     from jobs.anomaly_cost import prepare
     from jobs.submission import run
 
-    def run_job(source: Path, *settings: str) -> Tables:
+    def run_job(source: Path | str, *settings: str) -> Tables:
         target = tmp_path_factory.mktemp("tables")
-        argv = ["--input", str(source), "--output", str(target)]
+        argv = ["--input", str(source), "--output", str(target), "--bounded"]
         run(config.load([*argv, *(word for pair in settings for word in ("--set", pair))]), prepare)
         return {name: pq.read_table(target / f"{name}.parquet") for name in tables.SCHEMAS}
 

@@ -14,7 +14,8 @@ class Lengths:
     """What is repeated, and how often.
 
     Attributes:
-        kills: SIGKILLs at random moments of one stream.
+        kills: SIGKILLs of the command at random moments of one stream.
+        engine_kills: of its engine's process, before.
         away_s: seconds that the broker is away, and the database twice that long.
         mutated_messages: through the whole job.
         fuzzed_records: for each kind of input, through the functions that read it.
@@ -22,13 +23,16 @@ class Lengths:
     """
 
     kills: int
+    engine_kills: int
     away_s: float
     mutated_messages: int
     fuzzed_records: int
     seeds: tuple[int, ...]
 
 
-SHORT = Lengths(kills=2, away_s=5, mutated_messages=4_000, fuzzed_records=20_000, seeds=(21,))
-LONG = Lengths(kills=20, away_s=60, mutated_messages=200_000, fuzzed_records=200_000, seeds=(21, 31, 41))
+SHORT = Lengths(kills=1, engine_kills=1, away_s=5, mutated_messages=4_000, fuzzed_records=20_000, seeds=(21,))
+LONG = Lengths(
+    kills=20, engine_kills=5, away_s=60, mutated_messages=200_000, fuzzed_records=200_000, seeds=(21, 31, 41)
+)
 
 LENGTHS = LONG if os.environ.get("ANOMALY_COST_LONG") else SHORT

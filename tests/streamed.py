@@ -107,13 +107,18 @@ def start(*arguments: str) -> subprocess.Popen:
 def end(process: subprocess.Popen, number: signal.Signals = signal.SIGINT) -> None:
     """End the job and whatever it started."""
     process.send_signal(number)
-    process.wait(30)
+    process.wait(PATIENCE_S)
     process.stderr.close()
 
 
 def parquet(folder: Path) -> Tables:
     """The tables of a directory."""
-    return {name: _comparable(name, pq.read_table(folder / f"{name}.parquet").to_pylist()) for name in SCHEMAS}
+    return comparable({name: pq.read_table(folder / f"{name}.parquet") for name in SCHEMAS})
+
+
+def comparable(found: Mapping[str, pa.Table]) -> Tables:
+    """The tables that the fixture ``job`` returns."""
+    return {name: _comparable(name, table.to_pylist()) for name, table in found.items()}
 
 
 def stored(database: Database) -> Tables:

@@ -18,6 +18,7 @@ from udfs import metrics
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, TAKEN_BACK, Latest, Sent, payload_row, tick
 from udfs.pure import attribute, irregular, price, rates
 from udfs.pure.horizon import SKEW_MS, Horizon, clock_at
+from udfs.pure.outstanding import Outstanding
 from udfs.pure.windows import HOUR_MS, UNALLOCATED
 
 USAGE, CHARGE, RATES = "usage", "charge", "rates"
@@ -95,15 +96,15 @@ class Attribute(KeyedProcessFunction):
         self._late_charges = metrics.counter(context, "late_charges")
         self._bills_outstanding = metrics.Gauge(context, "bills_outstanding")
         self._unallocated_micros = metrics.Gauge(context, "unallocated_micros")
-        # Resource -> what it adds to the two gauges; of those that this worker has seen.
-        self._outstanding: dict[str, tuple[int, int]] = {}
+        self._outstanding = Outstanding(self._wait_ms)
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         _, kind, event_key, payload = row
         if kind == PULSE:
             return
         if kind == CALL:
-            if self._emit_every_ms is not None and self._sending.is_first_call(context.get_current_key()):
+            now_ms = context.timer_service().current_processing_time()
+            if self._emit_every_ms is not None and self._sending.is_first_call(context.get_current_key(), now_ms):
                 self._is_rebilled.update(True)
                 tick(context, self._emit_every_ms)
             return
@@ -224,13 +225,8 @@ class Attribute(KeyedProcessFunction):
                 if row["otel_service_name"] == UNALLOCATED
             ),
         )
-        bills, micros = self._outstanding.get(resource_id, (0, 0))
-        if any(adds):
-            self._outstanding[resource_id] = adds
-        else:
-            self._outstanding.pop(resource_id, None)
-        self._bills_outstanding.value += adds[0] - bills
-        self._unallocated_micros.value += adds[1] - micros
+        self._outstanding.put(resource_id, self._newest_ms(), adds)
+        self._bills_outstanding.value, self._unallocated_micros.value = self._outstanding.total
 
     def _at(self) -> attribute.Progress:
         """How far the resource's event time has come."""

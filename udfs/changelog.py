@@ -12,6 +12,8 @@ from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, StateTtlConfig
 
+from udfs.pure.windows import MINUTE_MS
+
 Key = TypeVar("Key", str, int)
 Payload = TypeVar("Payload", str, bytes)
 
@@ -99,6 +101,10 @@ def _standing(versions: dict[Payload, int]) -> Payload | None:
     return max((version for version, count in versions.items() if count > 0), default=None)
 
 
+# So long, in the engine's time, a key is remembered that isn't called any more; the others are called once a minute.
+CALLED_KEPT_MS = 10 * MINUTE_MS
+
+
 class Sent:
     """What was sent last, told by a digest that holds for this start of the engine alone.
 
@@ -108,18 +114,27 @@ class Sent:
 
     def __init__(self) -> None:
         self._start = os.urandom(8)
+        # Keys that were called in this period, and in the one before it.
         self._called: set[object] = set()
+        self._called_before: set[object] = set()
+        self._since_ms = 0
+
+    def __len__(self) -> int:
+        """How many keys are remembered: those that are called, for the engine forgets what nothing comes of."""
+        return len(self._called | self._called_before)
 
     def digest(self, payload: bytes) -> bytes:
         """To be kept beside what is sent, and compared with."""
         return blake2b(payload, digest_size=8, key=self._start).digest()
 
-    def is_first_call(self, key: object) -> bool:
-        """Whether ``key`` is called for the first time since the start."""
-        if key in self._called:
-            return False
+    def is_first_call(self, key: object, now_ms: int) -> bool:
+        """Whether ``key`` is called for the first time since the start, or since it was forgotten: to tell all that it
+        has once more does no harm. now_ms: the engine's time."""
+        if now_ms - self._since_ms >= CALLED_KEPT_MS:
+            self._called, self._called_before, self._since_ms = set(), self._called, now_ms
+        is_first = key not in self._called and key not in self._called_before
         self._called.add(key)
-        return True
+        return is_first
 
 
 def tick(context: KeyedProcessFunction.Context, every_ms: int) -> int:

@@ -42,7 +42,8 @@ class Rank(KeyedProcessFunction):
         if kind == PULSE:
             return
         if kind == CALL:
-            if self._emit_every_ms is not None and self._sending.is_first_call(context.get_current_key()):
+            now_ms = context.timer_service().current_processing_time()
+            if self._emit_every_ms is not None and self._sending.is_first_call(context.get_current_key(), now_ms):
                 tick(context, self._emit_every_ms)
             return
         self._evidence[kind].apply(row.get_row_kind(), event_key, payload)

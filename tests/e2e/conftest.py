@@ -7,10 +7,11 @@ topics hold the one world, and what the tests wrote as results. A test with othe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from kafka import KafkaConsumer
 
@@ -23,6 +24,7 @@ from tests.streamed import (
     Producer,
     Tables,
     charges,
+    comparable,
     create_topics,
     empty,
     parquet,
@@ -99,16 +101,16 @@ def _ranked(broker: Broker) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def expected(bounded: BoundedRun, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Tables:
+def expected(bounded: BoundedRun, world: Path, job: Callable[..., dict[str, pa.Table]]) -> Tables:
     """The tables of the directory, read once; and what Kafka alone holds of the unusable."""
-    target = tmp_path_factory.mktemp("kafka") / "tables"
-    run("--input", str(world), "--output", str(target)).check_returncode()
-    tables = parquet(target)
+    tables = comparable(job(world))
     assert tables["rejected_records"] == []
     return tables | {"rejected_records": bounded.tables["rejected_records"]}
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with session_cluster(tmp_path_factory.mktemp("cluster") / "cluster") as running:
+    # A bounded run has to take no notice of the interval, and the others say their own.
+    settings = {"execution_checkpointing_interval": "1 s"}
+    with session_cluster(tmp_path_factory.mktemp("cluster") / "cluster", **settings) as running:
         yield running

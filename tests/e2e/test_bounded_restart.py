@@ -22,11 +22,12 @@ from tests.streamed import (
     PATIENCE_S,
     UNUSABLE,
     Producer,
+    Tables,
     command,
+    comparable,
     create_topics,
     differing,
     parquet,
-    run,
     stored,
 )
 from tests.streamed import ROOT as TREE
@@ -62,6 +63,12 @@ def broker() -> Iterator[Broker]:
         to.flush()
         to.close()
         yield running
+
+
+@pytest.fixture
+def undisturbed(job, broker: Broker) -> Tables:
+    """Of a run that reads what is there at first, and nothing happens to."""
+    return comparable(job(broker.url, "detector=usual"))
 
 
 @pytest.fixture
@@ -110,7 +117,7 @@ class Job:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
 
     def engine(self) -> int:
         """The process of its engine."""
@@ -119,13 +126,12 @@ class Job:
 
 
 def test_killed_at_each_stage_a_bounded_run_ends_with_the_tables_of_an_undisturbed_one(
-    broker: Broker, database: Database, tmp_path: Path
+    broker: Broker, database: Database, undisturbed: Tables, tmp_path: Path
 ) -> None:
-    state, tables, undisturbed = (tmp_path / name for name in ("state", "tables", "undisturbed"))
-    source = ("--input", broker.url, "--bounded", "--set", "detector=usual")
-    arguments = (*source, "--output", str(tables), "--output", database.url, "--state", str(state),
-                 "--set", "checkpoint.every=1 s")  # fmt: skip
-    run(*source, "--output", str(undisturbed)).check_returncode()
+    """Its engine once all spans are read, and the command: when it starts, and when it writes."""
+    state, tables = tmp_path / "state", tmp_path / "tables"
+    arguments = ("--input", broker.url, "--bounded", "--set", "detector=usual", "--set", "checkpoint.every=1 s",
+                 "--output", str(tables), "--output", database.url, "--state", str(state))  # fmt: skip
     started: list[Job] = []
 
     def start(*more: str) -> Job:
@@ -133,9 +139,9 @@ def test_killed_at_each_stage_a_bounded_run_ends_with_the_tables_of_an_undisturb
         return started[-1]
 
     try:
+        # A line of progress every ten seconds: a second after it, what is checkpointed has all spans.
         job = start(*HELD)
-        job.wait("the job's start", lambda: "reading" in job.said())
-        job.kill()
+        job.wait("all spans read, not the charges", lambda: "trace fragments" in job.said())
 
         # What comes after the first start isn't the run's, and neither is a partition that comes after it.
         broker.add_partitions("focus_charges", PARTITIONS + 1)
@@ -146,12 +152,9 @@ def test_killed_at_each_stage_a_bounded_run_ends_with_the_tables_of_an_undisturb
         to.flush()
         to.close()
 
-        # A line of progress every ten seconds: a second after it, what is checkpointed has all spans.
-        job = start(*HELD)
-        job.wait("all spans read, not the charges", lambda: "trace fragments" in job.said())
         os.kill(job.engine(), signal.SIGKILL)
         job.wait("another engine", lambda: "the engine's process ended" in job.said())
-        job.wait("all spans read by it", lambda: "trace fragments" in job.said().rpartition("process ended")[2])
+        job.wait("its job's start", lambda: "reading" in job.said().rpartition("process ended")[2])
         assert "Traceback" not in job.said()
         job.kill()
 
@@ -165,7 +168,7 @@ def test_killed_at_each_stage_a_bounded_run_ends_with_the_tables_of_an_undisturb
     finally:
         for job in started:
             job.kill()
-    found, expected = parquet(tables), parquet(undisturbed)
-    assert all(expected[name] for name in ("trace_verdicts", "cost_allocations", "rejected_records"))
-    assert differing(found, expected) == {}
-    assert differing(stored(database), expected) == {}
+    found = parquet(tables)
+    assert all(undisturbed[name] for name in ("trace_verdicts", "cost_allocations", "rejected_records"))
+    assert differing(found, undisturbed) == {}
+    assert differing(stored(database), undisturbed) == {}

@@ -7,6 +7,8 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,70 @@ def test_bounded_kafka_gives_the_tables_of_the_directory(bounded: BoundedRun, ex
     assert bounded.ranked == {row[0] for row in expected["ranked_anomalies"]}
 
 
+@pytest.mark.long
+def test_whatever_ends_under_a_stream_loses_nothing(
+    broker: Broker, database: Database, expected: Tables, tmp_path: Path
+) -> None:
+    """Without an end, with --state: the database and the broker are away; the engine's process is killed, as a crash
+    would end it, and the command goes on by itself; the command is killed at random, and the same is started again."""
+    empty(database)
+    draw = random.Random(5)
+    arguments = ("--input", broker.url, "--output", database.url, "--state", str(tmp_path / "state"),
+                 "--set", "checkpoint.every=2 s", "--set", "idle.after=15 s")  # fmt: skip
+
+    def wait(condition: Callable[[], object], what: str) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            assert time.monotonic() < until, f"no {what}"
+            time.sleep(0.2)
+
+    def checkpoints() -> set[Path]:
+        return set((tmp_path / "state/checkpoints").glob("*/chk-*/_metadata"))
+
+    def wait_for_checkpoint() -> None:
+        before = checkpoints()
+        wait(lambda: checkpoints() - before, "checkpoint")
+
+    def kill_engine() -> None:
+        engine = _java_of(process)
+        os.kill(engine, signal.SIGKILL)
+        wait(lambda: _java_of(process) not in (None, engine), "other engine")
+
+    process = start(*arguments)
+    try:
+        wait(lambda: any(stored(database).values()), "first row")
+        assert differing(stored(database), expected), "too late: all is there"
+        database.stop()
+        broker.stop()
+        time.sleep(LENGTHS.away_s)
+        broker.start()
+        time.sleep(LENGTHS.away_s)
+        database.start()
+        for _ in range(LENGTHS.engine_kills):
+            wait_for_checkpoint()
+            kill_engine()
+        for _ in range(LENGTHS.kills):
+            wait_for_checkpoint()
+            time.sleep(draw.uniform(0, 12))
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            end(process, signal.SIGKILL)
+            process = start(*arguments)
+        wait_for(database, expected, ended(process), PATIENCE_S + 2 * LENGTHS.away_s)
+    finally:
+        end(process)
+
+
+def _java_of(process: subprocess.Popen) -> int | None:
+    """The engine's process, if there is one."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+    with suppress(FileNotFoundError):
+        return next(
+            (int(pid) for pid in children if "java" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")), None
+        )
+    return None
+
+
 def test_a_broker_that_asks_who_is_there_is_read_and_written(
     broker: Broker, bounded: BoundedRun, tmp_path: Path
 ) -> None:
@@ -56,66 +122,6 @@ def test_a_broker_that_asks_who_is_there_is_read_and_written(
     assert "SaslAuthenticationException" in wrong.stderr.splitlines()[-1]
     for text in (done.stderr, wrong.stderr, (tmp_path / "anomaly_cost.log").read_text(encoding="utf-8")):
         assert not any(secret in text for secret in (Broker.PASSWORD, "wrong-one"))
-
-
-@pytest.mark.long
-def test_killed_at_random_the_stream_ends_up_with_the_same_tables(
-    broker: Broker, database: Database, expected: Tables, tmp_path: Path
-) -> None:
-    """Without an end, with --state: SIGKILL, and the same command again."""
-    empty(database)
-    draw = random.Random(5)
-    arguments = ("--input", broker.url, "--output", database.url, "--state", str(tmp_path / "state"),
-                 "--set", "checkpoint.every=2 s", "--set", "idle.after=15 s")  # fmt: skip
-    checkpoints = tmp_path / "state/checkpoints"
-    for _ in range(LENGTHS.kills):
-        before = set(checkpoints.glob("*/chk-*/_metadata"))
-        process = start(*arguments)
-        until = time.monotonic() + PATIENCE_S
-        while not set(checkpoints.glob("*/chk-*/_metadata")) - before and time.monotonic() < until:
-            assert process.poll() is None, process.stderr.read()[-2000:]
-            time.sleep(0.2)
-        time.sleep(draw.uniform(0, 12))
-        assert process.poll() is None, process.stderr.read()[-2000:]
-        end(process, signal.SIGKILL)
-    process = start(*arguments)
-    try:
-        wait_for(database, expected, ended(process))
-    finally:
-        end(process)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("ends", ["servers", "engine"])
-def test_what_restarts_under_a_run_loses_nothing(
-    broker: Broker, database: Database, expected: Tables, tmp_path: Path, ends: str
-) -> None:
-    """The database and the broker; or the engine's process, as a crash of it would: the command goes on by itself."""
-    empty(database)
-    process = start("--input", broker.url, "--output", database.url, "--state", str(tmp_path / "state"),
-                    "--set", "checkpoint.every=2 s", "--set", "idle.after=15 s")  # fmt: skip
-    try:
-        until = time.monotonic() + PATIENCE_S
-        while not any(stored(database).values()) and time.monotonic() < until:
-            time.sleep(0.5)
-        if ends == "engine":
-            os.kill(_java_of(process), signal.SIGKILL)
-        else:
-            database.stop()
-            broker.stop()
-            time.sleep(LENGTHS.away_s)
-            broker.start()
-            time.sleep(LENGTHS.away_s)
-            database.start()
-        wait_for(database, expected, ended(process), PATIENCE_S + 2 * LENGTHS.away_s)
-    finally:
-        end(process)
-
-
-def _java_of(process: subprocess.Popen) -> int:
-    """The engine's process."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
-    return next(int(pid) for pid in children if "java" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"))
 
 
 def test_what_is_not_there_is_told_in_one_line(broker: Broker, tmp_path: Path) -> None:

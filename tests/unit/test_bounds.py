@@ -7,7 +7,7 @@ import random
 import pytest
 
 from udfs import assemble
-from udfs.pure import otlp
+from udfs.pure import focus, otlp, rates
 from udfs.pure.baseline import Vocabulary
 from udfs.pure.cache import Bounded, cached
 
@@ -30,6 +30,26 @@ def test_operation_names_are_cached_by_bytes_too() -> None:
         otlp.operation_name(f"SELECT {number} " + "x" * 10_000)
     assert otlp.operation_name.cache_info().currsize == before
     assert otlp.operation_name("GET /orders/4711") == "GET /orders/{}"
+
+
+@pytest.mark.parametrize("cache, key, short", [
+    (rates.unit_kind, "{} vCPU-Hours", "Hours"),
+    (rates._usage_per_unit, ("{} GiB-Hours", "memory"), ("Hours", "cpu")),
+    (rates.windows_per_unit, "{} Hours", "Hours"),
+    (focus._parse_time, "2025-03-03T12:00:00.{}Z", "2025-03-03T12:00:00Z"),
+    (focus._columns, ("ResourceId", "x_{}"), ("ResourceId", "x_Team")),
+])  # fmt: skip
+def test_what_a_bill_says_is_cached_by_characters_too(cache, key: str | tuple, short: str | tuple) -> None:
+    """Each cell and each column's name may be as long as a record."""
+    cache(short)
+    before = cache.cache_info()
+    assert before.currsize
+    for number in range(20):
+        text = f"{number}" + "1" * 20_000
+        cache(key.format(text) if isinstance(key, str) else tuple(name.format(text) for name in key))
+    cache(short)
+    assert cache.cache_info().currsize == before.currsize
+    assert cache.cache_info().hits > before.hits
 
 
 @pytest.mark.parametrize("length", [1, 50, 5_000, 100_000])

@@ -11,6 +11,7 @@ import pytest
 
 from jobs import config, state
 from jobs.anomaly_cost import main
+from jobs.environment import CHECKPOINT_INTERVAL, NEVER
 from jobs.errors import UsageError
 from jobs.kafka import Extent, KafkaInput
 
@@ -112,8 +113,11 @@ def test_a_bounded_run_starts_over_and_one_without_end_goes_on(tmp_path: Path) -
     (checkpoint / "_metadata").touch()
     assert state.settings(_loaded(tmp_path), tmp_path)[state.RECOVERY] == f"file://{checkpoint}"
     bounded = _loaded(tmp_path, "--bounded")
-    assert state.settings(bounded, tmp_path) == {}
-    assert not any("checkpointing" in key for key in state.checkpointing(bounded))
+    assert state.settings(bounded, tmp_path) == {CHECKPOINT_INTERVAL: NEVER}
+    assert [key for key in state.checkpointing(bounded) if "checkpointing" in key] == [CHECKPOINT_INTERVAL]
+    asked = _loaded(tmp_path, "--bounded", "--set", f"{CHECKPOINT_INTERVAL}=1 s")
+    for kept in (state.settings(asked, tmp_path), state.checkpointing(asked)):
+        assert (asked.engine | kept)[CHECKPOINT_INTERVAL] == NEVER
 
 
 @pytest.fixture

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-Key = TypeVar("Key", str, bytes)
+Key = TypeVar("Key", str, bytes, tuple[str, ...])
 Value = TypeVar("Value")
 
 
-def cached(entries: int, longest: int) -> Callable[[Callable[[Key], Value]], Callable[[Key], Value]]:
-    """As ``lru_cache``, of a function of one text: at most so many entries, and none of a text longer than
-    ``longest``, which is computed each time."""
+def characters(texts: tuple[str, ...]) -> int:
+    """Of all texts together: the ``size`` of a key that is several."""
+    return sum(map(len, texts))
+
+
+def cached(
+    entries: int, longest: int, size: Callable[[Any], int] = len
+) -> Callable[[Callable[[Key], Value]], Callable[[Key], Value]]:
+    """As ``lru_cache``, of a function of one key: at most so many entries, and none of a key whose ``size`` is more
+    than ``longest``, which is computed each time."""
 
     def decorate(function: Callable[[Key], Value]) -> Callable[[Key], Value]:
         remembered = lru_cache(maxsize=entries)(function)
 
         @wraps(function)
         def call(key: Key) -> Value:
-            return remembered(key) if len(key) <= longest else function(key)
+            return remembered(key) if size(key) <= longest else function(key)
 
         call.cache_info = remembered.cache_info  # type: ignore[attr-defined]
         return call

@@ -17,12 +17,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from functools import lru_cache
 from pathlib import Path
 
 import orjson
 
 from udfs.pure import names
+from udfs.pure.cache import cached, characters
 from udfs.pure.price import CORRECTION, MONEY_BOUND, plain, utc
 from udfs.pure.rates import DATA, MACHINE, Exchange, unit_kind
 from udfs.pure.reject import RejectedRecord, reject, shown
@@ -56,6 +56,10 @@ GIB_HOUR_USD = Decimal("0.004237")
 GENERAL_PURPOSE_GIB_PER_VCPU = Decimal(4)
 
 _GIB = 2**30
+
+TIME_CACHE_SIZE, TIME_CACHE_CHARS = 1 << 14, 40
+# FOCUS 1.4 has some 2,000 characters of column names.
+HEADER_CACHE_SIZE, HEADER_CACHE_CHARS = 256, 1 << 14
 
 # Rows read at once from Parquet, which bounds the memory; a row of FOCUS holds about 2 kB.
 PARQUET_BATCH_ROWS = 4096
@@ -160,7 +164,7 @@ def _figure(value: object) -> str | None:
     return plain(number) if number else "0"
 
 
-@lru_cache(maxsize=1 << 14)  # a bill repeats its hours
+@cached(TIME_CACHE_SIZE, TIME_CACHE_CHARS)  # a bill repeats its hours
 def _parse_time(text: str) -> int | None:
     """ISO 8601 with or without zone (BigQuery's trailing " UTC" too) in ms, None if it isn't."""
     try:
@@ -225,7 +229,7 @@ def _column_name(name: object) -> str:
     return str(name).strip().strip("\ufeff").strip().casefold()
 
 
-@lru_cache(maxsize=256)  # one entry a header
+@cached(HEADER_CACHE_SIZE, HEADER_CACHE_CHARS, characters)  # one entry a header
 def _columns(header: tuple[str, ...]) -> dict[str, str]:
     """Normalised column name -> the key under which the rows hold it, sorted by the former."""
     return {_column_name(name): name for name in sorted(header, key=_column_name)}

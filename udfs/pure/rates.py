@@ -17,12 +17,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from udfs.pure.cache import cached, characters
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, MONEY_BOUND, plain, to_decimal, to_units, utc
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE, WINDOW_MS
@@ -55,6 +55,9 @@ _COUNTS = {"k": 10**3, "thousand": 10**3, "m": 10**6, "million": 10**6, "b": 10*
 _MACHINE_HOURS = re.compile(r"(?:instance|machine|vm|node)?(?:hour|hr)s?")
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
+# A bill has some dozens of units, of a few words each.
+UNIT_CACHE_SIZE, UNIT_CACHE_CHARS = 1 << 12, 128
+
 
 def _bytes(prefix: str, binary: str, word: str) -> int:
     letter = (prefix or word[:1] or " ")[0]
@@ -76,7 +79,7 @@ def _squeezed(unit: str) -> tuple[int, str]:
     return count, re.sub(r"[\W_]+", "", unit[many.end() :]).lower()
 
 
-@lru_cache(maxsize=1 << 12)
+@cached(UNIT_CACHE_SIZE, UNIT_CACHE_CHARS)
 def unit_kind(unit: str) -> str:
     """What a unit of a bill counts: a dimension (data in place of network), machine, or other."""
     _, squeezed = _squeezed(unit)
@@ -88,13 +91,18 @@ def unit_kind(unit: str) -> str:
     return OTHER
 
 
-@lru_cache(maxsize=1 << 12)
 def usage_per_unit(unit: str, dimension: str) -> int:
     """Usage in one ``unit`` of a bill, in the dimension's own unit (see dimensions.py); 0 if unknown.
 
     "vCPU-Hours" of cpu are 3600, "GiB-Hours" of memory 2^30 * 3600, "1,000,000 Requests" a million.
     Plain hours of cpu are a core's.
     """
+    return _usage_per_unit((unit, dimension))
+
+
+@cached(UNIT_CACHE_SIZE, UNIT_CACHE_CHARS, characters)
+def _usage_per_unit(key: tuple[str, ...]) -> int:
+    unit, dimension = key
     count, squeezed = _squeezed(unit)
     if dimension == "cpu" and unit_kind(unit) == MACHINE:
         return count * _SECONDS["h"]
@@ -106,7 +114,7 @@ def usage_per_unit(unit: str, dimension: str) -> int:
     return count * size * (_SECONDS[parts["time"][0]] if "time" in parts else 1)
 
 
-@lru_cache(maxsize=1 << 12)
+@cached(UNIT_CACHE_SIZE, UNIT_CACHE_CHARS)
 def windows_per_unit(unit: str) -> int:
     """Windows W of one machine in one ``unit`` of a bill: "Hours" are 2; 0 if it is none."""
     return _squeezed(unit)[0] * HOUR_MS // WINDOW_MS if unit_kind(unit) == MACHINE else 0
