@@ -33,7 +33,7 @@ from udfs.pure.frame import Frame
 from udfs.pure.impact import Impact
 from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.pods import Pods
-from udfs.pure.predict import Prediction, Predictor, Usual
+from udfs.pure.predict import Prediction, Predictor, Usual, usual_of
 from udfs.pure.reading import Reading
 from udfs.pure.skill import Skill
 from udfs.pure.threshold import EmaThreshold
@@ -195,8 +195,9 @@ class Detector:
         pods = self._pods.enter(minute_ms, frame.pods, base.services)
         renewed = self._pods.renewed(minute_ms, pods[frame.pod], reading.service, base.service_since)
         seen = self._tokens(frame, reading)
-        predicted = self.predictor.predict(seen)
-        found = self._skill.calibrated(seen, predicted)
+        usual = usual_of(seen)
+        predicted = self.predictor.predict(seen, usual)
+        found = self._skill.calibrated(seen, usual, predicted)
         row, channel, service, place, weights = of_minute(base, frame, reading, seen, found, renewed)
 
         together = base.wander.together(reading)
@@ -257,7 +258,7 @@ class Detector:
         self._impact.observe(minute_ms)
         result, odds = self._result(minute, is_final=False)
         self._learn(minute, frame, reading, work, odds, cell_of_span, renewed)
-        self._skill.learn(seen, predicted, self.weights)
+        self._skill.learn(seen, usual, predicted, self.weights)
         self.pending[minute_ms] = minute
         self._judged.append(minute_ms)
         return result
