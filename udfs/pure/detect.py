@@ -347,9 +347,9 @@ class Detector:
         odds = odds[:, :CHANNELS].max(axis=1)
         of_trace = np.full(len(frame.traces), -np.inf)
         np.maximum.at(of_trace, minute.services.trace, odds)
-        states = self._beliefs.of_services()[reading.service]  # (spans, channels, states)
-        is_ill = states[:, :, 0].min(axis=1) < 0.5
-        is_wholesale = states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5
+        states = self._beliefs.of_services()  # (services, channels, states)
+        is_ill = (states[:, :, 0].min(axis=1) < 0.5)[reading.service]
+        is_wholesale = (states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5)[reading.service]
         new = renewed[reading.service] | minute.is_warming[frame.trace]
         times = np.where((is_ill & (odds[cell_of_span] > 0) | is_wholesale) & ~new, ANOMALOUS_WEIGHT, 1.0)
         # Rates are to hold still until it is clear whether an episode begins.

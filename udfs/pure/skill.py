@@ -34,6 +34,8 @@ class Skill:
 
     def calibrated(self, tokens: Tokens, usual: Prediction, found: Prediction) -> Prediction:
         """``found`` as far as it is proven; ``usual``, see ``usual_of``, as far as it is not."""
+        if found is usual:
+            return found
         self._gain = grown(self._gain, int(tokens.service.max(initial=-1)) + 1)
         trust = 1 / (1 + np.exp(DOUBT - self._gain))[tokens.service]
         of_reals, of_bits = np.split(trust, [len(t.REALS)], axis=1)
@@ -48,6 +50,8 @@ class Skill:
 
         found: before it was calibrated; weights: (spans,) how far each span may teach.
         """
+        if found is usual:  # there is nothing to gain
+            return
         of_reals = _surprise(tokens.reals) - _surprise((tokens.reals - found.mean) / found.scale) - np.log(found.scale)
         of_bits = np.where(
             tokens.bits, np.log(found.chance / usual.chance), np.log((1 - found.chance) / (1 - usual.chance))
@@ -73,4 +77,6 @@ def _surprise(z: np.ndarray) -> np.ndarray:
 
 def _by_service(service: np.ndarray, values: np.ndarray, services: int) -> np.ndarray:
     """Sums of each column.  # (services, columns)"""
-    return np.column_stack([np.bincount(service, column, services) for column in values.T])
+    columns = values.shape[1]
+    cell = (service[:, None] * columns + np.arange(columns)).ravel()
+    return np.bincount(cell, values.ravel(), services * columns).reshape(services, columns)
