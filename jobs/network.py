@@ -18,7 +18,9 @@ from torch.nn import functional
 from udfs.pure import tokens as t
 
 WIDTH, HEADS, LAYERS = 48, 4, 2
-MASKED = -1e4
+# What is hidden has the least score. No score counts as further than FLOOR below the best: e^-80 of a weight is nothing
+# to a float, and much less would be a subnormal number, with which processors reckon a hundred times slower.
+MASKED, FLOOR = -1e4, 80.0
 
 
 def _mlp(inputs: int, outputs: int, hidden: int = 2 * WIDTH) -> nn.Sequential:
@@ -46,7 +48,8 @@ class Layer(nn.Module):
         key = key.reshape(batch, 2 * spans + 1, HEADS, size).transpose(1, 2)
         value = value.reshape(batch, 2 * spans + 1, HEADS, size).transpose(1, 2)
         bias = functional.embedding(row, self.biases()).permute(0, 3, 1, 2)  # (batch, heads, spans, 1 + 2 spans)
-        attention = torch.softmax(query @ key.transpose(2, 3) / size**0.5 + bias, dim=-1)
+        score = query @ key.transpose(2, 3) / size**0.5 + bias
+        attention = torch.softmax(torch.maximum(score, score.amax(dim=-1, keepdim=True) - FLOOR), dim=-1)
         read = (attention @ value).transpose(1, 2).reshape(batch, spans, WIDTH)
         x = x + self.out(read)
         return x + self.forward_step(self.norm_after(x))

@@ -102,15 +102,22 @@ def relations(
     is_parent = parent[:, :, None] == place
     is_sibling = (parent[:, :, None] == parent[:, None, :]) & (parent >= 0)[:, :, None]
     relation = np.zeros(up.shape, np.int8)
-    relation[earlier] = EARLIER
-    relation[earlier & is_sibling] = SIBLING
-    relation[down] = DESCENDANT
-    relation[is_parent.transpose(0, 2, 1)] = CHILD
-    relation[again] = HIDDEN
+    # The later a line, the more it has to say.
+    for of, where in (
+        (EARLIER, earlier),
+        (SIBLING, earlier & is_sibling),
+        (DESCENDANT, down),
+        (CHILD, is_parent.transpose(0, 2, 1)),
+        (HIDDEN, again),
+    ):
+        np.copyto(relation, of, where=where)
     outcome = relation.copy()
-    relation[up] = ANCESTOR
-    relation[is_parent & up] = PARENT
-    relation[service[:, :, None] == service[:, None, :]] = HIDDEN
+    for of, where in (
+        (ANCESTOR, up),
+        (PARENT, is_parent & up),
+        (HIDDEN, service[:, :, None] == service[:, None, :]),
+    ):
+        np.copyto(relation, of, where=where)
     return relation, outcome
 
 
