@@ -44,9 +44,9 @@ def with_future(chance: np.ndarray, future: np.ndarray, told: np.ndarray) -> np.
 def passed_back(future: np.ndarray, told: np.ndarray) -> np.ndarray:
     """What a minute and all after it say of the minute before."""
     ends = _ends(told)
-    well, ill = future[..., 0], future[..., 1] * np.exp(np.nan_to_num(told))
+    well, ill = future[..., 0], future[..., 1] * np.exp(np.where(np.isnan(told), 0.0, told))
     before = np.stack([well * (1 - BEGINS) + ill * BEGINS, well * ends + ill * (1 - ends)], axis=-1)
-    return before / before.max(axis=-1, keepdims=True)
+    return before / np.maximum(before[..., :1], before[..., 1:])
 
 
 def logit(chance: np.ndarray) -> np.ndarray:
