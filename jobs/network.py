@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from udfs.pure import tokens as t
 
 WIDTH, HEADS, LAYERS = 48, 4, 2
-MASKED = -1e4
+# What is hidden has the least score. No score counts as further than FLOOR below the best: e^-80 of a weight is nothing
+# to a float, and much less would be a subnormal number, with which processors reckon a hundred times slower.
+MASKED, FLOOR = -1e4, 80.0
 
 
 def _mlp(inputs: int, outputs: int, hidden: int = 2 * WIDTH) -> nn.Sequential:
@@ -36,22 +39,31 @@ class Layer(nn.Module):
         self.cause_bias = nn.Embedding(t.RELATIONS, HEADS)
         self.outcome_bias = nn.Embedding(t.RELATIONS, HEADS)
 
-    def forward(self, x: Tensor, memory: Tensor, relation: tuple[Tensor, Tensor]) -> Tensor:
-        """x: (batch, spans, width); memory: (batch, 1 + 2 spans, width); relation: 2 x (batch, spans, spans)"""
+    def forward(self, x: Tensor, memory: Tensor, row: Tensor) -> Tensor:
+        """x: (batch, spans, width); memory: (batch, 1 + 2 spans, width); row: (batch, spans, 1 + 2 spans) of biases"""
         batch, spans, _ = x.shape
         size = WIDTH // HEADS
         query = self.query(self.norm(x)).reshape(batch, spans, HEADS, size).transpose(1, 2)
         key, value = self.key_value(memory).chunk(2, dim=-1)
         key = key.reshape(batch, 2 * spans + 1, HEADS, size).transpose(1, 2)
         value = value.reshape(batch, 2 * spans + 1, HEADS, size).transpose(1, 2)
-        biases = [torch.zeros(batch, spans, 1, HEADS)]
-        for table, of in zip((self.cause_bias, self.outcome_bias), relation):
-            biases.append(torch.where((of == t.HIDDEN).unsqueeze(-1), MASKED, table(of)))
-        bias = torch.cat(biases, dim=2).permute(0, 3, 1, 2)  # (batch, heads, spans, 1 + 2 spans)
-        attention = torch.softmax(query @ key.transpose(2, 3) / size**0.5 + bias, dim=-1)
+        bias = functional.embedding(row, self.biases()).permute(0, 3, 1, 2)  # (batch, heads, spans, 1 + 2 spans)
+        score = query @ key.transpose(2, 3) / size**0.5 + bias
+        attention = torch.softmax(torch.maximum(score, score.amax(dim=-1, keepdim=True) - FLOOR), dim=-1)
         read = (attention @ value).transpose(1, 2).reshape(batch, spans, WIDTH)
         x = x + self.out(read)
         return x + self.forward_step(self.norm_after(x))
+
+    def biases(self) -> Tensor:
+        """A row for the empty memory, for each relation to a cause part, and for each to an outcome part.
+
+        A relation costs one look-up, a hidden one too. Constant once trained.  # (1 + 2 relations, heads)
+        """
+        hidden = torch.full((1, HEADS), MASKED)
+        parts = [torch.zeros(1, HEADS)]
+        for table in (self.cause_bias.weight, self.outcome_bias.weight):
+            parts += hidden, table[t.HIDDEN + 1 :]
+        return torch.cat(parts)
 
 
 class MaskedSpanTransformer(nn.Module):
@@ -91,9 +103,11 @@ class MaskedSpanTransformer(nn.Module):
             self.cause(torch.cat([alone, cause], dim=-1)),
             self.outcome(torch.cat([alone, outcome], dim=-1)),
         ], dim=1)  # fmt: skip
+        nothing = torch.zeros_like(cause_relation[:, :, :1])
+        row = torch.cat([nothing, 1 + cause_relation, 1 + t.RELATIONS + outcome_relation], dim=2)
         x = alone
         for layer in self.layers:
-            x = layer(x, memory, (cause_relation, outcome_relation))
+            x = layer(x, memory, row)
         errors = self.errors(torch.cat([alone, excuse], dim=-1))
         repeats = self.repeats(torch.cat([x, excuse], dim=-1))
         logits = torch.cat([repeats, errors, self.blind(alone)], dim=-1)

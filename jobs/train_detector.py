@@ -1,11 +1,12 @@
 """Train the masked-span Transformer on unlabelled telemetry.
 
-    python -m jobs.train_detector --input DIR [--input DIR ...] --model FILE [--base FILE]
+    python -m jobs.train_detector --input DIR [--input DIR ...] --model FILE [--base FILE | --export-only]
 
 Self-supervised: the input is read as the job reads it (docs/interface.md, section 1) and is expected to hold
 anomalies; ``truth/`` is never opened. A span teaches as much as the streaming detector, without a model, would
 let it teach its baselines: little in the midst of trouble. Writes FILE (ONNX), FILE.json (the model's card) and
-FILE.npz (the weights, for ``--base``). Needs the extra ``train`` (torch).
+FILE.npz (the weights, for ``--base``). With ``--export-only`` nothing is trained: FILE is written anew from FILE.npz,
+as this version exports it, and is the same model, by the same version. Needs the extra ``train`` (torch).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,9 +54,9 @@ class _Recorder(Usual):
         self.asked: list[Tokens] = []
         self.operations: list[list[str]] = []
 
-    def predict(self, tokens: Tokens) -> Prediction:
+    def predict(self, tokens: Tokens, usual: Prediction) -> Prediction:
         self.asked.append(tokens)
-        return super().predict(tokens)
+        return usual
 
 
 def sample(minutes: Minutes, usage: UsageByMinute, vocabulary: dict[str, int]) -> Sample:
@@ -205,6 +206,30 @@ def _load(network, base: Path) -> None:
         network.name.weight[:] = names[0]
 
 
+def _trained(model: Path) -> tuple[Any, dict]:
+    """The network of a model that was trained before, by its weights, and the model's card."""
+    import torch
+
+    from jobs.network import MaskedSpanTransformer
+
+    card = json.loads(model.with_name(model.name + ".json").read_text(encoding="utf-8"))
+    network = MaskedSpanTransformer(len(card["vocabulary"]))
+    with np.load(model.with_name(model.name + ".npz"), allow_pickle=False) as saved:
+        network.load_state_dict({name: torch.from_numpy(saved[name]) for name in saved.files})
+    return network.eval(), card
+
+
+def _strip(model: Path) -> None:
+    """Take out what the exporter noted of each node for debugging: file names and lines of the machine it ran on."""
+    import onnx
+
+    stored = onnx.load(model)
+    for one in (stored.graph, *stored.graph.node, *stored.graph.value_info, *stored.graph.input, *stored.graph.output):
+        del one.metadata_props[:]
+        one.doc_string = ""
+    onnx.save(stored, model)
+
+
 def export(network, model: Path, card: dict, example: Batch) -> float:
     """Write the three files; the greatest difference between torch and ONNX Runtime on ``example``."""
     import torch
@@ -217,6 +242,7 @@ def export(network, model: Path, card: dict, example: Batch) -> float:
         output_names=["mean", "scale", "chance"], dynamic_shapes=shapes, dynamo=True,
         external_data=False, verbose=False,
     )  # fmt: skip
+    _strip(model)
     np.savez_compressed(
         model.with_name(model.name + ".npz"),
         **{name: value.numpy() for name, value in network.state_dict().items()},
@@ -228,6 +254,20 @@ def export(network, model: Path, card: dict, example: Batch) -> float:
     with torch.no_grad():
         told = network(**inputs)
     return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(told, served.run(example.inputs), strict=True))
+
+
+def _card(network, losses: list[float], samples: Sequence[Sample], names: list[str], arguments) -> dict:
+    """The card of a model that was just trained; ``export`` adds what is said of its files."""
+    weights = hashlib.sha256(b"".join(v.numpy().tobytes() for v in network.state_dict().values())).hexdigest()
+    return {
+        "version": arguments.version or f"masked-{weights[:8]}",
+        "spans": sum(len(s.weights) for s in samples),
+        "seed": arguments.seed,
+        "base": arguments.base.name if arguments.base else None,
+        "held_out_loss_by_epoch": losses,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "vocabulary": names,
+    }
 
 
 def _vocabulary(minutes: Minutes) -> Iterator[str]:
@@ -249,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--input", type=Path, action="append", required=True, metavar="DIR", help="unlabelled; several add up")
     add("--model", type=Path, required=True, metavar="FILE", help="where the model goes: FILE, FILE.json, FILE.npz")
     add("--base", type=Path, metavar="FILE", help="a model to begin with (fine-tuning)")
+    add("--export-only", action="store_true", help="write FILE anew from FILE.npz, without training")
     add("--names", action="store_true", help="learn operations by name, too: for one's own traces")
     add("--epochs", type=int, default=12)
     add("--seed", type=int, default=0)
@@ -268,23 +309,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             traces = sum(map(len, minutes.values()))
             data.append({"input": directory.name, "traces": traces})
             print(f"{directory}: {traces:,} traces", file=sys.stderr, flush=True)
-        names = sorted({n for minutes, _ in read_inputs for n in _vocabulary(minutes)}) if arguments.names else []
+        if arguments.export_only:
+            network, card = _trained(arguments.model)
+            names = card["vocabulary"]
+        else:
+            names = sorted({n for minutes, _ in read_inputs for n in _vocabulary(minutes)}) if arguments.names else []
         places = {name: place for place, name in enumerate(names, 1)}
         for minutes, usage in read_inputs:
             samples.append(sample(minutes, usage, places))
         del read_inputs
-        network, losses = train(samples, names, arguments.epochs, arguments.seed, arguments.base)
-        weights = hashlib.sha256(b"".join(v.numpy().tobytes() for v in network.state_dict().values())).hexdigest()
-        card = {
-            "version": arguments.version or f"masked-{weights[:8]}",
-            "data": data,
-            "spans": sum(len(s.weights) for s in samples),
-            "seed": arguments.seed,
-            "base": arguments.base.name if arguments.base else None,
-            "held_out_loss_by_epoch": losses,
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "vocabulary": names,
-        }
+        if not arguments.export_only:
+            network, losses = train(samples, names, arguments.epochs, arguments.seed, arguments.base)
+            card = _card(network, losses, samples, names, arguments) | {"data": data}
         arguments.model.parent.mkdir(parents=True, exist_ok=True)
         apart = export(network, arguments.model, card, next(batches(samples[0].tokens)))
     except (ModelError, OSError) as error:

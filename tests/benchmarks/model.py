@@ -16,7 +16,7 @@ import numpy as np
 
 from jobs.train_detector import sample
 from udfs.pure.offline import read
-from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, usual_of
 from udfs.pure.tokens import Tokens
 
 FRAMES = (10, 100, 2000)  # traces
@@ -43,7 +43,7 @@ def main(directories: list[str]) -> None:
             parts = frames(tokens, traces)
             begun = time.process_time()
             for part in parts:
-                model.predict(part)
+                model.predict(part, usual_of(part))
             seconds = time.process_time() - begun
             print(f"{directory}: {traces} traces a frame: {len(tokens.lengths) / seconds:,.0f} traces "
                   f"and {len(tokens.known) / seconds:,.0f} spans a CPU second")  # fmt: skip

@@ -117,7 +117,7 @@ class Watch:
         limit = self.counts.slow_limit(profile, level)
         weights = np.minimum(time_weights(surplus, variance), limit[:, None])[:, None]
         self.episodes.step(minute_ms, service, weights, self.wander.together(reading)[:, None])
-        odds = log_odds(self.episodes, minute_ms, weights, service)[:, 0]
+        odds = log_odds(self.episodes, self.episodes.at(minute_ms), weights, service)[:, 0]
         ill = self.episodes.now[service, 0, 0] < 0.5
         taught = np.where(ill & (odds > 0), ANOMALOUS_WEIGHT, 1.0)
         self.times.learn(profile, log_time, taught)

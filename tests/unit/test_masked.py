@@ -17,7 +17,7 @@ from tests.unit.test_detect import run_all as run
 from udfs.pure import tokens as t
 from udfs.pure.detect import EMA, FORGET_MS, LAG_MINUTES, TIDY_MINUTES, Detector
 from udfs.pure.episodes import Episodes
-from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, ModelError, Models, Prediction, Usual
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, ModelError, Models, Prediction, Usual, usual_of
 from udfs.pure.threshold import EmaThreshold
 from udfs.pure.tokens import Tokens, batches, relations
 
@@ -29,9 +29,13 @@ class _Recording(MaskedSpanModel):
 
     asked: Tokens
 
-    def predict(self, tokens: Tokens) -> Prediction:
+    def predict(self, tokens: Tokens, usual: Prediction) -> Prediction:
         self.asked = tokens
-        return super().predict(tokens)
+        return super().predict(tokens, usual)
+
+
+def predicted(model: MaskedSpanModel, tokens: Tokens) -> Prediction:
+    return MaskedSpanModel.predict(model, tokens, usual_of(tokens))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +89,7 @@ def test_quiet_minutes_stay_quiet(warm) -> None:
 class _Stranger(Usual):
     """A model of another system: it expects every time to be far lower than it is here."""
 
-    def predict(self, tokens: Tokens) -> Prediction:
-        usual = super().predict(tokens)
+    def predict(self, tokens: Tokens, usual: Prediction) -> Prediction:
         return usual._replace(mean=usual.mean - 6.0)
 
 
@@ -156,7 +159,7 @@ def test_no_span_sees_its_own_service_nor_what_it_brought_about(warm, model) -> 
     """Whatever the values of a span's own service are, and its ancestors' outcomes: the same prediction."""
     warm().step(*minute(WARM, World(looping=("orders", "tax"), failing="stock", share=0.5)))
     asked = model.asked
-    expected = MaskedSpanModel.predict(model, asked)
+    expected = predicted(model, asked)
     first = np.cumsum(asked.lengths) - asked.lengths
     trace = np.repeat(np.arange(len(first)), asked.lengths)
     rng = np.random.default_rng(3)
@@ -170,7 +173,7 @@ def test_no_span_sees_its_own_service_nor_what_it_brought_about(warm, model) -> 
             if asked.parent[at] < 0:
                 break
             at = first[trace[row]] + asked.parent[at]
-        changed = MaskedSpanModel.predict(model, asked._replace(reals=reals, bits=bits))
+        changed = predicted(model, asked._replace(reals=reals, bits=bits))
         for part in ("mean", "scale"):
             np.testing.assert_allclose(getattr(changed, part)[row], getattr(expected, part)[row], atol=1e-5)
 
@@ -181,8 +184,8 @@ def test_a_span_sees_what_it_caused(warm, model) -> None:
     asked = model.asked
     reals = np.where(asked.reals_seen, asked.reals + 2, 0).astype(np.float32)
     bits = np.ones_like(asked.bits)
-    expected = MaskedSpanModel.predict(model, asked)
-    changed = MaskedSpanModel.predict(model, asked._replace(reals=reals, bits=bits))
+    expected = predicted(model, asked)
+    changed = predicted(model, asked._replace(reals=reals, bits=bits))
     assert np.abs(changed.mean - expected.mean).max() > 0.05
 
 
@@ -208,6 +211,48 @@ def test_relations_by_hand() -> None:
         [up, before, before, t.EARLIER, none],
     ]
     assert below  # named for readers: no descendant beyond a repeated call is seen here
+
+
+def random_tokens(seed: int, traces: int = 40) -> Tokens:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 2 * t.SPANS_MAX, traces)
+    lengths[::2] = rng.integers(1, 8, len(lengths[::2]))
+    spans = int(lengths.sum())
+    bits_seen = rng.random((spans, len(t.BITS))) < 0.9
+    return Tokens(
+        name=np.zeros(spans, np.int32),
+        known=rng.normal(0, 1, (spans, len(t.KNOWN))).astype(np.float32),
+        excuse=np.zeros((spans, len(t.EXCUSES)), np.float32),
+        reals=rng.normal(0, 2, (spans, len(t.REALS))).astype(np.float32),
+        reals_seen=np.ones((spans, len(t.REALS)), bool),
+        bits=bits_seen & (rng.random(bits_seen.shape) < 0.05),
+        bits_seen=bits_seen,
+        parent=np.concatenate([np.r_[-1, rng.integers(0, np.arange(1, n))] if n > 1 else [-1] for n in lengths]),
+        service=rng.integers(0, 12, spans),
+        is_again=rng.random(spans) < 0.05,
+        lengths=lengths,
+    )
+
+
+def test_batches_hold_every_span_once_and_little_padding() -> None:
+    """A minute has traces of all lengths: padded to the longest of them, two thirds of its tokens were padding."""
+    tokens = random_tokens(7)
+    rows = [batch.rows for batch in batches(tokens)]
+    assert sorted(np.concatenate([row[row >= 0] for row in rows]).tolist()) == list(range(len(tokens.known)))
+    assert max(row.size for row in rows) <= t.BATCH_TOKENS
+    assert max((row < 0).sum() for row in rows) <= t.PADDING_TOKENS
+    assert len(rows) < len(tokens.lengths) / 2
+
+
+def test_what_a_trace_stands_beside_has_no_say(model) -> None:
+    """Each trace alone is predicted as it is in its batch, padded or not."""
+    tokens = random_tokens(8, traces=20)
+    expected = predicted(model, tokens)
+    last = np.cumsum(tokens.lengths)
+    for first, end in zip(last - tokens.lengths, last):
+        alone = Tokens(*(column[first:end] for column in tokens[:-1]), np.array([end - first]))
+        for part, of_all in zip(predicted(model, alone), expected, strict=True):
+            np.testing.assert_allclose(part, of_all[first:end], atol=1e-5)
 
 
 @pytest.mark.train

@@ -131,8 +131,12 @@ def test_values_of_every_kind_are_the_same_by_both_encodings(value: dict) -> Non
     logs = request("logs", [log(body=value)], [{"key": "service.name", "value": value}])
     pairs = [{"key": "state", "value": value}]
     metrics = request("metrics", [metric("k8s.pod.cpu.time", "sum", "s", attributes=pairs)], POD)
+    pairs = [{"key": key, "value": value} for key in ("peer.service", "http.status_code", "rpc.grpc.status_code")]
+    without = [{"key": "http.response.status_code"}, *attributes(http__status_code=500)]
+    traces = request("traces", [span(kind=3, attributes=pairs), span(kind=2, attributes=without)], POD)
     assert_same("logs", logs, protobuf("logs", logs))
     assert_same("metrics", metrics, protobuf("metrics", metrics))
+    assert_same("traces", traces, protobuf("traces", traces))
 
 
 # ---- which encoding -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from udfs.pure import tokens as t
-from udfs.pure.predict import Prediction, Usual
+from udfs.pure.predict import Prediction, usual_of
 from udfs.pure.skill import Skill
 from udfs.pure.tokens import Tokens
 
@@ -37,19 +37,27 @@ def minute(rng: np.random.Generator, reals: np.ndarray | None = None, error: np.
 
 
 def prediction(mean: float | np.ndarray = 0.0, scale: float = 1.0, chance: float | np.ndarray | None = None):
-    usual = Usual().predict(minute(np.random.default_rng(0)))
+    usual = usual_of(minute(np.random.default_rng(0)))
     full = np.broadcast_to(mean, usual.mean.shape), np.full(usual.scale.shape, scale)
     return Prediction(*full, usual.chance if chance is None else np.broadcast_to(chance, usual.chance.shape))
+
+
+def calibrated(skill: Skill, tokens: Tokens, found: Prediction) -> Prediction:
+    return skill.calibrated(tokens, usual_of(tokens), found)
+
+
+def learn(skill: Skill, tokens: Tokens, found: Prediction, weights: np.ndarray) -> None:
+    skill.learn(tokens, usual_of(tokens), found, weights)
 
 
 def test_what_is_usual_stays_as_it_is():
     skill, rng = Skill(), np.random.default_rng(1)
     for _ in range(50):
         tokens = minute(rng)
-        usual = Usual().predict(tokens)
-        for told, of_usual in zip(skill.calibrated(tokens, usual), usual, strict=True):
+        usual = usual_of(tokens)
+        for told, of_usual in zip(calibrated(skill, tokens, usual), usual, strict=True):
             np.testing.assert_array_equal(told, of_usual)
-        skill.learn(tokens, usual, np.ones(SPANS))
+        learn(skill, tokens, usual, np.ones(SPANS))
 
 
 @pytest.mark.parametrize("minutes", [0, 1, 10, 300])
@@ -59,9 +67,9 @@ def test_a_prediction_that_is_wrong_here_accuses_nobody(minutes):
     wrong = prediction(mean=-3.0, scale=0.9, chance=RATE / 1000)
     for _ in range(minutes):
         tokens = minute(rng)
-        skill.calibrated(tokens, wrong)
-        skill.learn(tokens, wrong, np.ones(SPANS))
-    told, usual = skill.calibrated(minute(rng), wrong), prediction()
+        calibrated(skill, tokens, wrong)
+        learn(skill, tokens, wrong, np.ones(SPANS))
+    told, usual = calibrated(skill, minute(rng), wrong), prediction()
     assert np.all(told.mean > -0.15)
     assert np.all(told.scale > 0.99)
     error = told.chance[:, t.BIT_ERROR]
@@ -79,8 +87,8 @@ def test_a_prediction_that_knows_is_believed_within_the_hour():
         chance = np.full((SPANS, len(t.BITS)), RATE / 100)
         chance[frail, t.BIT_ERROR] = 0.5
         knowing = prediction(hint, 0.9, chance)
-        told = skill.calibrated(tokens, knowing)
-        skill.learn(tokens, knowing, np.ones(SPANS))
+        told = calibrated(skill, tokens, knowing)
+        learn(skill, tokens, knowing, np.ones(SPANS))
     low = knowing.mean[:, t.OWN_TIME] < 0
     assert np.all(told.mean[low, t.OWN_TIME] < 0.8 * knowing.mean[low, t.OWN_TIME])
     assert np.all(told.scale[:, t.OWN_TIME] < 0.93)
@@ -92,10 +100,10 @@ def test_a_prediction_that_is_wrong_here_excuses_nobody():
     skill, rng = Skill(), np.random.default_rng(4)
     wrong = prediction(mean=2.0, scale=1.5, chance=0.5)
     for _ in range(30):
-        told = skill.calibrated(minute(rng), wrong)
+        told = calibrated(skill, minute(rng), wrong)
         assert np.all(told.mean < 0.1) and np.all(told.scale < 1.03)
         assert np.all(told.chance[:, t.BIT_ERROR] < 4 * RATE)
-        skill.learn(minute(rng), wrong, np.ones(SPANS))
+        learn(skill, minute(rng), wrong, np.ones(SPANS))
 
 
 def test_merit_is_kept_by_service():
@@ -105,8 +113,8 @@ def test_merit_is_kept_by_service():
     for _ in range(120):
         tokens = minute(rng)._replace(service=service)
         told = prediction(np.where(service[:, None] == 1, -2.0, tokens.reals * 0.7), 0.9)
-        mixed = skill.calibrated(tokens, told)
-        skill.learn(tokens, told, np.ones(SPANS))
+        mixed = calibrated(skill, tokens, told)
+        learn(skill, tokens, told, np.ones(SPANS))
     low = told.mean[:, t.OWN_TIME] < 0
     assert np.all(mixed.mean[low & (service == 1), t.OWN_TIME] > -0.1)
     right = low & (service == 0)
@@ -116,7 +124,7 @@ def test_merit_is_kept_by_service():
 def test_trouble_does_not_teach():
     skill, rng = Skill(), np.random.default_rng(6)
     wrong = prediction(mean=5.0)
-    before = skill.calibrated(minute(rng), prediction(mean=-1.0)).mean[0, 0]
+    before = calibrated(skill, minute(rng), prediction(mean=-1.0)).mean[0, 0]
     for _ in range(30):
-        skill.learn(minute(rng), wrong, np.zeros(SPANS))
-    assert skill.calibrated(minute(rng), prediction(mean=-1.0)).mean[0, 0] == before
+        learn(skill, minute(rng), wrong, np.zeros(SPANS))
+    assert calibrated(skill, minute(rng), prediction(mean=-1.0)).mean[0, 0] == before

@@ -69,22 +69,24 @@ class Beliefs:
         overuse: (pods,) log odds of over-use.
         """
         level = minute.services
-        odds = log_odds(self._services, minute.minute_ms, level.weights, services[level.subject])
+        states = self._services.at(minute.minute_ms)
+        odds = log_odds(self._services, states, level.weights, services[level.subject])
         asked = minute.asked[level.subject]
-        of_pods = log_odds(self._pods, minute.minute_ms, minute.pods.weights, pods[minute.pods.subject])
+        of_pods = log_odds(self._pods, self._pods.at(minute.minute_ms), minute.pods.weights, pods[minute.pods.subject])
         np.maximum.at(odds, minute.pod_cell, of_pods)
         odds[:, REPEAT], asked[:, REPEAT] = -np.inf, 0.0
         if len(minute.loop_cell):
             loops = log_odds(
-                self._loops, minute.minute_ms, minute.loop_weight[:, None, None], operations[minute.loop_operation]
-            )
+                self._loops, self._loops.at(minute.minute_ms), minute.loop_weight[:, None, None],
+                operations[minute.loop_operation],
+            )  # fmt: skip
             _take_greater(odds[:, REPEAT:], asked[:, REPEAT:], minute.loop_cell, loops, minute.asked_of_loops[:, None])
         used, asked_of_use = np.full((len(odds), 1), -np.inf), np.zeros((len(odds), 1))
         _take_greater(
             used, asked_of_use, minute.used_cell, overuse[minute.used_pod][:, None],
             minute.asked_of_use[minute.used_pod][:, None],
         )  # fmt: skip
-        well = _with_nobody(self._services.at(minute.minute_ms)[:, :, 0], 1.0)[services[level.subject]]
+        well = _with_nobody(states[:, :, 0], 1.0)[services[level.subject]]
         other = 1 - well[:, [OWN, LEAF, GAP, FAILURE]].min(axis=1)
         chance = np.clip((1 - EXPLAINED * other) / (1 + np.exp(-used[:, 0])), 1e-9, 1 - 1e-9)
         odds = np.column_stack([odds, np.log(chance / (1 - chance))])
@@ -127,15 +129,17 @@ def _with_nobody(column: np.ndarray, fill: float) -> np.ndarray:
     return np.concatenate([column, np.full((1, *column.shape[1:]), fill)])
 
 
-def log_odds(episodes: Episodes, minute_ms: int, weights: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """Log odds that each cell's trace is affected.  # (cells, channels)"""
-    share = episodes.affected(episodes.at(minute_ms))
-    share = _with_nobody(share, LONE / share.shape[2])[subject]  # (cells, channels, strengths)
+def log_odds(episodes: Episodes, states: np.ndarray, weights: np.ndarray, subject: np.ndarray) -> np.ndarray:
+    """Log odds that each cell's trace is affected.  # (cells, channels)
+
+    states: chances of the episodes' states in the minute, see Episodes.at."""
+    share = episodes.affected(states)
+    share = _with_nobody(share, LONE / share.shape[2])  # (subjects and nobody, channels, strengths)
     with np.errstate(divide="ignore"):
-        says = np.log(share) + weights
+        says = np.log(share)[subject] + weights
         top = says.max(axis=2, keepdims=True)
         top = np.where(np.isfinite(top), top, 0.0)
-        return top[:, :, 0] + np.log(np.exp(says - top).sum(axis=2)) - np.log1p(-share.sum(axis=2))
+        return top[:, :, 0] + np.log(np.exp(says - top).sum(axis=2)) - np.log1p(-share.sum(axis=2))[subject]
 
 
 def _take_greater(

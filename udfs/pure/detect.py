@@ -35,7 +35,7 @@ from udfs.pure.impact import Impact
 from udfs.pure.neighbours import crowding
 from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.pods import Pods
-from udfs.pure.predict import Prediction, Predictor, Usual
+from udfs.pure.predict import Prediction, Predictor, Usual, usual_of
 from udfs.pure.reading import Reading
 from udfs.pure.skill import Skill
 from udfs.pure.threshold import EmaThreshold
@@ -197,8 +197,9 @@ class Detector:
         pods = self._pods.enter(minute_ms, frame.pods, frame.hosts, base.services)
         renewed = self._pods.renewed(minute_ms, pods[frame.pod], reading.service, base.service_since)
         seen = self._tokens(frame, reading)
-        predicted = self.predictor.predict(seen)
-        found = self._skill.calibrated(seen, predicted)
+        usual = usual_of(seen)
+        predicted = self.predictor.predict(seen, usual)
+        found = self._skill.calibrated(seen, usual, predicted)
         row, channel, service, place, weights = of_minute(base, frame, reading, seen, found, renewed)
 
         together = base.wander.together(reading)
@@ -263,7 +264,7 @@ class Detector:
         self._impact.observe(minute_ms)
         result, odds = self._result(minute, is_final=False)
         self._learn(minute, frame, reading, work, odds, cell_of_span, renewed)
-        self._skill.learn(seen, predicted, self.weights)
+        self._skill.learn(seen, usual, predicted, self.weights)
         self.pending[minute_ms] = minute
         self._judged.append(minute_ms)
         return result
@@ -373,9 +374,9 @@ class Detector:
         odds = odds[:, :CHANNELS].max(axis=1)
         of_trace = np.full(len(frame.traces), -np.inf)
         np.maximum.at(of_trace, minute.services.trace, odds)
-        states = self._beliefs.of_services()[reading.service]  # (spans, channels, states)
-        is_ill = states[:, :, 0].min(axis=1) < 0.5
-        is_wholesale = states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5
+        states = self._beliefs.of_services()  # (services, channels, states)
+        is_ill = (states[:, :, 0].min(axis=1) < 0.5)[reading.service]
+        is_wholesale = (states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5)[reading.service]
         new = renewed[reading.service] | minute.is_warming[frame.trace]
         times = np.where((is_ill & (odds[cell_of_span] > 0) | is_wholesale) & ~new, ANOMALOUS_WEIGHT, 1.0)
         # Rates are to hold still until it is clear whether an episode begins.

@@ -113,7 +113,7 @@ class _Signal(NamedTuple):
     resources: str
     scopes: tuple[str, str]
     records: str
-    protobuf: Callable[[bytes], otlp_proto.Entries]
+    protobuf: Callable[[bytes], Iterator[tuple[bytes, Iterator[Any]]]]
 
 
 _TRACES = _Signal(
@@ -121,7 +121,7 @@ _TRACES = _Signal(
     "resourceSpans",
     ("scopeSpans", "instrumentationLibrarySpans"),
     "spans",
-    lambda record: otlp_proto.read_spans(record, _SPAN_KEYS),
+    otlp_proto.read_spans,
 )
 _MEASURES = _Signal(
     METRICS,
@@ -155,8 +155,9 @@ def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Itera
             rejects.append(reject(stream, reason, {field: [child]}))
 
 
-def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tuple[_Resource, Iterator[dict]]]:
-    """(resource, its records) of a request, one pair for each resource and scope.
+def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tuple[_Resource, Iterator[Any]]]:
+    """(resource, its records) of a request, one pair for each resource and scope. Records are dicts as of OTLP/JSON;
+    spans of a protobuf request are its messages.
 
     The first byte of a protobuf request is a newline to JSON, and its length may be "{" (123): what
     could be both is JSON if it can be read as such. A protobuf request never can, as no string of
@@ -188,7 +189,7 @@ def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tup
             rejects.append(reject(signal.stream, reason, shown_record))
             return
         for resource, records in entries:
-            yield _resource(resource), records
+            yield _resource_of_message(resource), records
         return
     reason = f"not a line of JSON ({not_json}): write one request a line"
     if not text.startswith(b"{"):
@@ -396,6 +397,11 @@ def _cached_resource(pairs: bytes) -> _Resource:
     return _read_resource(orjson.loads(pairs))
 
 
+@cached(RESOURCE_CACHE_SIZE, RESOURCE_CACHE_CHARS)
+def _resource_of_message(message: bytes) -> _Resource:
+    return _read_resource(otlp_proto.resource(message)["attributes"])
+
+
 def _read_resource(pairs: object) -> _Resource:
     """docs/interface.md §1: the attributes that tie work to money, in their order of trust."""
     found = {
@@ -503,9 +509,12 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
         service = resource.service or UNKNOWN_SERVICE
         by_trace: dict[str, list] = {}  # trace id as written -> its spans of this resource
         for span in spans:
+            raw_trace_id: Any
             try:
-                row = _span(span)
-                raw_trace_id: Any = span.get("traceId")
+                if type(span) is dict:
+                    row, raw_trace_id = _span(span), span.get("traceId")
+                else:
+                    row, raw_trace_id = _span_of_message(span), span.trace_id.hex()
                 if type(raw_trace_id) is not str or raw_trace_id not in by_trace:
                     trace_id = _hex_id(raw_trace_id, 32, "traceId")
                     by_trace[raw_trace_id] = []
@@ -514,6 +523,7 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
                     )
                 by_trace[raw_trace_id].append(row)
             except RejectedRecord as error:
+                span = span if type(span) is dict else otlp_proto.span(span, _SPAN_KEYS)
                 event_time_ms = _time_ms_or_none(span.get("startTimeUnixNano"), span.get("endTimeUnixNano"))
                 record = {"otel_service_name": service, "span": span}
                 rejects.append(reject(SPANS, error.reason, record, event_time_ms))
@@ -543,21 +553,52 @@ def _span(span: dict) -> list:
         kind = _enum(kind, _KINDS)
     status = get("status")
     error = status and (type(status) is dict and _enum(status.get("code"), _STATUS_CODES) == _STATUS_ERROR)
-    peer = ""
-    pairs = get("attributes")
-    if pairs:
-        found = _attributes(pairs, _SPAN_KEYS)
-        if found:
-            error = error or _failed(found)
-            # A server's or consumer's own address and name stand under the same keys.
-            if kind != _SERVER and kind != _CONSUMER:
-                for key in _PEER_KEYS:
-                    if found.get(key):
-                        peer = names.workload(names.name(_text(found[key])))
-                        break
     operation = get("name")
     operation = operation_name(operation if type(operation) is str else _text(operation))
-    return [span_id, parent_span_id, operation, kind or 0, 1 if error else 0, start_ns, end_ns, peer]
+    pairs = get("attributes")
+    found = _attributes(pairs, _SPAN_KEYS) if pairs else {}
+    return _row(span_id, parent_span_id, operation, kind or 0, bool(error), start_ns, end_ns, found)
+
+
+def _span_of_message(span: otlp_proto.Span) -> list:
+    """The same of a span in protobuf; what ``_span`` rejects, or has to look at twice, is left to it."""
+    span_id, parent_span_id = span.span_id, span.parent_span_id
+    start_ns, end_ns = span.start_time_unix_nano, span.end_time_unix_nano
+    has_ids = len(span_id) == 8 and any(span_id) and (not parent_span_id or len(parent_span_id) == 8)
+    if not has_ids or not MIN_TIME_NS <= start_ns <= end_ns < MAX_TIME_NS:
+        return _span(otlp_proto.span(span, _SPAN_KEYS))
+    found = {}
+    for pair in span.attributes:
+        key = pair.key
+        if key in _SPAN_KEYS and pair.HasField("value"):
+            found[key] = _plain(otlp_proto.any_value(pair.value))
+    return _row(
+        span_id.hex(),
+        parent_span_id.hex() if any(parent_span_id) else "",
+        operation_name(span.name),
+        _KINDS.get(span.kind, 0),
+        span.status.code == _STATUS_ERROR,
+        start_ns,
+        end_ns,
+        found,
+    )
+
+
+def _row(
+    span_id: str, parent_span_id: str, operation: str, kind: int, is_error: bool, start_ns: int, end_ns: int,
+    attributes: dict[str, object],
+) -> list:  # fmt: skip
+    """The packed span; attributes: of _SPAN_KEYS those that it has."""
+    peer = ""
+    if attributes:
+        is_error = is_error or _failed(attributes)
+        # A server's or consumer's own address and name stand under the same keys.
+        if kind != _SERVER and kind != _CONSUMER:
+            for key in _PEER_KEYS:
+                if attributes.get(key):
+                    peer = names.workload(names.name(_text(attributes[key])))
+                    break
+    return [span_id, parent_span_id, operation, kind, 1 if is_error else 0, start_ns, end_ns, peer]
 
 
 def _implausible_times(start: object, end: object) -> RejectedRecord:

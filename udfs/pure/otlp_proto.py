@@ -1,9 +1,10 @@
 """collect, telemetry: OTLP requests in protobuf -> the structures that OTLP/JSON decodes to.
 
-A request comes out as (resource, records) pairs, one for each resource and scope; resources and records are the dicts
-of OTLP/JSON, in camelCase, with ids as lower-case hex, 64-bit integers and enums as numbers, bytes as base64 and
-doubles that aren't finite as the strings of the protobuf JSON mapping. Only the fields that ``udfs.pure.otlp`` reads
-are there: to convert the rest would cost more than to parse it.
+A request comes out as (resource, records) pairs, one for each resource and scope: the resource as the bytes of its
+message, for ``resource``, since a fleet's few recur in every request; spans as their messages, for ``span``, as there
+are so many of them. Everything else is in the dicts of OTLP/JSON, in camelCase, with ids as lower-case hex, 64-bit
+integers and enums as numbers, bytes as base64 and doubles that aren't finite as the strings of the protobuf JSON
+mapping. Only the fields that ``udfs.pure.otlp`` reads are there: to convert the rest would cost more than to parse it.
 
 Strings that aren't UTF-8 are read with replacement characters, as of JSON: the Collector passes them on unchecked, and
 one of them must not take the other thousands of records of its request with it.
@@ -25,6 +26,8 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 # The first byte of a request in protobuf: field 1, length-delimited.
 FIRST_BYTE = b"\n"
@@ -32,21 +35,18 @@ FIRST_BYTE = b"\n"
 # The parser's own bound; a request has 8 levels above its attributes' values, each level of which takes two.
 MAX_DEPTH = 100
 
-Entries = Iterator[tuple[dict, Iterator[dict]]]
+Entries = Iterator[tuple[bytes, Iterator[dict]]]
 
 
 class NotProtobuf(ValueError):
     """Bytes that are no request of the stream; the message says what they are or where they break."""
 
 
-def read_spans(record: bytes, attribute_keys: Collection[str]) -> Entries:
-    """(resource, spans) of an ExportTraceServiceRequest; spans with the named attributes only.
-
-    Raises NotProtobuf, before the first pair.
-    """
+def read_spans(record: bytes) -> Iterator[tuple[bytes, Iterator[Span]]]:
+    """(resource, spans) of an ExportTraceServiceRequest. Raises NotProtobuf, before the first pair."""
     request = _parse("otlp_spans", record)
     return (
-        (_resource(entry), (_span(span, attribute_keys) for span in scope.spans))
+        (entry.resource.SerializeToString(), iter(scope.spans))
         for entry in request.resource_spans
         for scope in entry.scope_spans
     )
@@ -59,7 +59,7 @@ def read_metrics(record: bytes, names: Collection[str]) -> Entries:
     """
     request = _parse("otlp_metrics", record)
     return (
-        (_resource(entry), (_metric(metric, names) for metric in scope.metrics))
+        (entry.resource.SerializeToString(), (_metric(metric, names) for metric in scope.metrics))
         for entry in request.resource_metrics
         for scope in entry.scope_metrics
     )
@@ -69,7 +69,7 @@ def read_logs(record: bytes) -> Entries:
     """(resource, log records) of an ExportLogsServiceRequest. Raises NotProtobuf, before the first pair."""
     request = _parse("otlp_logs", record)
     return (
-        (_resource(entry), map(_log, scope.log_records))
+        (entry.resource.SerializeToString(), map(_log, scope.log_records))
         for entry in request.resource_logs
         for scope in entry.scope_logs
     )
@@ -78,24 +78,26 @@ def read_logs(record: bytes) -> Entries:
 # ---- records --------------------------------------------------------------------------------
 
 
-def _resource(entry: Message) -> dict:
-    return {"attributes": _pairs(entry.resource.attributes)}
+def resource(message: bytes) -> dict:
+    """A resource as OTLP/JSON has it."""
+    return {"attributes": _pairs(Resource.FromString(message).attributes)}
 
 
-def _span(span: Message, attribute_keys: Collection[str]) -> dict:
+def span(message: Span, attribute_keys: Collection[str]) -> dict:
+    """A span as OTLP/JSON has it, with the named attributes only."""
     found = {
-        "traceId": span.trace_id.hex(),
-        "spanId": span.span_id.hex(),
-        "parentSpanId": span.parent_span_id.hex(),
-        "name": span.name,
-        "kind": span.kind,
-        "startTimeUnixNano": span.start_time_unix_nano,
-        "endTimeUnixNano": span.end_time_unix_nano,
+        "traceId": message.trace_id.hex(),
+        "spanId": message.span_id.hex(),
+        "parentSpanId": message.parent_span_id.hex(),
+        "name": message.name,
+        "kind": message.kind,
+        "startTimeUnixNano": message.start_time_unix_nano,
+        "endTimeUnixNano": message.end_time_unix_nano,
     }
-    pairs = [_pair(pair) for pair in span.attributes if pair.key in attribute_keys]
+    pairs = [_pair(pair) for pair in message.attributes if pair.key in attribute_keys]
     if pairs:
         found["attributes"] = pairs
-    if code := span.status.code:
+    if code := message.status.code:
         found["status"] = {"code": code}
     return found
 
@@ -108,7 +110,7 @@ def _log(record: Message) -> dict:
         "severityText": record.severity_text,
         "traceId": record.trace_id.hex(),
         "spanId": record.span_id.hex(),
-        "body": _value(record.body),
+        "body": any_value(record.body),
     }
 
 
@@ -153,11 +155,11 @@ def _pairs(pairs: Collection[Message]) -> list[dict]:
 
 
 def _pair(pair: Message) -> dict:
-    value = _value(pair.value)
+    value = any_value(pair.value)
     return {"key": pair.key, "value": value} if value or pair.HasField("value") else {"key": pair.key}
 
 
-def _value(value: Message) -> dict:
+def any_value(value: Message) -> dict:
     """An AnyValue as OTLP/JSON has it; {} for none and for kinds that JSON doesn't know."""
     kind = value.WhichOneof("value")
     if kind == "string_value":
@@ -171,7 +173,7 @@ def _value(value: Message) -> dict:
     if kind == "bytes_value":
         return {"bytesValue": base64.b64encode(value.bytes_value).decode()}
     if kind == "array_value":
-        return {"arrayValue": {"values": [_value(item) for item in value.array_value.values]}}
+        return {"arrayValue": {"values": [any_value(item) for item in value.array_value.values]}}
     if kind == "kvlist_value":
         return {"kvlistValue": {"values": _pairs(value.kvlist_value.values)}}
     return {}

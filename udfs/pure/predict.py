@@ -32,6 +32,8 @@ EXPLAINED = 0.1
 EXCUSED = 0.9
 # No event is so rare, nor so sure, that a single one would end all doubt.
 CHANCES = (1e-5, 1 - 1e-3)
+# Of t.KNOWN: how often an operation's calls repeat, fail, go unanswered, have rare children.
+_RATES = [t.KNOWN.index(name) for name in ("repeat_rate", "failure_rate", "unanswered_rate", "rare_rate")]
 
 
 class Prediction(NamedTuple):
@@ -54,7 +56,7 @@ class Prediction(NamedTuple):
 
 
 class Predictor(Protocol):
-    """Names its version and vocabulary, and predicts."""
+    """Names its version and vocabulary, and predicts.  usual: ``usual_of`` the same tokens."""
 
     @property
     def version(self) -> str: ...
@@ -62,33 +64,28 @@ class Predictor(Protocol):
     @property
     def names(self) -> Mapping[str, int]: ...
 
-    def predict(self, tokens: Tokens) -> Prediction: ...
+    def predict(self, tokens: Tokens, usual: Prediction) -> Prediction: ...
 
 
 class Usual:
-    """Predicts the operation's own past, whatever the rest of the trace looks like: a model has to beat it."""
+    """Predicts what is usual: a model has to beat it."""
 
     version = "usual-1"
     names: Mapping[str, int] = {}
 
-    def predict(self, tokens: Tokens) -> Prediction:
-        known = dict(zip(t.KNOWN, tokens.known.T.astype(float)))
-        spans = len(tokens.known)
-        mean = np.zeros((spans, len(t.REALS)))
-        failures = np.exp(5 * known["failure_rate"])
-        chance = np.column_stack(
-            [
-                np.exp(5 * known["repeat_rate"]),
-                np.full(spans, 0.3),
-                np.full(spans, 0.3),
-                failures,
-                failures,
-                np.exp(5 * known["unanswered_rate"]),
-                np.exp(5 * known["rare_rate"]),
-            ]
-        )
-        chance = np.where(_excused(tokens), np.maximum(chance, EXCUSED), chance)
-        return Prediction(mean, np.ones_like(mean), np.clip(chance, *CHANCES))
+    def predict(self, tokens: Tokens, usual: Prediction) -> Prediction:
+        return usual
+
+
+def usual_of(tokens: Tokens) -> Prediction:
+    """The operation's own past, whatever the rest of the trace looks like."""
+    spans = len(tokens.known)
+    repeats, failures, unanswered, rare = np.exp(5 * tokens.known[:, _RATES].T.astype(float))
+    again = np.full(spans, 0.3)
+    chance = np.column_stack([repeats, again, again, failures, failures, unanswered, rare])
+    chance = np.where(_excused(tokens), np.maximum(chance, EXCUSED), chance)
+    mean = np.zeros((spans, len(t.REALS)))
+    return Prediction(mean, np.ones_like(mean), np.clip(chance, *CHANCES))
 
 
 def _excused(tokens: Tokens) -> np.ndarray:
@@ -139,12 +136,13 @@ class MaskedSpanModel:
         # ONNX Runtime has an exception of its own for each kind of wrong file.
         try:
             self._session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-            self.predict(_trial(len(self.names)))
+            trial = _trial(len(self.names))
+            self.predict(trial, usual_of(trial))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"model {path}: is no ONNX model of these inputs: {reason}; train it anew") from None
 
-    def predict(self, tokens: Tokens) -> Prediction:
+    def predict(self, tokens: Tokens, usual: Prediction) -> Prediction:
         spans = len(tokens.known)
         mean, scale = np.zeros((spans, len(t.REALS))), np.ones((spans, len(t.REALS)))
         chance = np.full((spans, len(t.BITS)), 0.5)
@@ -156,8 +154,7 @@ class MaskedSpanModel:
         # An episode that lasts shows in its operation's rates, and would be expected soon. So an event that
         # nothing in its trace explains is no likelier than it was over the operation's long past; and one that
         # something explains is not rare, however rare the reason.
-        usual = Usual().predict(tokens).chance
-        chance = np.where(_excused(tokens), np.maximum(chance, EXPLAINED), np.minimum(chance, usual))
+        chance = np.where(_excused(tokens), np.maximum(chance, EXPLAINED), np.minimum(chance, usual.chance))
         return Prediction(mean, np.clip(scale, *SCALES), np.clip(chance, *CHANCES))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from udfs.pure import tokens as t
 from udfs.pure.baseline import MEMORY_MINUTES, grown
-from udfs.pure.predict import Prediction, Usual
+from udfs.pure.predict import Prediction
 from udfs.pure.tokens import Tokens
 
 # What has to be made good before a prediction is as likely to be right as the usual, in nats.
@@ -27,14 +27,15 @@ FREEDOM = 4.0
 
 
 class Skill:
-    """What a predictor gained over ``Usual`` so far, in nats, fading."""
+    """What a predictor gained over the usual so far, in nats, fading."""
 
     def __init__(self) -> None:
         self._gain = np.zeros((0, len(t.REALS) + len(t.BITS)))
 
-    def calibrated(self, tokens: Tokens, found: Prediction) -> Prediction:
-        """``found`` as far as it is proven."""
-        usual = Usual().predict(tokens)
+    def calibrated(self, tokens: Tokens, usual: Prediction, found: Prediction) -> Prediction:
+        """``found`` as far as it is proven; ``usual``, see ``usual_of``, as far as it is not."""
+        if found is usual:
+            return found
         self._gain = grown(self._gain, int(tokens.service.max(initial=-1)) + 1)
         trust = 1 / (1 + np.exp(DOUBT - self._gain))[tokens.service]
         of_reals, of_bits = np.split(trust, [len(t.REALS)], axis=1)
@@ -44,12 +45,13 @@ class Skill:
             usual.chance + of_bits * (found.chance - usual.chance),
         )
 
-    def learn(self, tokens: Tokens, found: Prediction, weights: np.ndarray) -> None:
+    def learn(self, tokens: Tokens, usual: Prediction, found: Prediction, weights: np.ndarray) -> None:
         """Take in a minute, after it was judged, by what was predicted of it.
 
         found: before it was calibrated; weights: (spans,) how far each span may teach.
         """
-        usual = Usual().predict(tokens)
+        if found is usual:  # there is nothing to gain
+            return
         of_reals = _surprise(tokens.reals) - _surprise((tokens.reals - found.mean) / found.scale) - np.log(found.scale)
         of_bits = np.where(
             tokens.bits, np.log(found.chance / usual.chance), np.log((1 - found.chance) / (1 - usual.chance))
@@ -75,4 +77,6 @@ def _surprise(z: np.ndarray) -> np.ndarray:
 
 def _by_service(service: np.ndarray, values: np.ndarray, services: int) -> np.ndarray:
     """Sums of each column.  # (services, columns)"""
-    return np.column_stack([np.bincount(service, column, services) for column in values.T])
+    columns = values.shape[1]
+    cell = (service[:, None] * columns + np.arange(columns)).ravel()
+    return np.bincount(cell, values.ravel(), services * columns).reshape(services, columns)

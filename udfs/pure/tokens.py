@@ -46,9 +46,10 @@ RELATIONS = 7
 
 # Values are cut here for the model's eyes (not for the score): beyond it "far off" says it all.
 CUT = 6.0
-# Longer traces are read in pieces of this many spans; batches hold at most so many tokens.
+# Longer traces are read in pieces of this many spans; batches hold at most so many tokens, and so many of padding:
+# a few tokens more cost less than to run the network once more.
 SPANS_MAX = 128
-BATCH_TOKENS = 4096
+BATCH_TOKENS, PADDING_TOKENS = 4096, 32
 
 
 class Tokens(NamedTuple):
@@ -101,20 +102,27 @@ def relations(
     is_parent = parent[:, :, None] == place
     is_sibling = (parent[:, :, None] == parent[:, None, :]) & (parent >= 0)[:, :, None]
     relation = np.zeros(up.shape, np.int8)
-    relation[earlier] = EARLIER
-    relation[earlier & is_sibling] = SIBLING
-    relation[down] = DESCENDANT
-    relation[is_parent.transpose(0, 2, 1)] = CHILD
-    relation[again] = HIDDEN
+    # The later a line, the more it has to say.
+    for of, where in (
+        (EARLIER, earlier),
+        (SIBLING, earlier & is_sibling),
+        (DESCENDANT, down),
+        (CHILD, is_parent.transpose(0, 2, 1)),
+        (HIDDEN, again),
+    ):
+        np.copyto(relation, of, where=where)
     outcome = relation.copy()
-    relation[up] = ANCESTOR
-    relation[is_parent & up] = PARENT
-    relation[service[:, :, None] == service[:, None, :]] = HIDDEN
+    for of, where in (
+        (ANCESTOR, up),
+        (PARENT, is_parent & up),
+        (HIDDEN, service[:, :, None] == service[:, None, :]),
+    ):
+        np.copyto(relation, of, where=where)
     return relation, outcome
 
 
 def batches(tokens: Tokens, chosen: np.ndarray | None = None) -> Iterator[Batch]:
-    """The traces (all, or ``chosen``), shortest first, in batches of about BATCH_TOKENS."""
+    """The traces (all, or ``chosen``), shortest first, in batches that are padded to their longest piece."""
     first = np.cumsum(tokens.lengths) - tokens.lengths
     traces = np.arange(len(first)) if chosen is None else chosen
     offsets: list[int] = []
@@ -126,12 +134,14 @@ def batches(tokens: Tokens, chosen: np.ndarray | None = None) -> Iterator[Batch]
     order = np.argsort(sizes, kind="stable")
     starts, lengths = np.array(offsets)[order], np.array(sizes)[order]
     trace_first = np.repeat(first, tokens.lengths)
+    ends = np.cumsum(lengths)
     at = 0
     while at < len(starts):
-        # As many pieces as fit when padded to the longest of them.
-        until = at + 1
-        while until < len(starts) and (until + 1 - at) * lengths[until] <= BATCH_TOKENS:
-            until += 1
+        # As many pieces as fit, padded to the longest of them.
+        padded = np.arange(1, len(lengths) - at + 1) * lengths[at:]  # tokens, by number of pieces; ascending
+        padding = padded - (ends[at:] - ends[at] + lengths[at])  # ascending, too
+        fit = min(np.searchsorted(padded, BATCH_TOKENS, "right"), np.searchsorted(padding, PADDING_TOKENS, "right"))
+        until = at + max(int(fit), 1)
         length = int(lengths[until - 1])
         place = np.arange(length)
         real = place < lengths[at:until, None]
