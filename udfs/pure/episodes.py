@@ -54,9 +54,7 @@ class Past(NamedTuple):
     filtered: np.ndarray  # (subjects, channels, states) chances
     likelihood: np.ndarray  # (subjects, channels, states) of the minute
     ends: np.ndarray  # (subjects,) chance that an episode ended before it
-    said: (
-        np.ndarray
-    )  # (subjects, channels) evidence for any episode, before the guard; NaN = not heard of
+    said: np.ndarray  # (subjects, channels) evidence for any episode, before the guard; NaN = not heard of
 
     def keep(self, kept: np.ndarray) -> Past:
         """Of the subjects at ``kept``; all is well with those that weren't there yet."""
