@@ -121,14 +121,15 @@ def test_what_it_counts_is_what_prometheus_reads(
         here = f"alter table ranked_anomalies set ('properties.bootstrap.servers' = '{broker.bootstrap}');\n"
         client = ROOT / "sql" / "client" / "init.sql"
         top = "select otel_service_name from top_anomalies_of_the_day where place = 1"
-        # It shows each statement before what comes of it.
-        ids, _, tops = cluster.sql(client, f"{here}select anomaly_id from ranked_anomalies;\n{top};").partition(top)
-        assert standing(ids) == {row[0] for row in expected["ranked_anomalies"]}
+        # Of the two answers in one only the ids have a slash.
+        shown = standing(cluster.sql(client, f"{here}select anomaly_id from ranked_anomalies;\n{top};"))
+        ids = {value for value in shown if "/" in value}
+        assert ids == {row[0] for row in expected["ranked_anomalies"]}
         excess: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
         names = SCHEMAS["ranked_anomalies"].names
         for row in (dict(zip(names, row, strict=True)) for row in expected["ranked_anomalies"]):
             excess[row["otel_service_name"], row["anomaly_kind"]] += Decimal(row["excess_cost"] or 0)
-        assert standing(tops) == {max(excess, key=lambda key: excess[key])[0]}
+        assert shown - ids == {max(excess, key=lambda key: excess[key])[0]}
     finally:
         cluster.cancel(job_id)
 
