@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from udfs.pure.channels import CHANNELS, FAILURE, GAP, LEAF, OVERUSE, OWN, REPEAT
-from udfs.pure.episodes import LONE, Episodes
+from udfs.pure.episodes import LONE, SHARES, Episodes
 from udfs.pure.evidence import STRENGTHS, Level
 from udfs.pure.verdicts import JudgedMinute
 
@@ -132,14 +132,23 @@ def _with_nobody(column: np.ndarray, fill: float) -> np.ndarray:
 def log_odds(episodes: Episodes, states: np.ndarray, weights: np.ndarray, subject: np.ndarray) -> np.ndarray:
     """Log odds that each cell's trace is affected.  # (cells, channels)
 
+    The states know of the trace already: in each of them it is affected or one of those that aren't, and no evidence
+    counts twice. So what one trace alone says for an episode has to bear the whole doubt that there is one.
+
     states: chances of the episodes' states in the minute, see Episodes.at."""
-    share = episodes.affected(states)
-    share = _with_nobody(share, LONE / share.shape[2])  # (subjects and nobody, channels, strengths)
+    well = _with_nobody(states[:, :, :1], 1.0)[subject]
+    ill = _with_nobody(episodes.by_share(states), 0.0)[subject]  # (cells, channels, shares, strengths)
+    affected = _affected(SHARES[:, None], weights[:, :, None, :])
+    alone = _affected(LONE, np.logaddexp.reduce(weights, axis=2, keepdims=True) - np.log(weights.shape[2]))
     with np.errstate(divide="ignore"):
-        says = np.log(share)[subject] + weights
-        top = says.max(axis=2, keepdims=True)
-        top = np.where(np.isfinite(top), top, 0.0)
-        return top[:, :, 0] + np.log(np.exp(says - top).sum(axis=2)) - np.log1p(-share.sum(axis=2))[subject]
+        yes = np.log((ill * affected).sum(axis=(2, 3)) + (well * alone)[:, :, 0])
+        no = np.log((ill * (1 - affected)).sum(axis=(2, 3)) + (well * (1 - alone))[:, :, 0])
+    return yes - no
+
+
+def _affected(share: np.ndarray | float, weights: np.ndarray) -> np.ndarray:
+    """The chance that a trace is affected, where that happens to a share of them, after its own evidence."""
+    return 1 / (1 + (1 - share) / share * np.exp(-np.clip(weights, -500.0, 500.0)))
 
 
 def _take_greater(

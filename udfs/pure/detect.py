@@ -288,7 +288,7 @@ class Detector:
         """
         cells = minute.services
         services, operations = self._baselines.services, self._baselines.operations
-        overuse = self._usage.at(minute.minute_ms)
+        overuse, greed = self._usage.at(minute.minute_ms)
         odds, asked = self._beliefs.log_odds(
             minute,
             np.array([services.get(name) for name in minute.service_names]),
@@ -308,7 +308,7 @@ class Detector:
             score, threshold = minute.alpha[culprit], minute.threshold[culprit]
             strongest = np.where(strongest < 0, minute.first_span[:, None], strongest)
         is_anomalous = (best > 0) & ~minute.is_warming
-        crowded_by = self._crowded_by(minute, overuse)
+        crowded_by = self._crowded_by(minute, greed)
         result = MinuteResult(minute.minute_ms, service_traces=minute.service_traces(), is_final=is_final)
         affected = []
         for trace, row in enumerate(minute.rows):
@@ -334,16 +334,16 @@ class Detector:
         self._impact.add_to(result, minute, services, self._usage)
         return result, odds
 
-    def _crowded_by(self, minute: JudgedMinute, overuse: Mapping[str, float]) -> list[str]:
+    def _crowded_by(self, minute: JudgedMinute, greed: Mapping[str, float]) -> list[str]:
         """The service that crowds out each of a minute's pods, "" = none.  # (pods,)
 
-        overuse: log odds by consumer.
+        greed: log odds by consumer that it uses more, for whatever reason.
         """
         pods = self._pods
         heard = [number for number in map(pods.names.get, minute.pod_names) if number >= 0]
         slow = np.full(len(pods), np.nan)
         slow[heard] = self._beliefs.slow_pods(minute.minute_ms)[heard]
-        odds = np.array([overuse.get(name, -np.inf) for name in pods.names.names])
+        odds = np.array([greed.get(name, -np.inf) for name in pods.names.names])
         found = crowding(pods.host, pods.service, slow, odds)
         names = {host: pods.names.names[pod].split(SEPARATOR)[0] for host, pod in found.items()}
         return [

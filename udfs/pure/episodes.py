@@ -23,7 +23,7 @@ LONE = 1e-5
 SHARES = np.array([0.12, 0.4, 0.95])
 
 # Chances per minute that an episode begins and ends.
-BEGINS, ENDS = 1 / 20000, 1 / 40
+BEGINS, ENDS = 1 / (7 * 24 * 60), 1 / 40
 # And that one which goes on changes its share or strength.
 CHANGES = 0.02
 
@@ -31,7 +31,7 @@ CHANGES = 0.02
 # and the most that one minute says.
 MARGIN = 0.15
 MINUTE_EVIDENCE = 4.0
-MINUTE_CLEAR = 6.0
+MINUTE_CLEAR = 10.0
 
 
 # The chance that an episode ends in a minute in which its subject isn't heard of: no data, no belief.
@@ -200,7 +200,6 @@ class Episodes:
             future = future * likelihood
         return self.now
 
-    def affected(self, states: np.ndarray) -> np.ndarray:
-        """Chance that a trace is affected with each strength.  # (subjects, channels, strengths)"""
-        shares = (states[:, :, 1:] * self._shares).reshape(*states.shape[:2], len(SHARES), self._strengths)
-        return shares.sum(axis=2) + states[:, :, :1] * (LONE / self._strengths)
+    def by_share(self, states: np.ndarray) -> np.ndarray:
+        """Chances of the episodes' states.  # (subjects, channels, shares, strengths)"""
+        return states[:, :, 1:].reshape(*states.shape[:2], len(SHARES), self._strengths)

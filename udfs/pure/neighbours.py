@@ -1,7 +1,7 @@
-"""Noisy neighbours: a pod that over-uses its host slows the others there, whoever calls whom.
+"""Noisy neighbours: a pod that uses more of its host slows the others there, whoever calls whom.
 
-A host (the resource that a pod runs on) is crowded while a pod of it over-uses and most services there are slow in
-their own time, there and nowhere else. One slow service has reasons of its own.
+A host (the resource that a pod runs on) is crowded while a pod of it uses more than usual, whatever the reason, and
+most services there are slow in their own time, there and nowhere else. One slow service has reasons of its own.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Slow services on the host, but for the one that over-uses, from which on they are thought to have a cause in common;
+# Slow services on the host, but for the one that uses more, from which on they are thought to have a cause in common;
 # and their share of those that are heard of there.
 SERVICES_MIN = 2
 SHARE_MIN = 0.5
 
 
 def crowding(host: Sequence[str], service: np.ndarray, slow: np.ndarray, overuse: np.ndarray) -> dict[str, int]:
-    """Crowded hosts, each with the place of the pod that over-uses it.
+    """Crowded hosts, each with the place of the pod that uses more.
 
     host: (pods,) "" = unknown. service: (pods,) numbers. slow: (pods,) chance that the pod's own time is in an episode,
     NaN where it is not heard of. overuse: (pods,) log odds.

@@ -77,6 +77,11 @@ def of_any_size(chance: np.ndarray) -> np.ndarray:
     return chance[..., OVERUSE].sum(axis=-1)
 
 
+def of_any_kind(chance: np.ndarray) -> np.ndarray:
+    """The chance of over-use or a level of its own."""
+    return chance.sum(axis=-1)
+
+
 def logit(chance: np.ndarray) -> np.ndarray:
     chance = np.clip(chance, 1e-6, CHANCE_MAX)
     return np.log(chance / (1 - chance))

@@ -9,7 +9,7 @@ Everything is lagged: judge first, then learn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -171,26 +171,30 @@ class UsageWatch:
             del self._past[: -self._lag - 1]
         return self._log_odds(self._pod_chance, self._chance)
 
-    def at(self, minute_ms: int) -> dict[str, float]:
-        """As ``step`` returned for a past minute, by all that came since (a backward smoother)."""
+    def at(self, minute_ms: int) -> tuple[dict[str, float], dict[str, float]]:
+        """As ``step`` returned for a past minute, by all that came since (a backward smoother); and the log odds that
+        a consumer uses more for whatever reason, be it a level of its own."""
         pods, services = len(self.pods), len(self._chance)
         pod_future = np.ones((pods, len(DIMENSIONS), 1 + overuse.STATES))
         future = np.ones((services, len(DIMENSIONS), 1 + overuse.STATES))
         for minute, pod_chance, chance, pod_told, told in reversed(self._past):
             if minute <= minute_ms:
-                return self._log_odds(
-                    overuse.with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan)),
-                    overuse.with_future(grown(chance, services), future, grown(told, services, np.nan)),
-                )
+                pod_chance = overuse.with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan))
+                chance = overuse.with_future(grown(chance, services), future, grown(told, services, np.nan))
+                break
             pod_future = overuse.passed_back(pod_future, grown(pod_told, pods, np.nan))
             future = overuse.passed_back(future, grown(told, services, np.nan))
-        return self._log_odds(self._pod_chance, self._chance)
+        else:
+            pod_chance, chance = self._pod_chance, self._chance
+        return self._log_odds(pod_chance, chance), self._log_odds(pod_chance, chance, overuse.of_any_kind)
 
-    def _log_odds(self, pod_chance: np.ndarray, chance: np.ndarray) -> dict[str, float]:
+    def _log_odds(
+        self, pod_chance: np.ndarray, chance: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = overuse.of_any_size
+    ) -> dict[str, float]:
         """By consumer, the greater of its own and its service's."""
         either = np.maximum(
-            overuse.of_any_size(pod_chance).max(axis=1, initial=0.0),
-            overuse.of_any_size(chance).max(axis=1, initial=0.0)[self._pod_service],
+            of(pod_chance).max(axis=1, initial=0.0),
+            of(chance).max(axis=1, initial=0.0)[self._pod_service],
         )
         return dict(zip(self.pods.names, overuse.logit(either).tolist()))
 
