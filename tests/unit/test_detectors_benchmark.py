@@ -69,7 +69,7 @@ def packed(trace_id: str, minute: int, cart_ms: float, is_error: bool = False) -
     end = start + int((cart_ms + 5) * NS_PER_MS)
 
     def group(service: str, *span: object) -> list:
-        return [service, f"{service}-0", None, [span]]
+        return [service, f"{service}-0", "", [span]]
 
     groups = [
         group("web", "a", "", "GET /", SERVER, False, start, end, ""),
