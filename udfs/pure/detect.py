@@ -33,6 +33,7 @@ from udfs.pure.evidence import STRENGTHS, Level, level, of_minute
 from udfs.pure.frame import Frame
 from udfs.pure.impact import Impact
 from udfs.pure.neighbours import crowding
+from udfs.pure.overuse import of_any_kind
 from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.pods import Pods
 from udfs.pure.predict import Prediction, Predictor, Usual, usual_of
@@ -288,7 +289,7 @@ class Detector:
         """
         cells = minute.services
         services, operations = self._baselines.services, self._baselines.operations
-        overuse, greed = self._usage.at(minute.minute_ms)
+        overuse = self._usage.at(minute.minute_ms)
         odds, asked = self._beliefs.log_odds(
             minute,
             np.array([services.get(name) for name in minute.service_names]),
@@ -308,7 +309,8 @@ class Detector:
             score, threshold = minute.alpha[culprit], minute.threshold[culprit]
             strongest = np.where(strongest < 0, minute.first_span[:, None], strongest)
         is_anomalous = (best > 0) & ~minute.is_warming
-        crowded_by = self._crowded_by(minute, greed)
+        # Only who is slow by itself may be crowded out: in most minutes nobody is.
+        crowded_by = self._crowded_by(minute) if (is_anomalous & (channel == OWN)).any() else []
         result = MinuteResult(minute.minute_ms, service_traces=minute.service_traces(), is_final=is_final)
         affected = []
         for trace, row in enumerate(minute.rows):
@@ -334,12 +336,10 @@ class Detector:
         self._impact.add_to(result, minute, services, self._usage)
         return result, odds
 
-    def _crowded_by(self, minute: JudgedMinute, greed: Mapping[str, float]) -> list[str]:
-        """The service that crowds out each of a minute's pods, "" = none.  # (pods,)
-
-        greed: log odds by consumer that it uses more, for whatever reason.
-        """
+    def _crowded_by(self, minute: JudgedMinute) -> list[str]:
+        """The service that crowds out each of a minute's pods, "" = none.  # (pods,)"""
         pods = self._pods
+        greed = self._usage.at(minute.minute_ms, of_any_kind)
         heard = [number for number in map(pods.names.get, minute.pod_names) if number >= 0]
         slow = np.full(len(pods), np.nan)
         slow[heard] = self._beliefs.slow_pods(minute.minute_ms)[heard]

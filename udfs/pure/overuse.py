@@ -1,4 +1,4 @@
-"""The chance of over-use over time: a filter of three states, and its smoother.
+"""The chance of over-use over time: a filter, and its smoother.
 
 A pod or a service uses what its calls explain, or more for each call that it serves (over-use, a fault of what it
 does), or more by an amount that its calls have no part in (a level: a batch job, a backup, a sidecar). The last two are

@@ -135,11 +135,12 @@ def blame(
     odds, strongest: (cells, channels and over-use). trace: (cells,) ascending. depth: (spans,).
     """
     first = np.flatnonzero(np.r_[True, trace[1:] != trace[:-1]])
-    best = np.maximum.reduceat(odds.max(axis=1), first)
+    of_all = odds.max(axis=1)
+    best = np.maximum.reduceat(of_all, first)
     of_spans = odds[:, :OVERUSE].max(axis=1)
     shown = np.maximum.reduceat(of_spans, first) > 0
     number = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(trace)]))
-    top = np.where(shown[number], of_spans, odds.max(axis=1))
+    top = np.where(shown[number], of_spans, of_all)
     cell = np.lexsort((np.arange(len(trace)), -top, trace))[first]
     kind = np.where(shown, odds[cell, :OVERUSE].argmax(axis=1), odds[cell].argmax(axis=1))
     for at in np.flatnonzero(shown & (kind < TIMES)).tolist():
