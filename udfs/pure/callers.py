@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from udfs.pure.assemble import SEPARATOR
-from udfs.pure.baseline import Vocabulary, grown, seen_lately
+from udfs.pure.baseline import grown
+from udfs.pure.pairs import Pairs
 from udfs.pure.windows import MINUTE_MS
 
 # "Lately": counts forget with this time constant.
@@ -24,9 +24,8 @@ class Callers:
     """State: per (operation, service that calls it) faded counts of calls and of failures."""
 
     def __init__(self) -> None:
-        self._pairs = Vocabulary()  # operation SEPARATOR SEPARATOR service
+        self._pairs = Pairs()
         self._counts = np.zeros((0, 2))  # calls, failures
-        self._of: dict[str, list[int]] = {}  # operation -> places of its pairs
         self._minute_ms = 0  # of the last minute
 
     def __len__(self) -> int:
@@ -44,12 +43,12 @@ class Callers:
         here: dict[str, list[int]] = {}
         for pair, name in enumerate(operation):
             here.setdefault(name, []).append(pair)
-        known = [self._pairs.get(_name(*pair)) for pair in zip(operation, caller, strict=True)]
+        known = self._pairs.get(operation, caller)
         own = np.zeros(len(operation), bool)
         for pair in np.flatnonzero(counts[:, 1]).tolist():
             mine = counts[pair] + (fade * self._counts[known[pair]] if known[pair] >= 0 else 0.0)
             everyone = counts[here[operation[pair]]].sum(axis=0)
-            everyone = everyone + fade * self._counts[self._of.get(operation[pair], [])].sum(axis=0)
+            everyone = everyone + fade * self._counts[self._pairs.of(operation[pair])].sum(axis=0)
             others = np.maximum(everyone - mine, 0.0)
             pooled, rate = ((failures + 0.5) / (calls + 1.0) for calls, failures in (everyone, mine))
             says = _log_odds(mine, rate, pooled) + _log_odds(others, usual[pair], pooled)
@@ -58,37 +57,20 @@ class Callers:
 
     def learn(self, minute_ms: int, operation: Sequence[str], caller: Sequence[str], counts: np.ndarray) -> None:
         """Take in a minute; as of ``is_their_own``."""
-        names = [_name(*pair) for pair in zip(operation, caller, strict=True)]
-        before = len(self._pairs)
-        self._pairs.see(names, minute_ms)
+        places = self._pairs.see(operation, caller, minute_ms)
         self._counts = grown(self._counts * self._fade(minute_ms), len(self._pairs))
         self._minute_ms = minute_ms
-        self._index(before)
-        self._counts[[self._pairs.get(name) for name in names]] += counts
+        self._counts[places] += counts
 
     def forget(self, before_ms: int, most: int) -> None:
         """Forget what was last seen before a time, and of more than ``most`` the oldest."""
-        kept = seen_lately(self._pairs.last_seen, before_ms, most)
-        if len(kept) < len(self._pairs):
-            self._pairs.keep(kept)
-            self._counts = self._counts[kept]
-            self._of = {}
-            self._index(0)
+        self._counts = self._counts[self._pairs.forget(before_ms, most)]
 
     def _fade(self, minute_ms: int) -> float:
         return float(np.exp((self._minute_ms - minute_ms) / (MEMORY_MINUTES * MINUTE_MS)))
-
-    def _index(self, first: int) -> None:
-        for place in range(first, len(self._pairs)):
-            operation = self._pairs.names[place].rsplit(SEPARATOR, 2)[0]
-            self._of.setdefault(operation, []).append(place)
 
 
 def _log_odds(counts: np.ndarray, rate: float, other: float) -> float:
     """By how many nats counts of calls and failures speak for one rate of failure against another."""
     calls, failures = counts
     return float(failures * np.log(rate / other) + (calls - failures) * np.log((1 - rate) / (1 - other)))
-
-
-def _name(operation: str, caller: str) -> str:
-    return f"{operation}{SEPARATOR}{SEPARATOR}{caller}"
