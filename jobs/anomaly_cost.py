@@ -1,6 +1,6 @@
 """The job: telemetry and bills in, ranked anomaly costs out.
 
-collect -> assemble -> detect ----------------+
+collect -> assemble -> detect -> judge -------+
 collect -> meter    -> detect, attribute      +-> rank -> tables
 collect -> price    -> attribute -------------+
 """
@@ -20,7 +20,7 @@ from jobs.environment import materialise, on_cluster, run_sql
 from jobs.errors import EngineLost, JobError, UsageError
 from jobs.report.terminal import ranked_table
 from jobs.sinks import Output
-from jobs.stages import Stages, each, keyed_stage, newest, stages_of
+from jobs.stages import Stages, each, keyed_stage, newest, processed, stages_of
 
 
 def anomaly_cost(
@@ -54,8 +54,9 @@ def anomaly_cost(
     run_sql(t_env, "views", "4*")
     frames = stages.awake(t_env, "detector_frames")
     detected = keyed_stage(t_env, "detect", frames, lambda row: "", Types.STRING(), stages.detect)
-    newest(t_env, "incidents", detected)
-    each(t_env, "verdicts", detected)
+    judged = processed(detected, "judge", lambda row: row[1], Types.LONG(), stages.judge)
+    newest(t_env, "incidents", judged)
+    each(t_env, "verdicts", judged)
 
     run_sql(t_env, "views", "5*")
     events = stages.awake(t_env, "resource_events")

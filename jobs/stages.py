@@ -20,6 +20,7 @@ from jobs.environment import run_sql
 from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute, rate_card
 from udfs.detect import Detect, DetectAsItComes, DetectAtEnd
+from udfs.judge import Judge
 from udfs.pure.windows import HOUR_MS
 from udfs.rank import Rank
 
@@ -53,6 +54,7 @@ class Stages:
     """The functions that depend on the configuration."""
 
     detect: Detect
+    judge: Judge
     attribute: Attribute
     rank: Rank
     collect_charges: UserDefinedTableFunctionWrapper
@@ -83,6 +85,7 @@ def stages_of(configuration: Config) -> Stages:
     collects = collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
     return Stages(
         DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector, skew_ms),
+        Judge(configuration.models, is_endless=pace is not None),
         Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy, skew_ms),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
         collects(configuration.cost_column, money.exchange),
@@ -105,14 +108,21 @@ def keyed_stage(
     progress in the engine's clock, by watermarks of processing time, which a timer of event time
     would take for the end of the world.
     """
-    return (
-        t_env.to_changelog_stream(t_env.from_path(view))
-        .assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
-        .key_by(key, key_type)
-        .process(function, changelog.ROW_TYPE)
-        .name(verb)
-        .uid(verb)
+    changes = t_env.to_changelog_stream(t_env.from_path(view))
+    return processed(
+        changes.assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks()), verb, key, key_type, function
     )
+
+
+def processed(
+    sent: DataStream,
+    verb: str,
+    key: Callable[[Row], object],
+    key_type: TypeInformation,
+    function: KeyedProcessFunction,
+) -> DataStream:
+    """Send rows, by ``key``, through ``function``; the rows that it sends."""
+    return sent.key_by(key, key_type).process(function, changelog.ROW_TYPE).name(verb).uid(verb)
 
 
 def newest(t_env: StreamTableEnvironment, table: str, sent: DataStream) -> None:

@@ -27,7 +27,7 @@ from udfs.pure import tokens as t
 from udfs.pure.baseline import SCALE_CLIP, SCALE_NORM
 from udfs.pure.detect import Detector
 from udfs.pure.offline import Minutes, UsageByMinute, read
-from udfs.pure.predict import MaskedSpanModel, ModelError, Prediction, Usual, schema
+from udfs.pure.predict import MaskedSpanModel, ModelError, Usual, schema
 from udfs.pure.tokens import Batch, Tokens, batches
 
 HELD_OUT_SHARE = 0.1  # the last of each input's minutes tell when to stop
@@ -47,32 +47,25 @@ class Sample(NamedTuple):
     weights: np.ndarray  # (spans,)
 
 
-class _Recorder(Usual):
-    """Keeps what it is asked to predict."""
+class _Named(Usual):
+    """What is usual, by a model's vocabulary."""
 
-    def __init__(self) -> None:
-        self.asked: list[Tokens] = []
-        self.operations: list[list[str]] = []
-
-    def predict(self, tokens: Tokens, usual: Prediction) -> Prediction:
-        self.asked.append(tokens)
-        return usual
+    def __init__(self, vocabulary: dict[str, int]) -> None:
+        self.names = vocabulary
 
 
 def sample(minutes: Minutes, usage: UsageByMinute, vocabulary: dict[str, int]) -> Sample:
-    """Run the detector over an input, without a model; what it would have asked one."""
-    recorder = _Recorder()
-    recorder.names = vocabulary
-    detector = Detector(recorder)
-    weights = []
+    """Run the detector over an input, without a model; what its judges would have asked one."""
+    detector = Detector(_Named(vocabulary), tell=lambda case, _: case)
+    asked, weights = [], []
     for minute in sorted(minutes.keys() | usage.keys()):
-        before = len(recorder.asked)
-        detector.step(minute, minutes.get(minute, []), usage.get(minute, {}))
-        if len(recorder.asked) > before:
-            weights.append(detector.weights)
-    if not recorder.asked:
+        for case in detector.step(minute, minutes.get(minute, []), usage.get(minute, {})):
+            if not case.is_final:
+                asked.append(case.tokens)
+                weights.append(detector.weights)
+    if not asked:
         raise ModelError("the input holds no traces")
-    columns = [np.concatenate([getattr(asked, name) for asked in recorder.asked]) for name in Tokens._fields]
+    columns = [np.concatenate([getattr(of, name) for of in asked]) for name in Tokens._fields]
     return Sample(Tokens(*columns), np.concatenate(weights))
 
 

@@ -1,4 +1,4 @@
-"""detect: minutes of traces and usage, in event-time order, to verdicts and incidents."""
+"""detect: minutes of traces and usage, in event-time order, to their cases, of which ``judge`` makes verdicts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from udfs import metrics
 from udfs.changelog import END_OF_INPUT, PULSE, TAKEN_BACK, Latest, payload_row, tick
+from udfs.judge import case_row
 from udfs.pure.ahead import OpenMinutes
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
+from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import EPISODES, Detector
-from udfs.pure.emitted import Emitted
 from udfs.pure.horizon import SKEW_MS, clock_at, latest
 from udfs.pure.pace import Pace, Progress
 from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels
 from udfs.pure.reject import reject
-from udfs.pure.verdicts import MinuteResult
 from udfs.pure.versioned import Kept
-from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start, window_start
+from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
 from udfs.traces import Traces
 
 TRACES, USAGE = "traces", "usage"
-VERDICTS, INCIDENTS, AHEAD_TRACES = "verdicts", "incidents", "ahead_traces"
+AHEAD_TRACES = "ahead_traces"
 
 # How long usage is kept for traces that come late.
 USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
@@ -44,19 +44,22 @@ AHEAD_MAX = 10_000
 
 Usage = dict[tuple[str, str], dict[str, float]]
 
+# Its cases are judged elsewhere.
+_Detector = Detector[Case]
+
 _log = logging.getLogger(__name__)
 
 
 class Detect(KeyedProcessFunction):
-    """Rows (kind, time_ms, frame) -> verdicts and incidents of each minute, once its time has passed.
+    """Rows (kind, time_ms, frame) -> the case of each minute, once its time has passed.
 
     A frame holds packed traces of a minute, or the usage of a bucket, one a line in any order.
     State: the frames not yet worked off; the detector with its baselines, episodes and thresholds; and the
     judged minutes that it will emit once more. A minute is compared with what earlier minutes gave, and only then
     learnt from. The models are the worker's, loaded once; which one judges a minute is a matter of event time.
 
-    Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute. A trace that is further ahead
-    of the others than clocks may differ is rejected and not judged: upserts by trace, taken back where others follow.
+    A trace that is further ahead of the others than clocks may differ is rejected and not judged: upserts by trace,
+    taken back where others follow.
     """
 
     def __init__(
@@ -83,55 +86,37 @@ class Detect(KeyedProcessFunction):
         self._pending = context.get_map_state(MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY()))
         # The buckets that were read lately, each as (its frame, minute -> usage): a copy of what is in state.
         self._buckets: dict[int, tuple[str, dict[str, Usage]]] = {}
-        self._model_ms = metrics.Gauge(context, "model_ms")
-        self._models_left_out = metrics.Gauge(context, "models_left_out")
 
-    @abstractmethod
-    def _to_emit(self, result: MinuteResult, is_open: bool) -> list[dict]:
-        """The verdicts of a minute, over or open, that are to be emitted."""
-
-    def _step(self, detector: Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
+    def _step(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
         for due in detector.due(minute_ms):
             detector.pending[due] = self._pending.get(due)
             self._pending.remove(due)
-        results = self._stepped(detector, minute_ms, traces)
+        cases = self._stepped(detector, minute_ms, traces)
         self._keep_pending(detector)
-        for result in results:
-            yield from self._rows(result)
+        for case in cases:
+            yield from self._rows(case)
 
-    def _stepped(self, detector: Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[MinuteResult]:
+    def _stepped(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[Case]:
         """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
         detector.predictor = self._models.at(minute_ms)
-        self._models_left_out.value = len(self._models.left_out)
-        began = self._stopwatch()
-        results = detector.step(minute_ms, traces, self._usage_of(minute_ms))
-        self._model_ms.value = round(1_000 * (self._stopwatch() - began))
-        return results
+        return detector.step(minute_ms, traces, self._usage_of(minute_ms))
 
-    def _last_words(self, detector: Detector) -> Iterator[Row]:
+    def _last_words(self, detector: _Detector) -> Iterator[Row]:
         """What is emitted once more when nothing comes any more."""
-        for result in detector.last_words(dict(self._pending.items())):
-            yield from self._rows(result)
+        for case in detector.last_words(dict(self._pending.items())):
+            yield from self._rows(case)
 
-    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
-        """What goes out of a minute: verdicts, and for its window the incidents."""
-        key = str(result.minute_ms)
-        if verdicts := self._to_emit(result, is_open):
-            yield payload_row(VERDICTS, result.minute_ms, key, orjson.dumps(verdicts))
-        yield payload_row(
-            INCIDENTS,
-            window_start(result.minute_ms),
-            key,
-            orjson.dumps([result.incidents, result.service_traces]),
-        )
+    @abstractmethod
+    def _rows(self, case: Case, is_open: bool = False) -> Iterator[Row]:
+        """What goes out of a minute, over or open."""
 
-    def _keep_pending(self, detector: Detector) -> None:
+    def _keep_pending(self, detector: _Detector) -> None:
         for judged, minute in detector.pending.items():
             self._pending.put(judged, minute)
         detector.pending.clear()
 
-    def _stored_detector(self) -> Detector:
+    def _stored_detector(self) -> _Detector:
         """The state's, or a new one.
 
         Raises:
@@ -148,9 +133,10 @@ class Detect(KeyedProcessFunction):
                 self._pending.clear()
                 self._old_detector.clear()
             detector = Detector(policy=self._threshold)
+        detector.tell = as_it_is
         return detector
 
-    def _store(self, detector: Detector) -> None:
+    def _store(self, detector: _Detector) -> None:
         self._detector.update(Kept(detector, Detector.STATE_VERSION))
 
     def _usage_of(self, minute_ms: int) -> Usage:
@@ -228,12 +214,9 @@ class DetectAtEnd(Detect):
             self._last_ms.update(last_ms)
         return last_ms
 
-    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
-        if result.is_final:
-            yield from super()._rows(result)
-
-    def _to_emit(self, result: MinuteResult, is_open: bool) -> list[dict]:
-        return result.verdicts
+    def _rows(self, case: Case, is_open: bool = False) -> Iterator[Row]:
+        if case.is_final:
+            yield case_row(case, is_open)
 
 
 class _StageClock:
@@ -279,7 +262,7 @@ class _StageClock:
 class DetectAsItComes(Detect):
     """Where the input doesn't end: a frame is one trace, and ``Pace`` says when a minute is over; a trace that comes
     for one that is over has it judged again, without learning. Until then it is judged, with all that are open, by a
-    detector that is ahead. Only changed verdicts are emitted."""
+    detector that is ahead."""
 
     def __init__(
         self,
@@ -297,8 +280,7 @@ class DetectAsItComes(Detect):
         self._progress = context.get_state(ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY()))
         self._is_started = False
         self._clock = _StageClock(self._stopwatch, self._pace.emit_every_ms)
-        self._open = OpenMinutes(self._usage_of)
-        self._emitted = Emitted()
+        self._open = OpenMinutes(self._usage_of, Case.without_traces)
         # The newest minute of a trace that may be believed, and about how many traces are held that are later.
         self._believed_ms, self._ahead_count = -1, 0
         self._usage_held: set[int] | None = None  # buckets; a copy of what is in state
@@ -405,7 +387,6 @@ class DetectAsItComes(Detect):
             if over:
                 self._store(detector)
                 self._open.close(over_ms)
-                self._emitted.forget(over_ms)
             if late or changed:
                 with self._clock.judging(now_ms):
                     yield from self._judge_again(detector, late, changed, still_open)
@@ -431,20 +412,20 @@ class DetectAsItComes(Detect):
         return sorted(minute_ms for minute_ms in of_usage.union(minutes) if minute_ms <= over_ms)
 
     def _judge_again(
-        self, detector: Detector, late: list[int], changed: list[int], still_open: list[int]
+        self, detector: _Detector, late: list[int], changed: list[int], still_open: list[int]
     ) -> Iterator[Row]:
         """Minutes that changed after they were over, and those that are open, each of which says something of the
         others."""
         for minute_ms in late:
             detector.predictor = self._models.at(minute_ms)
-            result = detector.again(minute_ms, self._traces.close(minute_ms), self._usage_of(minute_ms))
+            case = detector.again(minute_ms, self._traces.close(minute_ms), self._usage_of(minute_ms))
             self._keep_pending(detector)
-            yield from self._rows(result or MinuteResult(minute_ms))
+            yield from self._rows(case or Case.without_traces(minute_ms))
         if changed:
-            for result in self._open.judge(detector, still_open, changed, self._look):
-                yield from self._rows(result, is_open=True)
+            for case in self._open.judge(detector, still_open, changed, self._look):
+                yield from self._rows(case, is_open=True)
 
-    def _look(self, ahead: Detector, minute_ms: int) -> list[MinuteResult]:
+    def _look(self, ahead: _Detector, minute_ms: int) -> list[Case]:
         """Have a detector that is ahead step an open minute."""
         return self._stepped(ahead, minute_ms, self._traces.of(minute_ms))
 
@@ -468,17 +449,10 @@ class DetectAsItComes(Detect):
 
     # ---- what is emitted ------------------------------------------------------------------------
 
-    def _rows(self, result: MinuteResult, is_open: bool = False) -> Iterator[Row]:
+    def _rows(self, case: Case, is_open: bool = False) -> Iterator[Row]:
         # What a minute says by itself, when it is over, is less than what was said of it with those after it.
-        if not (is_open or result.is_final) and self._open.stands(result.minute_ms):
-            return
-        for row in super()._rows(result, is_open):
-            kind, _, _, payload = row
-            if kind != INCIDENTS or self._emitted.is_changed(result.minute_ms, payload):
-                yield row
-
-    def _to_emit(self, result: MinuteResult, is_open: bool) -> list[dict]:
-        return self._emitted.changed_verdicts(result, is_open)
+        if is_open or case.is_final or not self._open.stands(case.minute_ms):
+            yield case_row(case, is_open)
 
     # ---- what is held ---------------------------------------------------------------------------
 

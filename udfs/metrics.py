@@ -11,8 +11,8 @@ processed twice is counted twice. Register them in ``open``, on the worker.
     late_charges        counter  attribute charges of windows that wait no more
     late_traces         counter  detect    changes of a minute that was over
     minutes_open        gauge    detect    minutes of traces that are not over
-    model_ms            gauge    detect    ms that the last minute took to be judged
-    models_left_out     gauge     detect    models in the directory that can't be used; the log says why
+    model_ms            gauge    judge     ms that the last minute took to be judged
+    models_left_out     gauge    judge     models in the directory that can't be used; the log says why
     bills_outstanding   gauge    attribute windows of resources whose cost is estimated until the bill comes
     unallocated_micros  gauge    attribute cost of the open windows that nobody's usage explains, in millionths
                                            of the billing currency; a sum over currencies where there are several

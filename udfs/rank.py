@@ -11,7 +11,7 @@ from pyflink.datastream.state import ValueStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
-from udfs.detect import INCIDENTS
+from udfs.judge import INCIDENTS
 from udfs.pure.rank import rank_window
 
 RANKED = "ranked"

@@ -36,47 +36,41 @@ import pandas as pd
 from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
 from tests.benchmarks.detectors import _number, intervals, simulate
+from udfs.pure import excess
 from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.attribute import resource_rows
-from udfs.pure.baseline import Vocabulary
+from udfs.pure.case import Case
 from udfs.pure.detect import Detector
 from udfs.pure.focus import collect_charges
-from udfs.pure.impact import Impact
 from udfs.pure.irregular import charge_anomalies
+from udfs.pure.judge import judge
 from udfs.pure.offline import Consumer, assemble_all, by_minute, collect_traces, meter_consumers
-from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor
 from udfs.pure.rank import rank_window
-from udfs.pure.usage_watch import UsageWatch
-from udfs.pure.verdicts import JudgedMinute, MinuteResult, incidents
+from udfs.pure.verdicts import MinuteResult, incidents
 from udfs.pure.windows import window_start
 
 ARMS = ("alpha", "bill alone", "naive fusion", "S with c_s", "S with excess", "excess", "no order", "oracle")
 SHUFFLES = 50
 
 
-class KnowingImpact(Impact):
-    """Counts excess as the job does, of the traces and culprits that the truth names."""
+def knowing(model: MaskedSpanModel, truth: pd.DataFrame) -> Detector[MinuteResult]:
+    """A detector that blames whom the truth names, and counts excess as the job does of those traces."""
+    true = truth[truth["is_anomalous"].astype(bool)].set_index("trace_id")
+    culprit_of = true["culprit_service_name"].to_dict()
 
-    def __init__(self, truth: pd.DataFrame) -> None:
-        super().__init__()
-        true = truth[truth["is_anomalous"].astype(bool)].set_index("trace_id")
-        self._culprit_of = true["culprit_service_name"].to_dict()
-
-    def add_to(self, result: MinuteResult, minute: JudgedMinute, services: Vocabulary, usage: UsageWatch) -> None:
+    def blame(case: Case, predictor: Predictor) -> MinuteResult:
+        result = judge(case, predictor)
         for row in result.verdicts:
-            culprit = self._culprit_of.get(row["trace_id"])
+            culprit = culprit_of.get(row["trace_id"])
             row |= {"is_anomalous": culprit is not None, "culprit_service_name": culprit,
                     "anomaly_kind": "anomaly" if culprit else None}  # fmt: skip
         affected = [[row["culprit_service_name"]] for row in result.verdicts if row["is_anomalous"]]
         result.incidents = incidents(result.verdicts, affected)
-        super().add_to(result, minute, services, usage)
+        excess.tell(result, case)
+        return result
 
-
-def knowing(model: MaskedSpanModel, truth: pd.DataFrame) -> Detector:
-    """A detector that blames whom the truth names."""
-    detector = Detector(model)
-    detector._impact = KnowingImpact(truth)
-    return detector
+    return Detector(model, tell=blame)
 
 
 class Bill:

@@ -15,13 +15,13 @@ import pytest
 
 from udfs.pure.baseline import Profiles
 from udfs.pure.baselines import time_weight
-from udfs.pure.beliefs import log_odds
 from udfs.pure.channels import TIMES
 from udfs.pure.children import Children
 from udfs.pure.counts import FADE, SLOW_LEVELS, Counts
 from udfs.pure.detect import ANOMALOUS_WEIGHT
 from udfs.pure.episodes import Episodes
 from udfs.pure.evidence import STRENGTHS, time_weights
+from udfs.pure.judge import log_odds
 from udfs.pure.load import Load
 from udfs.pure.overuse import of_any_size
 from udfs.pure.reading import SCALE_FLOOR, SCALE_START, SHAPES
@@ -117,7 +117,7 @@ class Watch:
         limit = self.counts.slow_limit(profile, level)
         weights = np.minimum(time_weights(surplus, variance), limit[:, None])[:, None]
         self.episodes.step(minute_ms, service, weights, self.wander.together(reading)[:, None])
-        odds = log_odds(self.episodes, self.episodes.at(minute_ms), weights, service)[:, 0]
+        odds = log_odds(self.episodes.at(minute_ms), weights, service)[:, 0]
         ill = self.episodes.now[service, 0, 0] < 0.5
         taught = np.where(ill & (odds > 0), ANOMALOUS_WEIGHT, 1.0)
         self.times.learn(profile, log_time, taught)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import pickle
 from base64 import b64encode
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from pyflink.common import Row, RowKind
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_detect import World, minute
 from udfs import detect
-from udfs.detect import AHEAD_TRACES, INCIDENTS, TRACES, USAGE, VERDICTS, DetectAsItComes, DetectAtEnd
+from udfs.detect import AHEAD_TRACES, TRACES, USAGE, DetectAsItComes, DetectAtEnd
+from udfs.judge import INCIDENTS, VERDICTS, Judge, case_row
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.detect import EPISODES
 from udfs.pure.pace import Pace
@@ -35,6 +39,7 @@ class DetectStage(Stage):
             DetectAsItComes(models, EPISODES, pace, stopwatch) if pace else DetectAtEnd(models, stopwatch=stopwatch)
         )
         super().__init__(function, "")
+        self._judge = Stage(Judge(models, pace is not None, stopwatch), "")
         self._comes_one_by_one = pace is not None
         self.standing: dict[tuple[str, int], list[str]] = {}
 
@@ -75,6 +80,16 @@ class DetectStage(Stage):
             due, self.timers = {t for t in due if t <= self.now_ms}, {t for t in due if t > self.now_ms}
             for time_ms in sorted(due):
                 self._take(self._function.on_timer(time_ms, self))
+
+    def _take(self, sent: Iterable[Row]) -> None:
+        """As the judges pass it on."""
+        for row in sent:
+            super()._take(self._judge._function.process_element(row, self))
+
+    def start_again(self) -> None:
+        """The engine ended, and goes on from what it holds."""
+        self._function.open(self)
+        self._judge._function.open(self._judge)
 
     def end_of_input(self) -> None:
         for time_ms in sorted(self.event_timers):
@@ -197,7 +212,7 @@ def test_a_new_start_tells_what_is_open_anew() -> None:
     start_ms, traces, _ = frames(0)
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(2)
-    stage._function.open(stage)
+    stage.start_again()
     stage.frame(USAGE, bucket_start(start_ms), usage_frames()[bucket_start(start_ms)])
     stage.seconds(2)
     assert len(stage.emitted()) == 2 * len(traces)
@@ -313,7 +328,7 @@ def test_a_restart_sets_the_clock_anew() -> None:
         stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(2)
     stage.now_ms += 3_600_000
-    stage._function.open(stage)
+    stage.start_again()
     start_ms, traces, _ = frames(20)
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(2)
@@ -514,7 +529,7 @@ def test_a_restart_holds_what_is_ahead_and_what_was_rejected() -> None:
     start_ms, traces = ahead(10 + DAY)
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(6)
-    stage._function.open(stage)
+    stage.start_again()
     start_ms, traces, _ = frames(10)
     stage.frame(TRACES, start_ms, lines(traces))
     stage.seconds(20)
@@ -565,3 +580,36 @@ def test_a_pod_with_a_number_for_a_name_is_no_minute(bounded: DetectStage) -> No
         stage.frame(USAGE, bucket_ms, f"{first}\n{frame}")
     stage.seconds(5)
     assert stage._function._progress.value().judged_ms < minute(MINUTES)[0]
+
+
+def test_minutes_may_be_judged_by_several_workers_in_any_order(bounded: DetectStage) -> None:
+    rows: list[Row] = []
+    stage = DetectStage(None)
+    stage._take = rows.extend  # type: ignore[method-assign]
+    for bucket_ms, frame in usage_frames().items():
+        stage.frame(USAGE, bucket_ms, frame)
+    for number in range(MINUTES):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+    stage.end_of_input()
+    judges = [DetectStage(None) for _ in range(3)]
+    for row in reversed(rows):
+        judges[row[1] // MINUTE_MS % 3]._take([row])
+    verdicts = {trace_id: verdict for judge in judges for trace_id, verdict in judge.verdicts().items()}
+    assert verdicts == bounded.verdicts()
+    assert {key: of for judge in judges for key, of in judge.incidents().items()} == bounded.incidents()
+
+
+def test_a_case_whose_model_is_gone_is_judged_by_what_is_usual(caplog: pytest.LogCaptureFixture) -> None:
+    stage = DetectStage(PACE, DEFAULT_MODELS)
+    rows: list[Row] = []
+    judged, stage._take = stage._take, rows.extend  # type: ignore[method-assign]
+    start_ms, traces, _ = frames(0)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    [row] = rows
+    case, is_open = pickle.loads(row[3])
+    with caplog.at_level(logging.WARNING):
+        judged([case_row(replace(case, model="masked-gone"), is_open)])
+    assert {verdict["model_version"] for verdict in stage.emitted()} == {"usual-1"}
+    assert "masked-gone is not there any more" in caplog.text

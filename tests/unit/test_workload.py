@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from udfs.pure.recurrence import DAY_MS, Recurrence
-from udfs.pure.workload import Workload, usage_of, work
+from udfs.pure.workload import Workload, excess, usage_of, work
 
 MINUTE_MS = 60_000
 
@@ -25,22 +25,27 @@ def taught(**shapes: tuple[int, ...]) -> Workload:
     return workload
 
 
+def beyond(workload: Workload, roots: list[str], done, *chosen: int) -> dict[int, float]:
+    """What the chosen traces did beyond the usual of their kinds."""
+    return excess(workload.shapes(set(roots)), roots, done, np.array(chosen), int)
+
+
 def test_a_retry_is_excess_and_a_tree_cut_short_is_less() -> None:
     workload = taught(buy=(1, 2, 3), look=(1,))
     done = traces((1, 2, 2, 2, 3), (1,), (1, 2, 3))
     roots = ["buy", "buy", "buy"]
-    assert workload.excess(roots, done, np.array([0])) == {1: 0, 2: 2, 3: 0}
-    assert workload.excess(roots, done, np.array([1])) == {1: 0, 2: -1, 3: -1}
-    assert workload.excess(roots, done, np.array([0, 1, 2])) == {1: 0, 2: 1, 3: -1}
-    assert workload.excess(["look", "buy", "buy"], done, np.array([0])) == {1: 0, 2: 3, 3: 1}
+    assert beyond(workload, roots, done, 0) == {1: 0, 2: 2, 3: 0}
+    assert beyond(workload, roots, done, 1) == {1: 0, 2: -1, 3: -1}
+    assert beyond(workload, roots, done, 0, 1, 2) == {1: 0, 2: 1, 3: -1}
+    assert beyond(workload, ["look", "buy", "buy"], done, 0) == {1: 0, 2: 3, 3: 1}
 
 
 def test_what_is_not_known_yet_says_nothing_and_the_ill_teach_nothing() -> None:
     workload = taught(buy=(1, 2))
-    assert workload.excess(["new"], traces((1, 2)), np.array([0])) == {}
+    assert beyond(workload, ["new"], traces((1, 2)), 0) == {}
     for minute in range(50):
         workload.learn(minute * MINUTE_MS, ["buy"], traces((1, 2, 2, 2)), np.array([0.2]))
-    assert workload.excess(["buy"], traces((1, 2)), np.array([0])) == {1: 0, 2: 0}
+    assert beyond(workload, ["buy"], traces((1, 2)), 0) == {1: 0, 2: 0}
 
 
 def test_the_usual_follows_a_change_that_is_sound() -> None:
@@ -48,20 +53,21 @@ def test_the_usual_follows_a_change_that_is_sound() -> None:
     for minute in range(10):
         many = traces(*[(1, 2, 3)] * 500)
         workload.learn(minute * MINUTE_MS, ["buy"] * 500, many, np.ones(500))
-    found = workload.excess(["buy"], traces((1, 2, 3)), np.array([0]))
+    found = beyond(workload, ["buy"], traces((1, 2, 3)), 0)
     assert found == pytest.approx({1: 0, 2: 0, 3: 0}, abs=0.01)
 
 
 def test_kinds_that_are_gone_are_forgotten() -> None:
     workload = taught(buy=(1, 2))
     workload.forget(100 * MINUTE_MS)
-    assert workload.excess(["buy"], traces((1,)), np.array([0])) == {}
+    assert beyond(workload, ["buy"], traces((1,)), 0) == {}
 
 
 def test_work_takes_usage_by_its_service() -> None:
-    costs = np.zeros((2, 4, 3))
-    costs[1, 0] = (10.0, 0.0, 1.0)
-    assert usage_of({3: 2.0, 5: -4.0}, costs)[1].tolist() == [16.0, 0.0, 0.0, 0.0]
+    costs = {"tax": np.zeros((4, 3)), "cart": np.zeros((4, 3))}
+    costs["cart"][0] = (10.0, 0.0, 1.0)
+    found = usage_of({("cart", 0): 2.0, ("cart", 2): -4.0, ("gone", 1): 1.0}, costs)
+    assert {service: used.tolist() for service, used in found.items()} == {"cart": [16.0, 0.0, 0.0, 0.0]}
 
 
 def test_recurrence_counts_a_month_back() -> None:
@@ -70,5 +76,4 @@ def test_recurrence_counts_a_month_back() -> None:
         for minute in range(10):
             recurrence.observe(day * DAY_MS + minute * MINUTE_MS)
         recurrence.count(day * DAY_MS, "cart", "retry_loop")
-    assert recurrence.share("cart", "retry_loop") == (30, 300)
-    assert recurrence.share("cart", "latency_spike") == (0, 300)
+    assert recurrence.by_now() == ({("cart", "retry_loop"): 30}, 300)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Generic
 
-from udfs.pure.detect import Detector
-from udfs.pure.verdicts import MinuteResult
+from udfs.pure.detect import Detector, Told
 from udfs.pure.windows import bucket_start
 
 # (otel_service_name, pod) -> dimension -> amount, of a minute.
@@ -15,7 +15,7 @@ Usage = Mapping[tuple[str, str], Mapping[str, float]]
 TOGETHER = 5
 
 
-class Ahead:
+class Ahead(Generic[Told]):
     """Open minutes, one after the other, by copies of a detector that are thrown away once its next minute is over.
 
     A minute gains from those before it and, where the detector tells minutes anew, from those after it: an episode
@@ -23,14 +23,14 @@ class Ahead:
     again.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector[Told]) -> None:
         """detector: after the last minute that is over; it stays as it is."""
         # Minute -> the detector after it, ascending; the first is the one given, then at most the last TOGETHER.
-        self._after: list[tuple[int, Detector]] = [(-1, detector)]
+        self._after: list[tuple[int, Detector[Told]]] = [(-1, detector)]
 
     def judge(
-        self, minutes: Sequence[int], changed: Set[int], step: Callable[[Detector, int], list[MinuteResult]]
-    ) -> dict[int, MinuteResult]:
+        self, minutes: Sequence[int], changed: Set[int], step: Callable[[Detector[Told], int], list[Told]]
+    ) -> dict[int, Told]:
         """What is to be said of minutes by now: of those that changed and of the last TOGETHER.
 
         minutes: all that are open, ascending. changed: those that are not as they were at the last call, be they gone.
@@ -41,7 +41,7 @@ class Ahead:
         self._after[1:] = [(minute_ms, after) for minute_ms, after in self._after[1:] if minute_ms < first_ms]
         last_ms, detector = self._after[-1]
         todo = [m for m in minutes if m > last_ms and (m in changed or m in minutes[-TOGETHER:])]
-        found: dict[int, MinuteResult] = {}
+        found: dict[int, Told] = {}
         for place, minute_ms in enumerate(todo, -len(todo)):
             is_kept = place >= -TOGETHER
             if is_kept or minute_ms == todo[0]:
@@ -53,18 +53,19 @@ class Ahead:
         return found | {result.minute_ms: result for result in detector.anew()}
 
 
-class OpenMinutes:
+class OpenMinutes(Generic[Told]):
     """Which open minutes have changed since they were last judged, and how to judge them again.
 
     Usage of a minute is what ``usage_of`` says. Kept in memory since the start: at first all that is open has changed.
     """
 
-    def __init__(self, usage_of: Callable[[int], Usage]) -> None:
-        self._usage_of = usage_of
+    def __init__(self, usage_of: Callable[[int], Usage], without_traces: Callable[[int], Told]) -> None:
+        """without_traces: what is said of a minute that has no trace any more."""
+        self._usage_of, self._without_traces = usage_of, without_traces
         self._judged_by: dict[int, Usage] = {}  # open minute as it stands -> the usage that it was judged by
         self._moved: set[int] = set()  # minutes of which a trace came or went since they were judged
         self._usage_changed: set[int] = set()  # buckets
-        self._ahead: Ahead | None = None
+        self._ahead: Ahead[Told] | None = None
 
     def trace_changed(self, minute_ms: int) -> None:
         """A trace of an open minute came or went."""
@@ -90,20 +91,21 @@ class OpenMinutes:
 
     def judge(
         self,
-        detector: Detector,
+        detector: Detector[Told],
         minutes: Sequence[int],
         changed: Sequence[int],
-        step: Callable[[Detector, int], list[MinuteResult]],
-    ) -> list[MinuteResult]:
-        """Results of the ``changed`` minutes, and of the others of ``minutes`` that they have changed; an empty one
-        where a minute has no trace any more.
+        step: Callable[[Detector[Told], int], list[Told]],
+    ) -> list[Told]:
+        """Results of the ``changed`` minutes, and of the others of ``minutes`` that they have changed.
 
         detector: after the last minute that is over. step: see ``Ahead.judge``."""
         self._ahead = self._ahead or Ahead(detector)
         found = self._ahead.judge(minutes, self._moved.union(changed), step)
         self._moved.clear()
         self._judged_by |= {minute_ms: self._usage_of(minute_ms) for minute_ms in changed}
-        return [found.get(minute_ms) or MinuteResult(minute_ms) for minute_ms in sorted(found.keys() | set(changed))]
+        return [
+            found.get(minute_ms) or self._without_traces(minute_ms) for minute_ms in sorted(found.keys() | set(changed))
+        ]
 
     def close(self, over_ms: int) -> None:
         """The detector has learnt from the minutes up to ``over_ms``."""

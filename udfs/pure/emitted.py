@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from udfs.pure.verdicts import MinuteResult, Row
 from udfs.pure.windows import MINUTE_MS
 
@@ -20,9 +22,15 @@ class Emitted:
         self._verdicts: dict[str, tuple[int, Row]] = {}  # trace -> its minute and verdict
         self._incidents: dict[int, bytes] = {}  # minute -> payload
 
-    def changed_verdicts(self, result: MinuteResult, is_open: bool) -> list[Row]:
-        """The verdicts of a minute, over or open, that differ from those emitted; they count as emitted from now on."""
-        changed = [verdict for verdict in result.verdicts if self._differs(result.minute_ms, verdict, is_open)]
+    def changed_verdicts(self, result: MinuteResult, is_open: bool, anyway: Set[str] = frozenset()) -> list[Row]:
+        """The verdicts of a minute, over or open, that differ from those emitted; they count as emitted from now on.
+
+        anyway: traces that are emitted even if they don't differ."""
+        changed = [
+            verdict
+            for verdict in result.verdicts
+            if verdict["trace_id"] in anyway or self._differs(result.minute_ms, verdict, is_open)
+        ]
         self._verdicts |= {verdict["trace_id"]: (result.minute_ms, verdict) for verdict in changed}
         return changed
 

@@ -84,7 +84,7 @@ class Episodes:
 
     def __init__(self, channels: int, strengths: int, lag: int) -> None:
         self._shares = np.repeat(SHARES, strengths)  # (states - 1,)
-        self._channels, self._strengths, self._lag = channels, strengths, lag
+        self._lag = lag
         self.now = np.zeros((0, channels, 1 + len(self._shares)))
         self._guard = Guard(channels)
         self._heard = np.zeros(0)  # (subjects,) share of the minutes in which each was heard of
@@ -200,6 +200,7 @@ class Episodes:
             future = future * likelihood
         return self.now
 
-    def by_share(self, states: np.ndarray) -> np.ndarray:
-        """Chances of the episodes' states.  # (subjects, channels, shares, strengths)"""
-        return states[:, :, 1:].reshape(*states.shape[:2], len(SHARES), self._strengths)
+
+def by_share(states: np.ndarray) -> np.ndarray:
+    """Chances of the episodes' states.  # (subjects, channels, shares, strengths)"""
+    return states[:, :, 1:].reshape(*states.shape[:2], len(SHARES), -1)

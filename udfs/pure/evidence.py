@@ -31,12 +31,45 @@ LOAD_SLACK = 0.5
 RELEASE_SLOWER = np.log(2.0)
 
 
+class Clues(NamedTuple):
+    """What a minute's spans show, before what was predicted of them counts. Services are numbers, -1 = nobody; places
+    are rows of the spans on whose pods it happened, -1 = on no pod."""
+
+    is_timed: np.ndarray  # (spans,) the time can be judged
+    channel: np.ndarray  # (spans,) of its time
+    surplus: np.ndarray  # (spans,) log time above the expected
+    variance: np.ndarray  # (spans,) of the log time
+    limit: np.ndarray  # (spans,) the most that the time may say, in nats
+    blamed: np.ndarray  # (spans,) service to blame for a time, or for no answer
+    place: np.ndarray  # (spans,)
+    error_blamed: np.ndarray  # (spans,) service to blame for an error
+    error_place: np.ndarray  # (spans,)
+    rare_blamed: np.ndarray  # (spans,) service to blame for rare children
+    is_renewed: np.ndarray  # (spans,) the service has a new release
+    loop: np.ndarray  # (loops,) row of a call that is repeated without a reason
+    loop_weight: np.ndarray  # (loops,) nats
+    loop_blamed: np.ndarray  # (loops,) service
+    loop_place: np.ndarray  # (loops,)
+
+    def services(self) -> np.ndarray:
+        """Numbers of all that may be blamed, ascending."""
+        found = np.unique(np.concatenate([self.blamed, self.error_blamed, self.rare_blamed, self.loop_blamed]))
+        return found[found >= 0]
+
+    def renumbered(self, numbers: np.ndarray) -> Clues:
+        """With places in ``numbers``, ascending, in place of numbers of services."""
+        return self._replace(**{
+            name: np.where(getattr(self, name) >= 0, np.searchsorted(numbers, getattr(self, name)), -1)
+            for name in ("blamed", "error_blamed", "rare_blamed", "loop_blamed")
+        })  # fmt: skip
+
+
 class Evidence(NamedTuple):
     """One entry for each (row, channel) that says anything."""
 
     row: np.ndarray
     channel: np.ndarray
-    service: np.ndarray  # id of who is to blame
+    service: np.ndarray  # number of who is to blame
     place: np.ndarray  # row of the span on whose pod it happened, or -1
     weight: np.ndarray  # (entries, strengths) nats
 
@@ -64,10 +97,8 @@ class Level(NamedTuple):
         return counts
 
 
-def of_minute(
-    base: Baselines, frame: Frame, reading: Reading, tokens: Tokens, found: Prediction, renewed: np.ndarray
-) -> Evidence:
-    """What each span says against whom, beside what was predicted of it.
+def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarray) -> Clues:
+    """What each span of a minute shows, and against whom.
 
     renewed: (services,) whether a service has a new release.
     """
@@ -76,56 +107,71 @@ def of_minute(
     answers = np.flatnonzero(reading.is_entry & frame.has_parent & ~reading.is_silent[frame.parent])
     answer[frame.parent[answers]] = answers
     place = np.where(blamed == reading.service, np.arange(frame.count), answer)
-    nowhere = np.full(frame.count, -1)
 
-    deviation = np.sqrt(reading.variance)
-    surplus = reading.surplus - found.mean[:, t.OWN_TIME] * deviation
-    variance = reading.variance * found.scale[:, t.OWN_TIME] ** 2
-    surplus = surplus - np.where(renewed[blamed], RELEASE_SLOWER, 0.0)
+    surplus = reading.surplus - np.where(renewed[blamed], RELEASE_SLOWER, 0.0)
     # What the load brings is known roughly, and off for all traces of a service together.
-    load = reading.load
-    surplus = surplus - LOAD_SLACK * np.maximum(load, 0.0)
-    timed = np.flatnonzero(reading.is_known)
-    channel = np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN))[timed]
-    slow = time_weights(surplus[timed], variance[timed])
-    slow = np.minimum(slow, base.counts.slow_limit(reading.profile, reading.slow_level)[timed, None])
-
-    # An error of a call that a sound callee answered is the caller's impatience, not the callee's.
-    error_blamed = np.where(answer >= 0, reading.service, blamed)
-    erring = _surprising(tokens, found, t.BIT_ERROR)
-    unanswered = _surprising(tokens, found, t.BIT_UNANSWERED)
-    logged = _surprising(tokens, found, t.BIT_LOG)
-    rare = _surprising(tokens, found, t.BIT_RARE)
-    # What a new release calls is its own affair.
-    is_old = ~renewed[reading.service[rare[0]]]
-    rare = rare[0][is_old], rare[1][is_old]
-    looping, loop = reading.loops, reading.loop_weight
+    surplus = surplus - LOAD_SLACK * np.maximum(reading.load, 0.0)
+    limit = base.counts.slow_limit(reading.profile, reading.slow_level)
 
     # A callee that is dead leaves no span: its caller waits, or errs, and lacks it.
+    timed = np.flatnonzero(reading.is_known)
+    slow = np.minimum(time_weights(surplus[timed], reading.variance[timed]), limit[timed, None])
     waits = np.zeros(frame.count, bool)
     waits[timed] = slow.max(axis=1) > EVENT_WEIGHT_MIN
     waiting = np.flatnonzero(waits & ~frame.is_call)
     dead = np.full(frame.count, -1)
     dead[waiting] = base.missing_callee(frame, reading, waiting)
+
+    # An error of a call that a sound callee answered is the caller's impatience, not the callee's.
+    error_blamed = np.where(answer >= 0, reading.service, blamed)
     blamed, error_blamed = (np.where(dead >= 0, dead, who) for who in (blamed, error_blamed))
     rare_blamed = np.where(dead >= 0, dead, reading.service)
     place = np.where(dead >= 0, -1, place)
-
     error_place = np.where(answer >= 0, np.arange(frame.count), place)
     # What fails for one caller alone is that caller's fault.
     below_silent = frame.has_parent & reading.is_silent[frame.parent]
-    error_blamed = np.where(reading.misused, reading.caller, error_blamed)
-    error_place = np.where(reading.misused, np.where(below_silent, -1, frame.parent), error_place)
-    rare_blamed = np.where(reading.is_silent, reading.callee, rare_blamed)
-    loop_place = np.where(below_silent, -1, frame.parent)
-    rarity = rare[1] + np.log(STRUCTURE_TROUBLE_RATE / TROUBLE_RATE)
+    place_of_caller = np.where(below_silent, -1, frame.parent)
+    loops = reading.loops
+    return Clues(
+        is_timed=reading.is_known,
+        channel=np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN)).astype(np.int8),
+        surplus=surplus,
+        variance=reading.variance,
+        limit=limit,
+        blamed=blamed,
+        place=place,
+        error_blamed=np.where(reading.misused, reading.caller, error_blamed),
+        error_place=np.where(reading.misused, place_of_caller, error_place),
+        rare_blamed=np.where(reading.is_silent, reading.callee, rare_blamed),
+        is_renewed=renewed[reading.service],
+        loop=loops,
+        loop_weight=reading.loop_weight,
+        loop_blamed=reading.caller[loops],
+        loop_place=place_of_caller[loops],
+    )
+
+
+def weighed(clues: Clues, tokens: Tokens, found: Prediction) -> Evidence:
+    """What each span says against whom, beside what was predicted of it."""
+    surplus = clues.surplus - found.mean[:, t.OWN_TIME] * np.sqrt(clues.variance)
+    variance = clues.variance * found.scale[:, t.OWN_TIME] ** 2
+    timed = np.flatnonzero(clues.is_timed)
+    slow = np.minimum(time_weights(surplus[timed], variance[timed]), clues.limit[timed, None])
+
+    erring = _surprising(tokens, found, t.BIT_ERROR)
+    unanswered = _surprising(tokens, found, t.BIT_UNANSWERED)
+    logged = _surprising(tokens, found, t.BIT_LOG)
+    rare, rarity = _surprising(tokens, found, t.BIT_RARE)
+    # What a new release calls is its own affair.
+    is_old = ~clues.is_renewed[rare]
+    rare, rarity = rare[is_old], rarity[is_old] + np.log(STRUCTURE_TROUBLE_RATE / TROUBLE_RATE)
     parts: list[tuple[Any, ...]] = [
-        (timed, channel, blamed[timed], place[timed], slow),
-        (erring[0], FAILURE, error_blamed[erring[0]], error_place[erring[0]], erring[1]),
-        (unanswered[0], FAILURE, blamed[unanswered[0]], nowhere[unanswered[0]], unanswered[1]),
-        (logged[0], FAILURE, reading.service[logged[0]], logged[0], logged[1]),
-        (looping, REPEAT, reading.caller[looping], loop_place[looping], loop),
-        (rare[0], STRUCTURE, rare_blamed[rare[0]], place[rare[0]], rarity),
+        (timed, clues.channel[timed], clues.blamed[timed], clues.place[timed], slow),
+        (erring[0], FAILURE, clues.error_blamed[erring[0]], clues.error_place[erring[0]], erring[1]),
+        (unanswered[0], FAILURE, clues.blamed[unanswered[0]], -1, unanswered[1]),
+        (logged[0], FAILURE, tokens.service[logged[0]], logged[0], logged[1]),
+        (clues.loop, REPEAT, clues.loop_blamed, clues.loop_place, clues.loop_weight),
+        (rare, STRUCTURE, clues.rare_blamed[rare], clues.place[rare], rarity),
     ]
     row, channels, service, places = (
         np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)

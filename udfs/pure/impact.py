@@ -1,15 +1,18 @@
-"""What an incident costs, and how often it comes: usage beyond the usual, and minutes of the last 30 days."""
+"""What the detector knows of incidents before they are judged: what usual traces ask of each service, and how often
+each incident came."""
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
 from udfs.pure.baseline import Vocabulary
 from udfs.pure.pieces import PIECES
-from udfs.pure.recurrence import Recurrence
-from udfs.pure.usage_watch import DIMENSIONS, UsageWatch
-from udfs.pure.verdicts import JudgedMinute, MinuteResult, most
-from udfs.pure.workload import Work, Workload, usage_of
+from udfs.pure.recurrence import Recurrence, Recurring
+from udfs.pure.verdicts import most
+from udfs.pure.workload import Work, Workload
 
 
 class Impact:
@@ -19,9 +22,24 @@ class Impact:
         self._workload = Workload()
         self._recurrence = Recurrence()
 
-    def observe(self, minute_ms: int) -> None:
-        """A minute has traces."""
+    def observe(self, minute_ms: int, found: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """A minute has traces.
+
+        found: (culprit, kind) of its anomalous ones, as far as the detector knows without asking a model.
+        returns: the incidents that it counts.
+        """
         self._recurrence.observe(minute_ms)
+        kinds: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for culprit, kind in found:
+            kinds[culprit][kind] += 1
+        counted = frozenset((culprit, most(counts)[0]) for culprit, counts in kinds.items())
+        for culprit, kind in sorted(counted):
+            self._recurrence.count(minute_ms, culprit, kind)
+        return counted
+
+    def recurring(self) -> Recurring:
+        """How often each incident came by now."""
+        return self._recurrence.by_now()
 
     def learn(self, minute_ms: int, roots: list[str], work: Work, sound: np.ndarray) -> None:
         """Take in what the traces of a minute ask.
@@ -30,50 +48,12 @@ class Impact:
         """
         self._workload.learn(minute_ms, roots, work, sound)
 
-    def add_to(self, result: MinuteResult, minute: JudgedMinute, services: Vocabulary, usage: UsageWatch) -> None:
-        """Tell each incident of a minute what its traces used beyond the usual, and how often its like came."""
-        if result.incidents:
-            self.add_excess(result, minute, services, usage.work_costs())
-        self._add_recurrence(result)
-
-    def add_excess(self, result: MinuteResult, minute: JudgedMinute, services: Vocabulary, costs: np.ndarray) -> None:
-        """Tell each incident what its traces used beyond the usual.
-
-        excess_usage: {service: {dimension: usage of the work that such traces don't do, or do else}}.
-        unexplained_usage: {dimension: [use of the culprit beyond what all its work explains, its variance]}.
-
-        costs: as of UsageWatch.work_costs.
-        """
-        now = np.array([services.get(name) for name in minute.service_names])
-        place, slot = np.divmod(minute.work.piece, PIECES)
-        is_known = now[place] >= 0
-        trace, piece, count = minute.work
-        done = Work(trace[is_known], (now[place] * PIECES + slot)[is_known], count[is_known])
-        culprits = np.array([v["culprit_service_name"] if v["is_anomalous"] else "" for v in result.verdicts], object)
-        for incident in result.incidents:
-            culprit = incident["otel_service_name"]
-            pieces = self._workload.excess(minute.roots, done, np.flatnonzero(culprits == culprit))
-            usage = usage_of(pieces, costs)
-            incident["excess_usage"] = {
-                services.names[service]: dict(zip(DIMENSIONS, usage[service].tolist()))
-                for service in sorted({piece // PIECES for piece in pieces})
-            }
-            unexplained = np.zeros((len(DIMENSIONS), 2))
-            if culprit in minute.service_names:
-                unexplained = minute.unexplained[minute.service_names.index(culprit)]
-            incident["unexplained_usage"] = {d: of.tolist() for d, of in zip(DIMENSIONS, unexplained) if of.any()}
-
-    def _add_recurrence(self, result: MinuteResult) -> None:
-        """Tell each incident how often its like came: [minutes of the last 30 days, this one with them, of so many].
-
-        Where the verdicts are not told anew, this minute counts from now on.
-        """
-        for incident in result.incidents:
-            culprit, kind = incident["otel_service_name"], most(incident["kinds"])[0]
-            if result.is_final:
-                self._recurrence.count(result.minute_ms, culprit, kind)
-            minutes, observed = self._recurrence.share(culprit, kind)
-            incident["recurrence"] = [minutes + (not result.is_final), observed]
+    def shapes(self, roots: Iterable[str], services: Vocabulary) -> dict[str, dict[tuple[str, int], float]]:
+        """How often a usual trace of each of these kinds does each (service, slot)."""
+        return {
+            root: {(services.names[piece // PIECES], piece % PIECES): times for piece, times in shape.items()}
+            for root, shape in self._workload.shapes(roots).items()
+        }
 
     def forget(self, before_ms: int, gone: np.ndarray) -> None:
         """Forget what was last seen before a time, and the work of the services at ``gone``."""

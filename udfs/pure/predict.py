@@ -238,6 +238,7 @@ class Models:
         """
         self._directory = directory
         self._loaded: dict[_Card, tuple[int, MaskedSpanModel]] = {}
+        self._by_version: dict[str, MaskedSpanModel] = {}
         self.left_out: dict[_Card, str] = {}  # of files that came later: why they are not used
         cards = self._cards()
         if not cards:
@@ -280,10 +281,16 @@ class Models:
             except ModelError as error:
                 self.left_out[new] = str(error)
                 _log.warning("a model is left out: %s", error)
+        self._by_version |= {model.version: model for _, model in self._loaded.values()}
         begun = [(since, card, model) for card, (since, model) in self._loaded.items() if since <= minute_ms]
         if not begun:
             begun = [(since, card, model) for card, (since, model) in self._loaded.items()]
         return max(begun, key=lambda one: one[:2])[2]
+
+    def named(self, version: str) -> MaskedSpanModel | None:
+        """The model of this version, which is or was in the directory since this was made; None = it wasn't."""
+        self.at(0)  # look what has come
+        return self._by_version.get(version)
 
 
 class NoModels:
@@ -293,4 +300,8 @@ class NoModels:
 
     def at(self, minute_ms: int) -> Usual:
         """What is usual, always."""
+        return Usual()
+
+    def named(self, version: str) -> Usual:
+        """What is usual, whatever it is called."""
         return Usual()

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from udfs.pure.windows import HOUR_MS
 
 DAY_MS = 24 * HOUR_MS
 DAYS = 30
 MONTH_MINUTES = DAYS * 24 * 60
+
+
+class Recurring(NamedTuple):
+    """How often an incident's like came until this minute, which counts, in the last 30 days."""
+
+    minutes: Mapping[tuple[str, str], int]  # (culprit, kind) -> minutes
+    observed: int  # minutes with traces
+
+    def of(self, culprit: str, kind: str, is_counted: bool) -> list[int]:
+        """[minutes, of so many]; is_counted: the minute at hand is among them."""
+        return [self.minutes.get((culprit, kind), 0) + (not is_counted), self.observed]
 
 
 class Recurrence:
@@ -24,14 +38,14 @@ class Recurrence:
         self._observed[day] = self._observed.get(day, 0) + 1
 
     def count(self, minute_ms: int, culprit: str, kind: str) -> None:
-        """The minute's verdict stands: the culprit showed the kind."""
+        """The culprit showed the kind in this minute."""
         days = self._minutes.setdefault((culprit, kind), {})
         day = minute_ms // DAY_MS
         days[day] = days.get(day, 0) + 1
 
-    def share(self, culprit: str, kind: str) -> tuple[int, int]:
-        """(minutes of the anomaly, minutes observed) of the last 30 days."""
-        return sum(self._minutes.get((culprit, kind), {}).values()), sum(self._observed.values())
+    def by_now(self) -> Recurring:
+        """Minutes of the last 30 days."""
+        return Recurring({key: sum(days.values()) for key, days in self._minutes.items()}, sum(self._observed.values()))
 
     def _forget(self, before_day: int) -> None:
         self._observed = {day: n for day, n in self._observed.items() if day > before_day}

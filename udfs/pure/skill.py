@@ -32,26 +32,17 @@ class Skill:
     def __init__(self) -> None:
         self._gain = np.zeros((0, len(t.REALS) + len(t.BITS)))
 
-    def calibrated(self, tokens: Tokens, usual: Prediction, found: Prediction) -> Prediction:
-        """``found`` as far as it is proven; ``usual``, see ``usual_of``, as far as it is not."""
-        if found is usual:
-            return found
-        self._gain = grown(self._gain, int(tokens.service.max(initial=-1)) + 1)
-        trust = 1 / (1 + np.exp(DOUBT - self._gain))[tokens.service]
-        of_reals, of_bits = np.split(trust, [len(t.REALS)], axis=1)
-        return Prediction(
-            usual.mean + of_reals * (found.mean - usual.mean),
-            usual.scale + of_reals * (found.scale - usual.scale),
-            usual.chance + of_bits * (found.chance - usual.chance),
-        )
+    def of(self, services: np.ndarray) -> np.ndarray:
+        """What was gained by these services.  # (services, values)"""
+        self._gain = grown(self._gain, int(services.max(initial=-1)) + 1)
+        return self._gain[services]
 
     def learn(self, tokens: Tokens, usual: Prediction, found: Prediction, weights: np.ndarray) -> None:
         """Take in a minute, after it was judged, by what was predicted of it.
 
-        found: before it was calibrated; weights: (spans,) how far each span may teach.
+        tokens: of services by their numbers, see ``of``. found: before it was calibrated; weights: (spans,) how far
+        each span may teach.
         """
-        if found is usual:  # there is nothing to gain
-            return
         of_reals = _surprise(tokens.reals) - _surprise((tokens.reals - found.mean) / found.scale) - np.log(found.scale)
         of_bits = np.where(
             tokens.bits, np.log(found.chance / usual.chance), np.log((1 - found.chance) / (1 - usual.chance))
@@ -68,6 +59,22 @@ class Skill:
     def reset(self, services: np.ndarray) -> None:
         """Forget what was seen of ``services``."""
         self._gain[services[services < len(self._gain)]] = 0.0
+
+
+def calibrated(gain: np.ndarray | None, tokens: Tokens, usual: Prediction, found: Prediction) -> Prediction:
+    """``found`` as far as it is proven; ``usual``, see ``usual_of``, as far as it is not.
+
+    gain: (services, values) what it gained so far; None = no model was asked.
+    """
+    if gain is None:
+        return usual
+    trust = 1 / (1 + np.exp(DOUBT - gain))[tokens.service]
+    of_reals, of_bits = np.split(trust, [len(t.REALS)], axis=1)
+    return Prediction(
+        usual.mean + of_reals * (found.mean - usual.mean),
+        usual.scale + of_reals * (found.scale - usual.scale),
+        usual.chance + of_bits * (found.chance - usual.chance),
+    )
 
 
 def _surprise(z: np.ndarray) -> np.ndarray:

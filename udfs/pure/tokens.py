@@ -67,6 +67,11 @@ class Tokens(NamedTuple):
     is_again: np.ndarray  # (spans,) not the first of sibling calls of one operation
     lengths: np.ndarray  # (traces,) spans of each trace
 
+    def first(self, spans: int) -> Tokens:
+        """Of the first traces, which have so many spans together."""
+        traces = int(np.searchsorted(np.cumsum(self.lengths), spans)) + 1
+        return Tokens(*(column[:spans] for column in self[:-1]), self.lengths[:traces])  # type: ignore[call-arg]
+
 
 class Batch(NamedTuple):
     """Pieces of traces of similar length, padded."""

@@ -171,11 +171,9 @@ class UsageWatch:
             del self._past[: -self._lag - 1]
         return self._log_odds(self._pod_chance, self._chance)
 
-    def at(self, minute_ms: int, of: Callable[[np.ndarray], np.ndarray] = overuse.of_any_size) -> dict[str, float]:
-        """As ``step`` returned for a past minute, by all that came since (a backward smoother).
-
-        of: the chance that is meant; overuse.of_any_kind of using more for whatever reason.
-        """
+    def at(self, minute_ms: int) -> tuple[dict[str, float], dict[str, float]]:
+        """As ``step`` returned for a past minute, by all that came since (a backward smoother); and the same of using
+        more for whatever reason."""
         pods, services = len(self.pods), len(self._chance)
         pod_future = np.ones((pods, len(DIMENSIONS), 1 + overuse.STATES))
         future = np.ones((services, len(DIMENSIONS), 1 + overuse.STATES))
@@ -188,7 +186,7 @@ class UsageWatch:
             future = overuse.passed_back(future, grown(told, services, np.nan))
         else:
             pod_chance, chance = self._pod_chance, self._chance
-        return self._log_odds(pod_chance, chance, of)
+        return self._log_odds(pod_chance, chance), self._log_odds(pod_chance, chance, overuse.of_any_kind)
 
     def _log_odds(
         self, pod_chance: np.ndarray, chance: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = overuse.of_any_size

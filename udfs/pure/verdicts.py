@@ -9,11 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR
-from udfs.pure.channels import OVERUSE, THRESHOLD, TIMES
-from udfs.pure.evidence import Level
-from udfs.pure.frame import Frame
-from udfs.pure.workload import Work
+from udfs.pure.channels import OVERUSE, TIMES
 
 Row = dict[str, Any]
 
@@ -34,94 +30,6 @@ class MinuteResult:
     incidents: list[Row] = field(default_factory=list)
     service_traces: dict[str, int] = field(default_factory=dict)
     is_final: bool = True
-
-
-@dataclass
-class JudgedMinute:
-    """What is kept of a judged minute, until it is told anew. Services, pods and operations are places in its own lists
-    of names: their numbers may belong to others by then."""
-
-    minute_ms: int
-    rows: list[Row]  # verdicts, to be filled in
-    is_warming: np.ndarray  # (traces,)
-    service_names: list[str]
-    services: Level
-    pods: Level
-    pod_cell: np.ndarray  # (pod cells,) the service cell of each
-    loop_operation: np.ndarray  # (loops,)
-    loop_cell: np.ndarray  # (loops,) service cell
-    loop_weight: np.ndarray  # (loops,)
-    used_cell: np.ndarray  # (n,) service cells of (trace, pod) pairs
-    used_pod: np.ndarray  # (n,)
-    pod_names: list[str]
-    first_span: np.ndarray  # (service cells,) first span, -1 = only blamed
-    parent: np.ndarray  # (spans,)
-    depth: np.ndarray  # (spans,)
-    operation: np.ndarray  # (spans,)
-    operations: list[str]
-    pod: np.ndarray  # (spans,)
-    # What the guards asked beyond THRESHOLD in this minute: (services, channels), (loops,), and of over-use (pods,).
-    asked: np.ndarray
-    asked_of_loops: np.ndarray
-    asked_of_use: np.ndarray
-    alpha: np.ndarray  # (service cells,) greatest || s_hat - s || of its spans, 0 = only blamed
-    threshold: np.ndarray | None  # (service cells,) of alpha, under the policy ema
-    roots: list[str]  # (traces,) root operation
-    work: Work  # pieces of work by place of the service
-    unexplained: np.ndarray  # (services, dimensions, 2) see UsageWatch
-
-    def operation_of(self, span: int, service: str) -> str:
-        """The culprit's operation: the span's own, or the callee's of a call."""
-        name = self.operations[self.operation[span]].split(SEPARATOR)
-        if name[0] != service:
-            for child in np.flatnonzero(self.parent == span):
-                below = self.operations[self.operation[child]].split(SEPARATOR)
-                if below[0] == service:
-                    return below[1]
-        return name[1]
-
-    def on_way(self, span: int) -> list[str]:
-        """Services from a span up to its root, itself included, each once."""
-        names = []
-        while span >= 0:
-            names.append(self.operations[self.operation[span]].split(SEPARATOR)[0])
-            span = self.parent[span]
-        return list(dict.fromkeys(names))
-
-    def service_traces(self) -> dict[str, int]:
-        """How many of its traces touch each service, or blame it."""
-        return {self.service_names[i]: int(n) for i, n in enumerate(np.bincount(self.services.subject).tolist()) if n}
-
-    def count_blamed(self, service_traces: dict[str, int], trace: int, service: str) -> None:
-        """Count a trace that blames a service among those of the service, if it doesn't touch it."""
-        here = slice(*np.searchsorted(self.services.trace, [trace, trace + 1]))
-        if service not in {self.service_names[i] for i in self.services.subject[here].tolist()}:
-            service_traces[service] = service_traces.get(service, 0) + 1
-
-
-def rows_of(frame: Frame, version: str, is_warming: np.ndarray) -> list[Row]:
-    """Verdicts without a judgement."""
-    rows = []
-    for number, trace in enumerate(frame.traces):
-        root = frame.operations[frame.operation[frame.root[number]]].split(SEPARATOR)
-        rows.append(
-            {
-                "trace_id": trace.trace_id,
-                "start_time": trace.start_ns // NS_PER_MS,
-                "root_service_name": root[0],
-                "root_operation": root[1],
-                "span_count": len(trace.spans),
-                "anomaly_score": 0.0,
-                "threshold": THRESHOLD,
-                "is_anomalous": False,
-                "culprit_service_name": None,
-                "culprit_operation": None,
-                "anomaly_kind": None,
-                "model_version": version,
-                "verdict_state": WARMING if is_warming[number] else READY,
-            }
-        )
-    return rows
 
 
 def blame(

@@ -9,10 +9,13 @@ their excess work; what a piece of work takes of cpu, memory, io and network is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+
+# What a piece of work is called: by its number, or by its service and slot.
+Piece = TypeVar("Piece", int, tuple[str, int])
 
 # A kind's shape forgets beyond so many traces; and is not known from fewer than these.
 MEMORY_TRACES = 500.0
@@ -43,22 +46,14 @@ class Workload:
         self._pieces: dict[str, dict[int, float]] = {}
         self._last_seen: dict[str, int] = {}  # minute in ms
 
-    def excess(self, roots: Sequence[str], done: Work, chosen: np.ndarray) -> dict[int, float]:
-        """What the traces at ``chosen`` did beyond, or short of, the usual of their kinds, by piece of work.
-
-        roots: (traces,) root operation of each trace. A kind of trace that isn't known yet says nothing.
-        """
-        known = [at for at in chosen.tolist() if self._traces.get(roots[at], 0.0) >= TRACES_MIN]
-        kinds = Counter(roots[at] for at in known)
-        of = np.isin(done.trace, known)
-        pieces, index = np.unique(done.piece[of], return_inverse=True)
-        counts = np.bincount(index, done.times[of], minlength=len(pieces))
-        total = dict(zip(pieces.tolist(), counts.tolist()))
-        for root, number in sorted(kinds.items()):
-            each = number / self._traces[root]
-            for piece, usual in self._pieces[root].items():
-                total[piece] = total.get(piece, 0.0) - usual * each
-        return dict(sorted(total.items()))
+    def shapes(self, roots: Iterable[str]) -> dict[str, dict[int, float]]:
+        """How often a usual trace of each of these kinds, as far as they are known, does each piece of work."""
+        known = {root: self._traces.get(root, 0.0) for root in roots}
+        return {
+            root: {piece: times / traces for piece, times in self._pieces.get(root, {}).items()}
+            for root, traces in known.items()
+            if traces >= TRACES_MIN
+        }
 
     def learn(self, minute_ms: int, roots: Sequence[str], done: Work, sound: np.ndarray) -> None:
         """Take in a minute's traces; sound: (traces,) the chance that nothing ails each of them."""
@@ -101,14 +96,36 @@ class Workload:
                 del shape[piece]
 
 
-def usage_of(pieces: Mapping[int, float], costs: np.ndarray) -> np.ndarray:
-    """Usage that pieces of work take.  # (services, dimensions)
+def excess(
+    shapes: Mapping[str, Mapping[Piece, float]],
+    roots: Sequence[str],
+    done: Work,
+    chosen: np.ndarray,
+    named: Callable[[int], Piece],
+) -> dict[Piece, float]:
+    """What the traces at ``chosen`` did beyond, or short of, the usual of their kinds, by piece of work.
 
-    costs: (services, dimensions, pieces of a service) of one of each.
+    shapes: of the kinds that are known, see Workload.shapes; the others say nothing. roots: (traces,) root operation of
+    each trace. named: what the shapes call a piece of ``done``.
     """
-    services, dimensions, width = costs.shape
-    usage = np.zeros((services, dimensions))
-    for piece, count in pieces.items():
-        service, slot = divmod(piece, width)
-        usage[service] += count * costs[service, :, slot]
+    known = [at for at in chosen.tolist() if roots[at] in shapes]
+    of = np.isin(done.trace, known)
+    total: dict[Piece, float] = {}
+    for piece, times in zip(map(named, done.piece[of].tolist()), done.times[of].tolist()):
+        total[piece] = total.get(piece, 0.0) + times
+    for root, number in sorted(Counter(roots[at] for at in known).items()):
+        for piece, usual in shapes[root].items():
+            total[piece] = total.get(piece, 0.0) - usual * number
+    return dict(sorted(total.items()))
+
+
+def usage_of(pieces: Mapping[tuple[str, int], float], costs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Usage that pieces of work take: service -> (dimensions,).
+
+    pieces: (service, slot) -> how many. costs: service -> (dimensions, slots) what one of each takes.
+    """
+    usage: dict[str, np.ndarray] = {}
+    for (service, slot), count in pieces.items():
+        if service in costs:
+            usage[service] = usage.get(service, 0.0) + count * costs[service][:, slot]
     return usage

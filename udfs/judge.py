@@ -1,0 +1,83 @@
+"""judge: minutes' cases to verdicts and incidents; minutes are judged side by side."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+from pyflink.common import Row
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+
+from udfs import metrics
+from udfs.changelog import payload_row
+from udfs.pure.case import Case
+from udfs.pure.emitted import Emitted
+from udfs.pure.judge import judge
+from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels, Usual
+from udfs.pure.windows import window_start
+
+CASES, VERDICTS, INCIDENTS = "cases", "verdicts", "incidents"
+
+_log = logging.getLogger(__name__)
+
+
+def case_row(case: Case, is_open: bool) -> Row:
+    """is_open: the minute is not over, so that its case comes again and again."""
+    payload = pickle.dumps((case, is_open), protocol=pickle.HIGHEST_PROTOCOL)
+    return payload_row(CASES, case.minute_ms, str(case.minute_ms), payload)
+
+
+class Judge(KeyedProcessFunction):
+    """Rows of ``detect`` by minute: cases -> verdicts and incidents of their minutes; all other rows pass.
+
+    Without state: a case holds all that its verdicts depend on. The models are the worker's, loaded once; the case says
+    which one judges it. Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute.
+    """
+
+    def __init__(
+        self, models: Path | None, is_endless: bool = False, stopwatch: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """models: directory of the masked-span models, None = what is usual. is_endless: cases come more than once, and
+        only what changed is emitted. stopwatch: seconds, for how long the work takes."""
+        # The worker's own copy, which need not lie where the client's does.
+        self._has_default_models = models == DEFAULT_MODELS
+        self._models_path, self._is_endless, self._stopwatch = models, is_endless, stopwatch
+
+    def open(self, context: RuntimeContext) -> None:
+        path = DEFAULT_MODELS if self._has_default_models else self._models_path
+        self._models: Models | NoModels = Models(path) if path else NoModels()
+        self._emitted = Emitted() if self._is_endless else None
+        self._model_ms = metrics.Gauge(context, "model_ms")
+        self._models_left_out = metrics.Gauge(context, "models_left_out")
+
+    def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
+        kind, minute_ms, key, payload = row
+        if kind != CASES:
+            yield row
+            return
+        case, is_open = pickle.loads(payload)
+        began = self._stopwatch()
+        model = self._models.named(case.model) if case.trace_ids else Usual()
+        if model is None:
+            _log.warning("the model %s is not there any more: its last minutes are judged by what is usual", case.model)
+            case.gain, model = None, Usual()
+        result = judge(case, model)
+        self._models_left_out.value = len(self._models.left_out)
+        self._model_ms.value = round(1_000 * (self._stopwatch() - began))
+        verdicts = result.verdicts
+        if self._emitted:
+            # Another worker may have judged a trace in the minute that it reaches into, while its first span was not
+            # there yet: what stands in the end is said in the end.
+            reaches_on = {trace_id for trace_id, on in zip(case.trace_ids, case.reaches_on) if on and case.is_final}
+            verdicts = self._emitted.changed_verdicts(result, is_open, reaches_on)
+            if not is_open:
+                self._emitted.forget(minute_ms)
+        if verdicts:
+            yield payload_row(VERDICTS, minute_ms, key, orjson.dumps(verdicts))
+        payload = orjson.dumps([result.incidents, result.service_traces])
+        if not self._emitted or self._emitted.is_changed(minute_ms, payload):
+            yield payload_row(INCIDENTS, window_start(minute_ms), key, payload)
