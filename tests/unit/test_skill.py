@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from udfs.pure import skill as skill_of
 from udfs.pure import tokens as t
 from udfs.pure.predict import Prediction, usual_of
 from udfs.pure.skill import Skill
@@ -43,7 +44,8 @@ def prediction(mean: float | np.ndarray = 0.0, scale: float = 1.0, chance: float
 
 
 def calibrated(skill: Skill, tokens: Tokens, found: Prediction) -> Prediction:
-    return skill.calibrated(tokens, usual_of(tokens), found)
+    gain = skill.of(np.arange(tokens.service.max() + 1))
+    return skill_of.calibrated(gain, tokens, usual_of(tokens), found)
 
 
 def learn(skill: Skill, tokens: Tokens, found: Prediction, weights: np.ndarray) -> None:
@@ -55,6 +57,7 @@ def test_what_is_usual_stays_as_it_is():
     for _ in range(50):
         tokens = minute(rng)
         usual = usual_of(tokens)
+        assert skill_of.calibrated(None, tokens, usual, prediction(mean=9.0)) is usual
         for told, of_usual in zip(calibrated(skill, tokens, usual), usual, strict=True):
             np.testing.assert_array_equal(told, of_usual)
         learn(skill, tokens, usual, np.ones(SPANS))

@@ -9,7 +9,7 @@ and what turned out to stand alone loses.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,10 +89,17 @@ class Episodes:
         self._guard = Guard(channels)
         self._heard = np.zeros(0)  # (subjects,) share of the minutes in which each was heard of
         self._past: list[Past] = []  # oldest first
+        # What ``at`` said last since the last step: a minute that is over is asked for twice.
+        self._said: tuple[int, np.ndarray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_said": None}
 
     def resize(self, subjects: int) -> None:
         """Have at least ``subjects`` rows; new ones are well."""
         known = len(self.now)
+        if subjects > known:
+            self._said = None
         self.now = grown(self.now, subjects)
         self.now[known:, :, 0] = 1.0
         self._guard.resize(subjects)
@@ -100,6 +107,7 @@ class Episodes:
 
     def keep(self, kept: np.ndarray) -> None:
         """Keep the subjects at ``kept``."""
+        self._said = None
         self.now = self.now[kept]
         self._guard.keep(kept)
         self._heard = self._heard[kept]
@@ -107,6 +115,7 @@ class Episodes:
 
     def reset(self, rows: np.ndarray) -> None:
         """The subjects at ``rows`` are others from now on: all is well with them."""
+        self._said = None
         rows = rows[rows < len(self.now)]
         self.now[rows] = 0.0
         self.now[rows, :, 0] = 1.0
@@ -141,6 +150,7 @@ class Episodes:
         states = self.now
         for _ in range(_silent(self._past[-1].minute_ms, minute_ms) if self._past else 0):
             states = self._passed(states, np.full(len(states), UNHEARD_ENDS))
+        self._said = None
         states = self._passed(states, ends) * likelihood
         self.now = states / states.sum(axis=2, keepdims=True)
         said = np.where(heard[:, None], whole, np.nan)
@@ -175,6 +185,11 @@ class Episodes:
 
     def at(self, minute_ms: int) -> np.ndarray:
         """Chances in a minute by all that came since.  # (subjects, channels, states)"""
+        if self._said is None or self._said[0] != minute_ms:
+            self._said = minute_ms, self._smoothed(minute_ms)
+        return self._said[1]
+
+    def _smoothed(self, minute_ms: int) -> np.ndarray:
         subjects = len(self.now)
         future = np.ones_like(self.now)
         later: tuple[int, np.ndarray] | None = None
