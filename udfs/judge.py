@@ -17,10 +17,14 @@ from udfs.changelog import payload_row
 from udfs.pure.case import Case
 from udfs.pure.emitted import Emitted
 from udfs.pure.judge import judge
-from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels, Usual
+from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels, Predictor, Usual
+from udfs.pure.remembered import Remembered
 from udfs.pure.windows import window_start
 
 CASES, VERDICTS, INCIDENTS = "cases", "verdicts", "incidents"
+
+# Open minutes of which is remembered what the model said.
+MINUTES_MOST = 16
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +55,9 @@ class Judge(KeyedProcessFunction):
         path = DEFAULT_MODELS if self._has_default_models else self._models_path
         self._models: Models | NoModels = Models(path) if path else NoModels()
         self._emitted = Emitted() if self._is_endless else None
+        self._looked_at: dict[
+            int, Remembered
+        ] = {}  # open minute -> the last look at it; looked at the longest ago first
         self._model_ms = metrics.Gauge(context, "model_ms")
         self._models_left_out = metrics.Gauge(context, "models_left_out")
 
@@ -61,10 +68,16 @@ class Judge(KeyedProcessFunction):
             return
         case, is_open = pickle.loads(payload)
         began = self._stopwatch()
-        model = self._models.named(case.model) if case.trace_ids else Usual()
+        model: Predictor | None = self._models.named(case.model) if case.trace_ids else Usual()
         if model is None:
             _log.warning("the model %s is not there any more: its last minutes are judged by what is usual", case.model)
             case.gain, model = None, Usual()
+        if is_open:
+            model = self._looked_at[minute_ms] = Remembered(model, case, self._looked_at.pop(minute_ms, None))
+            while len(self._looked_at) > MINUTES_MOST:
+                del self._looked_at[next(iter(self._looked_at))]
+        else:
+            self._looked_at.pop(minute_ms, None)
         result = judge(case, model)
         self._models_left_out.value = len(self._models.left_out)
         self._model_ms.value = round(1_000 * (self._stopwatch() - began))

@@ -73,6 +73,11 @@ class Tokens(NamedTuple):
         return Tokens(*(column[:spans] for column in self[:-1]), self.lengths[:traces])  # type: ignore[call-arg]
 
 
+def rows_of_traces(lengths: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Rows of the spans of some traces, ascending. lengths: (traces,) chosen: (traces,) bool"""
+    return np.flatnonzero(np.repeat(chosen, lengths))
+
+
 class Batch(NamedTuple):
     """Pieces of traces of similar length, padded."""
 
