@@ -54,7 +54,7 @@ def anomaly_cost(
     run_sql(t_env, "views", "4*")
     frames = stages.awake(t_env, "detector_frames")
     detected = keyed_stage(t_env, "detect", frames, lambda row: "", Types.STRING(), stages.detect)
-    judged = processed(detected, "judge", lambda row: row[1], Types.LONG(), stages.judge)
+    judged = processed(detected, "judge", lambda row: row[2], Types.STRING(), stages.judge)
     newest(t_env, "incidents", judged)
     each(t_env, "verdicts", judged)
 

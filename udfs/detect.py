@@ -17,7 +17,7 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from udfs import metrics
 from udfs.changelog import END_OF_INPUT, PULSE, TAKEN_BACK, Latest, payload_row, tick
-from udfs.judge import case_row
+from udfs.judge import case_rows
 from udfs.pure.ahead import OpenMinutes
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.case import Case, as_it_is
@@ -216,7 +216,7 @@ class DetectAtEnd(Detect):
 
     def _rows(self, case: Case, is_open: bool = False) -> Iterator[Row]:
         if case.is_final:
-            yield case_row(case, is_open)
+            yield from case_rows(case, is_open)
 
 
 class _StageClock:
@@ -281,6 +281,7 @@ class DetectAsItComes(Detect):
         self._is_started = False
         self._clock = _StageClock(self._stopwatch, self._pace.emit_every_ms)
         self._open = OpenMinutes(self._usage_of, Case.without_traces)
+        self._parts: dict[int, int] = {}  # minute -> the parts of its last case
         # The newest minute of a trace that may be believed, and about how many traces are held that are later.
         self._believed_ms, self._ahead_count = -1, 0
         self._usage_held: set[int] | None = None  # buckets; a copy of what is in state
@@ -387,6 +388,7 @@ class DetectAsItComes(Detect):
             if over:
                 self._store(detector)
                 self._open.close(over_ms)
+                self._parts = {m: parts for m, parts in self._parts.items() if m > over_ms - USAGE_KEPT_MS}
             if late or changed:
                 with self._clock.judging(now_ms):
                     yield from self._judge_again(detector, late, changed, still_open)
@@ -452,7 +454,9 @@ class DetectAsItComes(Detect):
     def _rows(self, case: Case, is_open: bool = False) -> Iterator[Row]:
         # What a minute says by itself, when it is over, is less than what was said of it with those after it.
         if is_open or case.is_final or not self._open.stands(case.minute_ms):
-            yield case_row(case, is_open)
+            rows = case_rows(case, is_open, self._parts.get(case.minute_ms, 0))
+            self._parts[case.minute_ms] = len(rows)
+            yield from rows
 
     # ---- what is held ---------------------------------------------------------------------------
 

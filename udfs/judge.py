@@ -6,6 +6,7 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -21,25 +22,49 @@ from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels, Predictor, Usual
 from udfs.pure.remembered import Remembered
 from udfs.pure.windows import window_start
 
+# Spans of a minute that are judged together, about; more are judged side by side.
+PART_SPANS = 10_000
+# Between minute and part in the key of a row.
+PART = "/"
+
 CASES, VERDICTS, INCIDENTS = "cases", "verdicts", "incidents"
 
-# Open minutes of which is remembered what the model said.
-MINUTES_MOST = 16
+# Parts of open minutes of which is remembered what the model said.
+LOOKS_MOST = 64
 
 _log = logging.getLogger(__name__)
 
 
-def case_row(case: Case, is_open: bool) -> Row:
-    """is_open: the minute is not over, so that its case comes again and again."""
-    payload = pickle.dumps((case, is_open), protocol=pickle.HIGHEST_PROTOCOL)
-    return payload_row(CASES, case.minute_ms, str(case.minute_ms), payload)
+def case_rows(case: Case, is_open: bool, parts_before: int = 0) -> list[Row]:
+    """The rows of a case, in parts that are judged apart.
+
+    is_open: the minute is not over, so that its case comes again and again. parts_before: of the case of this minute
+    that came before; those that are no more say so.
+    """
+    parts = case.parts(PART_SPANS)
+    parts += [replace(Case.without_traces(case.minute_ms), part=part) for part in range(len(parts), parts_before)]
+    return [
+        payload_row(
+            CASES,
+            part.minute_ms,
+            f"{part.minute_ms}{PART}{part.part}" if part.part else str(part.minute_ms),
+            pickle.dumps((part, is_open), protocol=pickle.HIGHEST_PROTOCOL),
+        )
+        for part in parts
+    ]
+
+
+def minute_of(event_key: str) -> str:
+    """The minute of a row's key, whatever its part."""
+    return event_key.partition(PART)[0]
 
 
 class Judge(KeyedProcessFunction):
-    """Rows of ``detect`` by minute: cases -> verdicts and incidents of their minutes; all other rows pass.
+    """Rows of ``detect`` by minute and part: cases -> verdicts and incidents; all other rows pass.
 
     Without state: a case holds all that its verdicts depend on. The models are the worker's, loaded once; the case says
-    which one judges it. Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute.
+    which one judges it. Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute
+    and part.
     """
 
     def __init__(
@@ -73,24 +98,28 @@ class Judge(KeyedProcessFunction):
             _log.warning("the model %s is not there any more: its last minutes are judged by what is usual", case.model)
             case.gain, model = None, Usual()
         if is_open:
-            model = self._looked_at[minute_ms] = Remembered(model, case, self._looked_at.pop(minute_ms, None))
-            while len(self._looked_at) > MINUTES_MOST:
+            model = self._looked_at[key] = Remembered(model, case, self._looked_at.pop(key, None))
+            while len(self._looked_at) > LOOKS_MOST:
                 del self._looked_at[next(iter(self._looked_at))]
         else:
-            self._looked_at.pop(minute_ms, None)
+            self._looked_at.pop(key, None)
         result = judge(case, model)
         self._models_left_out.value = len(self._models.left_out)
         self._model_ms.value = round(1_000 * (self._stopwatch() - began))
         verdicts = result.verdicts
         if self._emitted:
-            # Another worker may have judged a trace in the minute that it reaches into, while its first span was not
-            # there yet: what stands in the end is said in the end.
-            reaches_on = {trace_id for trace_id, on in zip(case.trace_ids, case.reaches_on) if on and case.is_final}
-            verdicts = self._emitted.changed_verdicts(result, is_open, reaches_on)
+            # Another worker may have judged a trace before: in the minute that it reaches into, while its first span
+            # was not there yet, or in another part. What stands in the end is said in the end.
+            moved = {
+                trace_id
+                for trace_id, reaches_on in zip(case.trace_ids, case.reaches_on)
+                if case.is_final and (reaches_on or case.part)
+            }
+            verdicts = self._emitted.changed_verdicts(result, is_open, moved)
             if not is_open:
                 self._emitted.forget(minute_ms)
         if verdicts:
             yield payload_row(VERDICTS, minute_ms, key, orjson.dumps(verdicts))
         payload = orjson.dumps([result.incidents, result.service_traces])
-        if not self._emitted or self._emitted.is_changed(minute_ms, payload):
+        if not self._emitted or self._emitted.is_changed(minute_ms, key, payload):
             yield payload_row(INCIDENTS, window_start(minute_ms), key, payload)

@@ -18,7 +18,7 @@ from tests.unit.keyed_stage import Stage
 from tests.unit.test_detect import World, minute
 from udfs import detect
 from udfs.detect import AHEAD_TRACES, TRACES, USAGE, DetectAsItComes, DetectAtEnd
-from udfs.judge import INCIDENTS, VERDICTS, Judge, case_row
+from udfs.judge import INCIDENTS, VERDICTS, Judge, case_rows
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.detect import EPISODES
 from udfs.pure.pace import Pace
@@ -610,6 +610,6 @@ def test_a_case_whose_model_is_gone_is_judged_by_what_is_usual(caplog: pytest.Lo
     [row] = rows
     case, is_open = pickle.loads(row[3])
     with caplog.at_level(logging.WARNING):
-        judged([case_row(replace(case, model="masked-gone"), is_open)])
+        judged(case_rows(replace(case, model="masked-gone"), is_open))
     assert {verdict["model_version"] for verdict in stage.emitted()} == {"usual-1"}
     assert "masked-gone is not there any more" in caplog.text

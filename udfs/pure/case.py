@@ -7,9 +7,10 @@ each minute may be judged by another worker.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from udfs.pure.assemble import SEPARATOR
 from udfs.pure.evidence import Clues, Level, level, weighed
 from udfs.pure.predict import Prediction, Predictor, Usual
 from udfs.pure.recurrence import Recurring
-from udfs.pure.tokens import Tokens
+from udfs.pure.tokens import Tokens, rows_of_traces
 from udfs.pure.workload import Work
 
 
@@ -69,6 +70,7 @@ class Case:
     recurring: Recurring = Recurring({}, 0)
     counted: frozenset[tuple[str, str]] = frozenset()  # what of this minute is in ``recurring``
     believed: Believed | None = None  # None until it is told
+    part: int = 0  # see ``parts``
     is_final: bool = False  # it is not told anew, unless something of it comes late
 
     @classmethod
@@ -100,6 +102,42 @@ class Case:
     def roots(self) -> list[str]:
         """Root operation of each trace."""
         return [self.operations[operation] for operation in self.operation[self.root].tolist()]
+
+    def parts(self, spans_most: int) -> list[Case]:
+        """The case in parts of about so many spans at most: half, a quarter and so on of its traces, by their ids, so
+        that a trace's part changes only where their number does."""
+        spans, count = int(self.tokens.lengths.sum()), 1
+        while spans > count * spans_most:
+            count *= 2
+        if count == 1:
+            return [self]
+        part = np.array([crc32(trace_id.encode()) % count for trace_id in self.trace_ids])
+        return [self._of_traces(part == number, number) for number in range(count)]
+
+    def _of_traces(self, chosen: np.ndarray, part: int) -> Case:
+        """chosen: (traces,) bool"""
+        rows = rows_of_traces(self.tokens.lengths, chosen)
+        loops = np.flatnonzero(chosen[self.trace[self.clues.loop]])
+        of_work = chosen[self.work.trace]
+        traces = np.cumsum(chosen) - 1  # the new place of each
+        return replace(
+            self,
+            part=part,
+            trace_ids=[trace_id for trace_id, is_here in zip(self.trace_ids, chosen.tolist()) if is_here],
+            start_ms=self.start_ms[chosen],
+            is_warming=self.is_warming[chosen],
+            reaches_on=self.reaches_on[chosen],
+            root=np.searchsorted(rows, self.root[chosen]),
+            tokens=self.tokens.of_traces(chosen),
+            clues=self.clues.of_rows(rows, loops),
+            operation=self.operation[rows],
+            pod=self.pod[rows],
+            depth=self.depth[rows],
+            work=Work(traces[self.work.trace[of_work]], self.work.piece[of_work], self.work.times[of_work]),
+            loop_operation=self.loop_operation[loops],
+            asked_of_loops=self.asked_of_loops[loops],
+            believed=self.believed._replace(loops=self.believed.loops[loops]) if self.believed else None,
+        )
 
     def operation_of(self, span: int, service: str) -> str:
         """The culprit's operation: the span's own, or the callee's of a call."""

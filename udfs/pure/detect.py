@@ -311,10 +311,10 @@ class Detector(Generic[Told]):
                 case.thresholds = self._thresholds(case, usual, here)
             return None
         case.gain = self._skill.of(here)
-        lengths = np.cumsum(case.tokens.lengths)
+        before = np.cumsum(case.tokens.lengths) - case.tokens.lengths
         # Under the policy ema the thresholds rest on what is predicted of all.
-        spans = int(lengths[-1] if self._ema else lengths[min(np.searchsorted(lengths, AUDIT_SPANS), len(lengths) - 1)])
-        asked = case.tokens.first(spans)
+        asked = case.tokens if self._ema else case.tokens.of_traces(before < AUDIT_SPANS)
+        spans = len(asked.known)
         usual = Prediction(*(of[:spans] for of in usual))
         found = self.predictor.predict(asked, usual)
         if self._ema:

@@ -20,7 +20,7 @@ class Emitted:
 
     def __init__(self) -> None:
         self._verdicts: dict[str, tuple[int, Row]] = {}  # trace -> its minute and verdict
-        self._incidents: dict[int, bytes] = {}  # minute -> payload
+        self._incidents: dict[tuple[int, str], bytes] = {}  # minute and key -> payload
 
     def changed_verdicts(self, result: MinuteResult, is_open: bool, anyway: Set[str] = frozenset()) -> list[Row]:
         """The verdicts of a minute, over or open, that differ from those emitted; they count as emitted from now on.
@@ -34,17 +34,18 @@ class Emitted:
         self._verdicts |= {verdict["trace_id"]: (result.minute_ms, verdict) for verdict in changed}
         return changed
 
-    def is_changed(self, minute_ms: int, incidents: bytes) -> bool:
-        """Whether the incidents of a minute differ from those emitted; they count as emitted from now on."""
-        before = self._incidents.get(minute_ms)
-        self._incidents[minute_ms] = incidents
+    def is_changed(self, minute_ms: int, key: str, incidents: bytes) -> bool:
+        """Whether the incidents of a minute, under this key, differ from those emitted; they count as emitted from now
+        on."""
+        before = self._incidents.get((minute_ms, key))
+        self._incidents[minute_ms, key] = incidents
         return before != incidents
 
     def forget(self, over_ms: int) -> None:
         """Forget what is older than KEPT_MS at ``over_ms``."""
         kept_ms = over_ms - KEPT_MS
         self._verdicts = {trace: of for trace, of in self._verdicts.items() if of[0] >= kept_ms}
-        self._incidents = {minute_ms: of for minute_ms, of in self._incidents.items() if minute_ms >= kept_ms}
+        self._incidents = {key: of for key, of in self._incidents.items() if key[0] >= kept_ms}
 
     def _differs(self, minute_ms: int, verdict: Row, is_open: bool) -> bool:
         """Of two minutes that both have a trace the earlier one is right, and the other is about to lose it: the more

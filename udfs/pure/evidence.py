@@ -63,6 +63,17 @@ class Clues(NamedTuple):
             for name in ("blamed", "error_blamed", "rare_blamed", "loop_blamed")
         })  # fmt: skip
 
+    def of_rows(self, rows: np.ndarray, loops: np.ndarray) -> Clues:
+        """Of the spans at ``rows``, ascending and of whole traces, and the loops among them, by their place here."""
+
+        def renumbered(places: np.ndarray) -> np.ndarray:
+            return np.where(places >= 0, np.searchsorted(rows, places), -1)
+
+        of_loops = ("loop", "loop_weight", "loop_blamed", "loop_place")
+        chosen = {name: getattr(self, name)[loops if name in of_loops else rows] for name in self._fields}
+        places = {name: renumbered(chosen[name]) for name in ("place", "error_place", "loop", "loop_place")}
+        return Clues(**{**chosen, **places})
+
 
 class Evidence(NamedTuple):
     """One entry for each (row, channel) that says anything."""

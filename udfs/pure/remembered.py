@@ -42,7 +42,7 @@ class Remembered:
         known = self._before._first if self._before else {}
         is_new = np.array([trace not in known for trace in self._traces], bool)
         new = rows_of_traces(tokens.lengths, is_new)
-        asked = Tokens(*(column[new] for column in tokens[:-1]), tokens.lengths[is_new])  # type: ignore[call-arg]
+        asked = tokens.of_traces(is_new)
         found = self._model.predict(asked, Prediction(*(of[new] for of in usual))) if len(new) else usual
         if not known or not self._before or not self._before._said:
             self._said = found

@@ -67,10 +67,10 @@ class Tokens(NamedTuple):
     is_again: np.ndarray  # (spans,) not the first of sibling calls of one operation
     lengths: np.ndarray  # (traces,) spans of each trace
 
-    def first(self, spans: int) -> Tokens:
-        """Of the first traces, which have so many spans together."""
-        traces = int(np.searchsorted(np.cumsum(self.lengths), spans)) + 1
-        return Tokens(*(column[:spans] for column in self[:-1]), self.lengths[:traces])  # type: ignore[call-arg]
+    def of_traces(self, chosen: np.ndarray) -> Tokens:
+        """Of some traces. chosen: (traces,) bool"""
+        rows = rows_of_traces(self.lengths, chosen)
+        return Tokens(*(column[rows] for column in self[:-1]), self.lengths[chosen])  # type: ignore[call-arg]
 
 
 def rows_of_traces(lengths: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,3 +93,45 @@ def incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
         }
         for culprit, found in sorted(by_culprit.items())
     ]
+
+
+def merged(parts: Sequence[list[Row]]) -> list[Row]:
+    """The incidents of a minute from those of its parts, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    by_culprit: dict[str, list[Row]] = defaultdict(list)
+    for incident in (incident for part in parts for incident in part):
+        by_culprit[incident["otel_service_name"]].append(incident)
+    return [_merged(of) for _, of in sorted(by_culprit.items())]
+
+
+def _merged(parts: list[Row]) -> Row:
+    """Of one culprit."""
+    traces = sum(part["anomalous_traces"] for part in parts)
+    excess: dict[str, dict[str, float]] = {}
+    for part in parts:
+        for service, usage in part["excess_usage"].items():
+            of_service = excess.setdefault(service, {})
+            for dimension, used in usage.items():
+                of_service[dimension] = of_service.get(dimension, 0.0) + used
+    exemplars = sorted(
+        (pair for part in parts for pair in part["exemplars"]), key=lambda pair: (-pair[0], pair[1])
+    )  # fmt: skip
+    return parts[0] | {
+        "anomalous_traces": traces,
+        "scores": [score for part in parts for score in part["scores"]],
+        "threshold": sum(part["threshold"] * part["anomalous_traces"] for part in parts) / traces,
+        **{
+            name: _added(part[name] for part in parts) for name in ("kinds", "affected", "operations", "model_versions")
+        },
+        "exemplars": exemplars[:EXEMPLARS],
+        "excess_usage": dict(sorted(excess.items())),
+        "recurrence": max(part["recurrence"] for part in parts),
+    }
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
