@@ -13,6 +13,7 @@ order of services, windows or charges makes a difference.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from udfs.pure.price import (
     apportion,
     cost_by_window,
     integer_weights,
+    overlap,
+    period_length,
     standing,
     to_decimal,
     to_units,
@@ -65,7 +68,7 @@ RATE_DIGITS = Context(prec=28)
 class Known(Versioned):
     """What a resource's forgotten windows still say.
 
-    metered: dimensions with telemetry. rates: of ``latest_rates`` by dimension, as of their end.
+    metered: dimensions with telemetry. rates: of ``Past.rates`` by dimension, as of their end.
     """
 
     metered: frozenset[str] = frozenset()
@@ -179,8 +182,9 @@ def resource_rows(
     bill = bill_of(standing(charges))
     known = known or Known()
     metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
+    past = Past(usage, bill)
     rows = {
-        window_ms: allocate_window(resource_id, window_ms, usage, bill, metered, prices, idle_policy, known)
+        window_ms: allocate_window(resource_id, window_ms, usage, bill, metered, prices, idle_policy, known, past)
         for window_ms in sorted(usage.keys() | bill.keys())
     }
     return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
@@ -215,10 +219,12 @@ def allocate_window(
     prices: Prices | None = None,
     idle_policy: str = PROPORTIONAL,
     known: Known | None = None,
+    past: Past | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
-    usage, bill: {window_start_ms: ...}; bill: of the charges that stand. See ``allocate``.
+    usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
+        window. See ``allocate``.
 
     A window's rows change with its own usage and bill; with ``metered_dimensions``; and, as long
     as it has usage and no bill, with anything earlier, from which it takes its rate, and with
@@ -226,35 +232,145 @@ def allocate_window(
     """
     charges = bill.get(window_start_ms, ())
     used = usage.get(window_start_ms, {})
+    past = past or Past(usage, bill)
     billed = {dimension for _, parts in charges for dimension in parts}
     rates: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for dimension in used:
         if dimension in billed or dimension == OTHER:
             continue
-        rates[dimension] = latest_rates(window_start_ms, dimension, usage, bill)
+        rates[dimension] = past.rates(window_start_ms, dimension)
         if not rates[dimension] and known:
             rates[dimension] = known.rates.get(dimension, {})
         if not rates[dimension] and prices:
-            skus, is_billed = _skus(window_start_ms, dimension, bill), bool(bill)
-            rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, is_billed)
+            skus = past.skus(window_start_ms, dimension)
+            rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, bool(bill))
     return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy)
 
 
-def _skus(window_start_ms: int, dimension: str, bill: Mapping[int, Bill]) -> set[str]:
-    """What the resource is, by the bill of the window nearest to W that charges its usage."""
-    nearest = sorted(bill, key=lambda ms: (abs(ms - window_start_ms), ms))
-    for window_ms in nearest:
-        skus = {
+class Past:
+    """What a resource's own usage and bill say of windows whose bill is not there yet; each window of the bill is read
+    once, however many ask."""
+
+    def __init__(self, usage: Mapping[int, Usage], bill: Mapping[int, Bill]) -> None:
+        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand."""
+        self._usage, self._bill = usage, bill
+        self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
+        for window_ms in sorted(bill):
+            for dimension in {dimension for _, parts in bill[window_ms] for dimension in parts}:
+                self._billed[dimension].append(window_ms)
+        # By dimension and place among these windows: the rates of the nearest one, itself or before, that gives some.
+        self._rates: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+        self._used: dict[tuple[str, int, int], tuple[float, int]] = {}  # by dimension and charge period
+        # By dimension: windows that name SKUs, ascending, and which.
+        self._skus: dict[str, tuple[list[int], list[set[str]]]] = {}
+
+    def rates(self, window_start_ms: int, dimension: str) -> dict[str, dict[str, Any]]:
+        """What the latest earlier bill says that this dimension costs, by currency; {} if none does.
+
+        returns: {currency: {"source": "resource", "cost_per_window": decimal text, of what is charged by
+            the hour, "cost_per_usage": decimal text, of what is charged by the unit, or None,
+            "capacity": text of what that window paid for where all is charged by the hour, else None,
+            "window_start": ISO time of the window it is taken from, "charges": as in ``allocate``}}
+
+        Latest is meant in event time: the window before W, nearest to it, whose bill gives a rate. It
+        doesn't where the sum is a credit, or where something is charged by the unit and nothing was
+        used. A unit's cost is that of the whole charge period over the usage of it: within an hour, or
+        a day, the bill doesn't tell when the units were used.
+        """
+        windows = self._billed.get(dimension, [])
+        place = bisect_left(windows, window_start_ms) - 1
+        passed, rates = [], {}
+        while place >= 0 and not rates:
+            if (dimension, place) in self._rates:
+                rates = self._rates[dimension, place]
+                break
+            rates = self._rates_at(windows[place], dimension)
+            passed.append(place)
+            place -= 1
+        self._rates |= {(dimension, place): rates for place in passed}
+        return rates
+
+    def _rates_at(self, rated_ms: int, dimension: str) -> dict[str, dict[str, Any]]:
+        """Rates by currency that the bill of one window gives."""
+        by_currency: dict[str, list[tuple[Mapping[str, Any], int]]] = defaultdict(list)
+        for charge, parts in sorted(self._bill[rated_ms], key=lambda entry: entry[0]["key"]):
+            if dimension in parts:
+                by_currency[charge["currency"]].append((charge, parts[dimension]))
+        rates = {currency: self._rate(rated_ms, dimension, entries) for currency, entries in by_currency.items()}
+        return {currency: rate for currency, rate in sorted(rates.items()) if rate}
+
+    def _rate(
+        self, rated_ms: int, dimension: str, entries: Sequence[tuple[Mapping[str, Any], int]]
+    ) -> dict[str, Any] | None:
+        """Rate of one currency from the charges [(charge, units in the window ``rated_ms``), ...]."""
+        if sum(cost for _, cost in entries) < 0:
+            return None
+        flat, per_usage, is_metered = 0, Decimal(0), False
+        for charge, cost in entries:
+            if charge["per"] == "hour":
+                flat += cost
+                continue
+            is_metered = True
+            period = charge["start_ms"], charge["end_ms"]
+            used, metered_ms = self._used_in(dimension, *period)
+            if not used:
+                return None
+            cost_of_metered = EXACT.divide(
+                EXACT.multiply(to_decimal(cost), Decimal(metered_ms)), Decimal(overlap(rated_ms, *period))
+            )
+            per_usage = EXACT.add(per_usage, EXACT.divide(cost_of_metered, _exactly(used)))
+        paid = None if is_metered else _capacity(rated_ms, dimension, [charge for charge, _ in entries])
+        return {
+            "source": RESOURCE,
+            "cost_per_window": _text(to_decimal(flat)),
+            "cost_per_usage": _text(RATE_DIGITS.plus(per_usage)) if is_metered else None,
+            "capacity": None if paid is None else str(paid),
+            "window_start": utc(rated_ms),
+            "charges": [_explain(charge, cost) for charge, cost in entries],
+        }
+
+    def _used_in(self, dimension: str, start_ms: int, end_ms: int) -> tuple[float, int]:
+        """(usage in a charge period, for how much of it there is telemetry in ms).
+
+        Only windows with telemetry count, on both sides of the quotient: where a stream begins in the middle of a
+        charge period, half the usage doesn't stand against the whole cost.
+        """
+        key = dimension, start_ms, end_ms
+        if key not in self._used:
+            metered = {
+                ms: part for ms, part in windows_of(start_ms, end_ms).items() if dimension in self._usage.get(ms, {})
+            }
+            used = math.fsum(
+                amount * (part / WINDOW_MS)
+                for ms, part in metered.items()
+                for amount in self._usage[ms][dimension].values()
+            )
+            self._used[key] = used, sum(metered.values())
+        return self._used[key]
+
+    def skus(self, window_start_ms: int, dimension: str) -> set[str]:
+        """What the resource is, by the bill of the window nearest to W that charges its usage."""
+        if dimension not in self._skus:
+            named = [(ms, found) for ms in self._billed.get(dimension, []) if (found := self._skus_at(ms, dimension))]
+            self._skus[dimension] = [ms for ms, _ in named], [found for _, found in named]
+        windows, skus = self._skus[dimension]
+        place = bisect_left(windows, window_start_ms)
+        nearest = min(
+            range(max(place - 1, 0), min(place + 1, len(windows))),
+            key=lambda at: (abs(windows[at] - window_start_ms), at),
+            default=None,
+        )
+        return set() if nearest is None else skus[nearest]
+
+    def _skus_at(self, window_ms: int, dimension: str) -> set[str]:
+        return {
             charge["sku_id"]
-            for charge, parts in bill[window_ms]
+            for charge, parts in self._bill[window_ms]
             if dimension in parts
             and charge["sku_id"] is not None
             and charge["charge_class"] != CORRECTION
             and charge.get("charge_category") in (None, "Usage")
         }
-        if skus:
-            return skus
-    return set()
 
 
 def allocate(
@@ -269,7 +385,7 @@ def allocate(
     """Rows of cost_allocations of one resource and window.
 
     usage, charges: of this window. metered_dimensions: those of which this resource has usage
-        telemetry in any window. rates: {dimension: {currency: rate}} of ``latest_rates`` or
+        telemetry in any window. rates: {dimension: {currency: rate}} of ``Past.rates`` or
         ``Prices.rates``, for the dimensions that have usage in this window and no charge.
     idle_policy: one of IDLE_POLICIES.
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
@@ -334,7 +450,8 @@ def allocate(
         services = usage.get(dimension, {}) if can_allocate else None
         idle_share = _idle_share(services, of_window)
         whole = math.fsum((services or {}).values())
-        unit_rate = RATE_DIGITS.divide(to_decimal(cost), _exactly(whole)) if whole else None
+        resource_cost = to_decimal(cost)
+        unit_rate = RATE_DIGITS.divide(resource_cost, _exactly(whole)) if whole else None
         for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy):
             rows.append(
                 {
@@ -345,7 +462,7 @@ def allocate(
                     "usage": own_usage,
                     "total_usage": total_usage,
                     "share": share,
-                    "resource_cost": to_decimal(cost),
+                    "resource_cost": resource_cost,
                     "allocated_cost": to_decimal(part),
                     "billing_currency": currency,
                     **origin,
@@ -364,8 +481,8 @@ def _capacity(window_start_ms: int, dimension: str, charges: Iterable[Mapping[st
     for charge in charges:
         paid = capacity(charge).get(dimension)
         if paid:
-            overlaps = windows_of(charge["start_ms"], charge["end_ms"])
-            total += paid * Fraction(overlaps[window_start_ms], sum(overlaps.values()))
+            period = charge["start_ms"], charge["end_ms"]
+            total += paid * Fraction(overlap(window_start_ms, *period), period_length(*period))
     return total if total > 0 else None
 
 
@@ -373,10 +490,9 @@ def _idle_share(services: Mapping[str, float] | None, paid: Fraction | None) -> 
     """Part of what is paid for that nobody used, in [0, 1]; None where it isn't known."""
     if services is None:
         return None
-    used = sum(map(Fraction, services.values()))
-    if not used:
+    if not math.fsum(services.values()):  # it is 0 only where the exact sum is
         return Fraction(1)
-    return max(1 - used / paid, Fraction(0)) if paid else None
+    return max(1 - sum(map(Fraction, services.values())) / paid, Fraction(0)) if paid else None
 
 
 def _shares(
@@ -402,95 +518,22 @@ def _shares(
         # A name that is kept for these rows names no workload, wherever it comes from.
         name = UNALLOCATED if service in NAMELESS else service
         used[name] = math.fsum((used.get(name, 0.0), amount))
-    whole = sum(map(Fraction, used.values()))
+    # Shares as integers over one whole, unrounded: a float is a fraction of a power of 2.
+    parts_of = integer_weights(used)
+    whole = sum(parts_of.values())
     idle = Fraction(0) if idle_policy == PROPORTIONAL else idle_share or Fraction(0)
-    shares = {name: Fraction(amount) / whole * (1 - idle) for name, amount in used.items()}
     if idle:
         users = [name for name, amount in used.items() if amount and name not in (SYSTEM, UNALLOCATED)]
-        if idle_policy == EVEN and users:
-            for name in users:
-                shares[name] += idle / len(users)
-        else:
-            shares[IDLE] = idle
-    parts = apportion(cost, integer_weights(shares))
+        bearers = users if idle_policy == EVEN and users else [IDLE]
+        unused, busy = idle.numerator * whole, (idle.denominator - idle.numerator) * len(bearers)
+        parts_of = {name: part * busy for name, part in parts_of.items()}
+        for name in bearers:
+            parts_of[name] = parts_of.get(name, 0) + unused
+        whole *= idle.denominator * len(bearers)
+    parts = apportion(cost, parts_of)
     return [
-        (name, used.get(name, 0.0), total_usage, float(share), parts[name]) for name, share in sorted(shares.items())
+        (name, used.get(name, 0.0), total_usage, part / whole, parts[name]) for name, part in sorted(parts_of.items())
     ]
-
-
-def latest_rates(
-    window_start_ms: int,
-    dimension: str,
-    usage: Mapping[int, Usage],
-    bill: Mapping[int, Bill],
-) -> dict[str, dict[str, Any]]:
-    """What the latest earlier bill says that this dimension costs, by currency; {} if none does.
-
-    returns: {currency: {"source": "resource", "cost_per_window": decimal text, of what is charged by
-        the hour, "cost_per_usage": decimal text, of what is charged by the unit, or None,
-        "capacity": text of what that window paid for where all is charged by the hour, else None,
-        "window_start": ISO time of the window it is taken from, "charges": as in ``allocate``}}
-
-    Latest is meant in event time: the window before W, nearest to it, whose bill gives a rate. It
-    doesn't where the sum is a credit, or where something is charged by the unit and nothing was
-    used. A unit's cost is that of the whole charge period over the usage of it: within an hour, or
-    a day, the bill doesn't tell when the units were used.
-    """
-    for rated_ms in sorted((ms for ms in bill if ms < window_start_ms), reverse=True):
-        by_currency: dict[str, list[tuple[Mapping[str, Any], int]]] = defaultdict(list)
-        for charge, parts in sorted(bill[rated_ms], key=lambda entry: entry[0]["key"]):
-            if dimension in parts:
-                by_currency[charge["currency"]].append((charge, parts[dimension]))
-        rates = {}
-        for currency, entries in sorted(by_currency.items()):
-            rate = _rate(rated_ms, dimension, entries, usage)
-            if rate:
-                rates[currency] = rate
-        if rates:
-            return rates
-    return {}
-
-
-def _rate(
-    rated_ms: int,
-    dimension: str,
-    entries: Sequence[tuple[Mapping[str, Any], int]],
-    usage: Mapping[int, Usage],
-) -> dict[str, Any] | None:
-    """Rate of one currency from the charges [(charge, units in the window ``rated_ms``), ...]."""
-    if sum(cost for _, cost in entries) < 0:
-        return None
-    flat, per_usage, is_metered = 0, Decimal(0), False
-    for charge, cost in entries:
-        if charge["per"] == "hour":
-            flat += cost
-            continue
-        is_metered = True
-        # Only windows with telemetry count, on both sides of the quotient: where a stream begins
-        # in the middle of a charge period, half the usage doesn't stand against the whole cost.
-        overlaps = windows_of(charge["start_ms"], charge["end_ms"])
-        metered = {ms: overlap for ms, overlap in overlaps.items() if dimension in usage.get(ms, {})}
-        used = math.fsum(
-            amount * (overlap / WINDOW_MS)
-            for ms, overlap in metered.items()
-            for amount in usage[ms][dimension].values()
-        )
-        if not used:
-            return None
-        cost_of_metered = EXACT.divide(
-            EXACT.multiply(to_decimal(cost), Decimal(sum(metered.values()))),
-            Decimal(overlaps[rated_ms]),
-        )
-        per_usage = EXACT.add(per_usage, EXACT.divide(cost_of_metered, _exactly(used)))
-    paid = None if is_metered else _capacity(rated_ms, dimension, [charge for charge, _ in entries])
-    return {
-        "source": RESOURCE,
-        "cost_per_window": _text(to_decimal(flat)),
-        "cost_per_usage": _text(RATE_DIGITS.plus(per_usage)) if is_metered else None,
-        "capacity": None if paid is None else str(paid),
-        "window_start": utc(rated_ms),
-        "charges": [_explain(charge, cost) for charge, cost in entries],
-    }
 
 
 def closed_before(newest_ms: int, wait_ms: int) -> int:
@@ -508,11 +551,11 @@ def known_before(
 
     consumers: as in ``resource_rows``; charges: those that stand; known: what was known before.
     """
-    usage, bill = usage_of(consumers), bill_of(charges)
+    usage = usage_of(consumers)
+    past = Past(usage, bill_of(charges))
     metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
     rates = {
-        dimension: latest_rates(closed_ms, dimension, usage, bill) or known.rates.get(dimension, {})
-        for dimension in sorted(metered)
+        dimension: past.rates(closed_ms, dimension) or known.rates.get(dimension, {}) for dimension in sorted(metered)
     }
     return Known(frozenset(metered), rates)
 
