@@ -15,11 +15,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from udfs.pure.horizon import Horizon, agreed
 from udfs.pure.names import RESERVED
@@ -40,7 +42,16 @@ from udfs.pure.price import (
 from udfs.pure.rates import RESOURCE, Prices, capacity
 from udfs.pure.reject import reject
 from udfs.pure.versioned import Versioned
-from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED, WINDOW_MS, window_start
+from udfs.pure.windows import (
+    HOUR_MS,
+    IDLE,
+    NO_RESOURCE,
+    SYSTEM,
+    UNALLOCATED,
+    USAGE_BUCKET_MS,
+    WINDOW_MS,
+    window_start,
+)
 
 Usage = Mapping[str, Mapping[str, float]]
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
@@ -178,16 +189,182 @@ def resource_rows(
         that were delivered, whether they stand or not. prices: what use may cost where the
         resource's own bill doesn't say. known: what windows that are forgotten still say.
     """
-    usage = usage_of(consumers)
-    bill = bill_of(standing(charges))
-    known = known or Known()
-    metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
-    past = Past(usage, bill)
-    rows = {
-        window_ms: allocate_window(resource_id, window_ms, usage, bill, metered, prices, idle_policy, known, past)
-        for window_ms in sorted(usage.keys() | bill.keys())
-    }
-    return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
+    return Resource(consumers, list(charges), known).rows(resource_id, prices, idle_policy)
+
+
+class Resource:
+    """All that is known of a billed resource."""
+
+    def __init__(
+        self,
+        consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+        charges: Sequence[Mapping[str, Any]],
+        known: Known | None = None,
+    ) -> None:
+        """As of ``resource_rows``."""
+        self._known = known or Known()
+        self._delivered, self.charges = charges, standing(charges)
+        self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
+        self._past = Past(self._usage, self.bill)
+        self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
+
+    def rows(
+        self, resource_id: str, prices: Prices | None = None, idle_policy: str = PROPORTIONAL
+    ) -> dict[int, list[Row]]:
+        """See ``resource_rows``."""
+        rows = {
+            window_ms: allocate_window(
+                resource_id, window_ms, self._usage, self.bill, self._metered, prices, idle_policy, self._known,
+                self._past,
+            )
+            for window_ms in sorted(self._usage.keys() | self.bill.keys())
+        }  # fmt: skip
+        return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
+
+    @property
+    def latest_ms(self) -> int:
+        """The latest time of usage, or of a charge for use; -1 = there is none."""
+        charged = (charge["start_ms"] for charge in self._delivered if tells_time(charge))
+        return max([-1, *self._usage, *charged])
+
+    def known_before(self, closed_ms: int) -> Known:
+        """What is still known once the windows before ``closed_ms`` are forgotten."""
+        return Known(frozenset(self._metered), self._rates(closed_ms))
+
+    def recent(self, told: Mapping[str, str]) -> Recent:
+        """Its newest windows, but those in which anything is charged by the unit: their usage says what a unit costs.
+
+        told: all of its usage by consumer and bucket, see ``usage_told``.
+        """
+        newest_ms = max(self._usage, default=0)
+        windows = {
+            window_ms: Priced(
+                self.bill.get(window_ms, []),
+                self._rates(window_ms),
+                {dimension: self._past.skus(window_ms, dimension) for dimension in self._metered},
+            )
+            for window_ms in range(newest_ms - RECENT_MS, newest_ms + RECENT_MS, WINDOW_MS)
+            if all(charge["per"] == "hour" for charge, _ in self.bill.get(window_ms, []))
+        }
+        recent = {
+            key: text for key, text in told.items() if max(read_told(text)[1], default=-1) >= newest_ms - RECENT_MS
+        }
+        return Recent(frozenset(self._metered), windows, self._past.is_billed, recent)
+
+    def _rates(self, before_ms: int) -> dict[str, dict[str, dict[str, Any]]]:
+        return {
+            dimension: self._past.rates(before_ms, dimension) or dict(self._known.rates.get(dimension, {}))
+            for dimension in sorted(self._metered)
+        }
+
+
+# So long usage still changes, as a rule.
+RECENT_MS = 2 * USAGE_BUCKET_MS
+
+
+class Priced(NamedTuple):
+    """Of a window: its bill, and by dimension the rates by currency and SKUs before it."""
+
+    bill: Bill
+    rates: Mapping[str, dict[str, dict[str, Any]]]
+    skus: Mapping[str, set[str]]
+
+
+@dataclass
+class Recent:
+    """The newest windows of a resource, some of them yet to come, and all that their rows depend on.
+
+    Where the usage of one changes, its rows change and no others. So a change of usage takes no longer the more windows
+    wait for their bill.
+    """
+
+    _metered: frozenset[str]
+    _windows: Mapping[int, Priced]
+    is_billed: bool
+    _told: dict[str, str]  # consumer and bucket -> its usage, see ``usage_told``
+    _touched: set[str] = field(default_factory=set)  # consumers and buckets
+
+    def touch(self, key: str, is_taken_back: bool) -> bool:
+        """Something that a consumer and bucket told came, or is taken back.
+
+        returns: whether that is of the newest windows; else this is of no use any more.
+        """
+        self._touched.add(key)
+        return key in self._told or not is_taken_back
+
+    def take(self, told: Callable[[str], str | None]) -> set[int] | None:
+        """Take in all that was touched. told: by consumer and bucket, None where nothing is told any more.
+
+        returns: the windows whose usage changed. None where more than their own rows may have changed by it: the whole
+            resource is to be allocated anew, and this is of no use any more.
+        """
+        changed: set[int] = set()
+        for key in self._touched:
+            before, after = self._told.get(key), told(key)
+            if after == before:
+                continue
+            if after is None:
+                return None
+            of_before, of_after = read_told(before or _NOTHING), read_told(after)
+            windows = of_before[1].keys() | of_after[1].keys()
+            for window_ms in windows:
+                used = of_after[1].get(window_ms, {})
+                if not of_before[1].get(window_ms, {}).keys() <= used.keys() <= self._metered:
+                    return None
+                if of_before[0] != of_after[0] or of_before[1].get(window_ms) != used:
+                    changed.add(window_ms)
+            self._told[key] = after
+        self._touched.clear()
+        return changed if changed <= self._windows.keys() else None
+
+    def rows(
+        self, resource_id: str, windows: Collection[int], prices: Prices, idle_policy: str
+    ) -> dict[int, list[Row]]:
+        """Rows of some of the windows, as of ``resource_rows``."""
+        consumers = map(read_told, self._told.values())
+        usage = usage_of((service, {ms: of[ms] for ms in windows if ms in of}) for service, of in consumers)
+        rows = {
+            window_ms: allocate_window(
+                resource_id, window_ms, usage, {window_ms: self._windows[window_ms].bill}, self._metered, prices,
+                idle_policy, past=self,
+            )
+            for window_ms in usage
+        }  # fmt: skip
+        return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
+
+    def rates(self, window_start_ms: int, dimension: str) -> dict[str, dict[str, Any]]:
+        """As of ``Past``."""
+        return self._windows[window_start_ms].rates[dimension]
+
+    def skus(self, window_start_ms: int, dimension: str) -> set[str]:
+        """As of ``Past``."""
+        return self._windows[window_start_ms].skus[dimension]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        told = sum(200 + len(key) + len(text) for key, text in self._told.items())
+        return told + 400 * len(self._windows) * (1 + len(self._metered))
+
+
+_NOTHING = '["","",{"windows":{}}]'
+
+
+def usage_told(text: str) -> str:
+    """The part of what ``udfs.meter.own`` tells that allocation needs: JSON [service or "", pod, {"windows": ...}].
+
+    Its minutes, of which there are thirty to a window, are the detector's.
+    """
+    service, pod, metered = orjson.loads(text)
+    if metered.keys() == {"windows"}:
+        return text
+    return orjson.dumps([service, pod, {"windows": metered["windows"]}], option=orjson.OPT_SORT_KEYS).decode()
+
+
+def read_told(text: str) -> tuple[str, dict[int, dict[str, float]]]:
+    """(service or "", {window_start_ms: {dimension: u}}) of ``usage_told``."""
+    service, _, metered = orjson.loads(text)
+    return service, {int(window_ms): used for window_ms, used in metered["windows"].items()}
 
 
 def usage_of(
@@ -219,12 +396,12 @@ def allocate_window(
     prices: Prices | None = None,
     idle_policy: str = PROPORTIONAL,
     known: Known | None = None,
-    past: Past | None = None,
+    past: Past | Recent | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
     usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
-        window. See ``allocate``.
+        window, or what is kept of it. See ``allocate``.
 
     A window's rows change with its own usage and bill; with ``metered_dimensions``; and, as long
     as it has usage and no bill, with anything earlier, from which it takes its rate, and with
@@ -243,7 +420,7 @@ def allocate_window(
             rates[dimension] = known.rates.get(dimension, {})
         if not rates[dimension] and prices:
             skus = past.skus(window_start_ms, dimension)
-            rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, bool(bill))
+            rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, past.is_billed)
     return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy)
 
 
@@ -254,6 +431,7 @@ class Past:
     def __init__(self, usage: Mapping[int, Usage], bill: Mapping[int, Bill]) -> None:
         """usage, bill: {window_start_ms: ...}; bill: of the charges that stand."""
         self._usage, self._bill = usage, bill
+        self.is_billed = bool(bill)
         self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
         for window_ms in sorted(bill):
             for dimension in {dimension for _, parts in bill[window_ms] for dimension in parts}:
@@ -539,25 +717,6 @@ def _shares(
 def closed_before(newest_ms: int, wait_ms: int) -> int:
     """Start of the first window that still waits for its bill, by the newest event time of a resource."""
     return window_start(newest_ms - wait_ms)
-
-
-def known_before(
-    closed_ms: int,
-    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
-    charges: Iterable[Mapping[str, Any]],
-    known: Known,
-) -> Known:
-    """What is still known once the windows before ``closed_ms`` are forgotten.
-
-    consumers: as in ``resource_rows``; charges: those that stand; known: what was known before.
-    """
-    usage = usage_of(consumers)
-    past = Past(usage, bill_of(charges))
-    metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
-    rates = {
-        dimension: past.rates(closed_ms, dimension) or known.rates.get(dimension, {}) for dimension in sorted(metered)
-    }
-    return Known(frozenset(metered), rates)
 
 
 def late_charge(charge: Mapping[str, Any], closed_ms: int, wait_ms: int) -> str | None:
