@@ -61,7 +61,7 @@ class Latest(Generic[Key, Payload]):
         if keep_ms is not None:
             descriptor.enable_time_to_live(StateTtlConfig.new_builder(Time.milliseconds(keep_ms)).build())
         self._versions = context.get_map_state(descriptor)
-        self._part = part
+        self._part: Callable[[Payload], Payload] | None = part
 
     def apply(self, kind: RowKind, key: Key, payload: Payload) -> None:
         """Take in one change."""

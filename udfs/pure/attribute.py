@@ -251,9 +251,9 @@ class Resource:
         }
         return Recent(frozenset(self._metered), windows, self._past.is_billed, recent)
 
-    def _rates(self, before_ms: int) -> dict[str, dict[str, dict[str, Any]]]:
+    def _rates(self, before_ms: int) -> dict[str, Mapping[str, Mapping[str, Any]]]:
         return {
-            dimension: self._past.rates(before_ms, dimension) or dict(self._known.rates.get(dimension, {}))
+            dimension: self._past.rates(before_ms, dimension) or self._known.rates.get(dimension, {})
             for dimension in sorted(self._metered)
         }
 
@@ -266,7 +266,7 @@ class Priced(NamedTuple):
     """Of a window: its bill, and by dimension the rates by currency and SKUs before it."""
 
     bill: Bill
-    rates: Mapping[str, dict[str, dict[str, Any]]]
+    rates: Mapping[str, Mapping[str, Mapping[str, Any]]]
     skus: Mapping[str, set[str]]
 
 
@@ -332,7 +332,7 @@ class Recent:
         }  # fmt: skip
         return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
 
-    def rates(self, window_start_ms: int, dimension: str) -> dict[str, dict[str, Any]]:
+    def rates(self, window_start_ms: int, dimension: str) -> Mapping[str, Mapping[str, Any]]:
         """As of ``Past``."""
         return self._windows[window_start_ms].rates[dimension]
 
@@ -457,7 +457,8 @@ class Past:
         """
         windows = self._billed.get(dimension, [])
         place = bisect_left(windows, window_start_ms) - 1
-        passed, rates = [], {}
+        passed: list[int] = []
+        rates: dict[str, dict[str, Any]] = {}
         while place >= 0 and not rates:
             if (dimension, place) in self._rates:
                 rates = self._rates[dimension, place]
