@@ -284,7 +284,7 @@ class Attribute(KeyedProcessFunction):
             if window_ms < closed_ms:
                 continue
             rows = found.get(window_ms, [])
-            payload = orjson.dumps(rows, default=str)
+            payload = attribute.packed(rows) if kind == ALLOCATIONS else orjson.dumps(rows, default=str)
             digest = self._sending.digest(payload) if rows else None
             if digest != before.get(window_ms):
                 yield payload_row(kind, window_ms, resource_id, payload)

@@ -12,6 +12,7 @@ from pyflink.datastream.state import ValueStateDescriptor
 from udfs.attribute import ALLOCATIONS
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
 from udfs.detect import INCIDENTS
+from udfs.pure.attribute import unpacked
 from udfs.pure.rank import rank_window
 
 RANKED = "ranked"
@@ -58,8 +59,10 @@ class Rank(KeyedProcessFunction):
             return
         window_ms = context.get_current_key()
         incidents, service_traces = zip(*minutes, strict=True)
-        allocations = [row for payload in self._evidence[ALLOCATIONS].values() for row in orjson.loads(payload)]
-        rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
+        rows = []
+        if any(incidents):
+            allocations = [row for payload in self._evidence[ALLOCATIONS].values() for row in unpacked(payload)]
+            rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
         payload = orjson.dumps(rows, default=str)
         digest, sent = self._sending.digest(payload), self._sent.value()
         # A window that lost all its rows says so.

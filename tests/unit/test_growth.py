@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import orjson
 import pytest
+from pyflink.common import Row
 
+from tests.unit.keyed_stage import Stage
 from tests.unit.test_attribute import HOUR, charge
+from tests.unit.test_rank import allocation, incident, rank
 from tests.work import calls_of
-from udfs.pure.attribute import resource_rows
+from udfs.pure.attribute import packed, resource_rows, unpacked
 from udfs.pure.windows import WINDOW_MS
+from udfs.rank import Rank
 
 # Four times as much is allowed so many times the work: lists are sorted.
 FOUR_TIMES = 4.4
@@ -59,3 +64,54 @@ def test_windows_before_their_bill_take_as_much_work_as_there_are(cost: str) -> 
         return lambda: resource_rows("node-1", used(windows, "cpu"), bill)
 
     assert grows_in_proportion(work, 48)
+
+
+def of_resources(resources: int) -> list[dict]:
+    """What two services are allocated of each."""
+    return [
+        allocation(service, "0.5", resource_id=f"node-{n}", unit_rate="0.25")
+        for n in range(resources)
+        for service in ("cart", "checkout")
+    ]
+
+
+def test_ranking_takes_as_much_work_as_there_are_resources_and_culprits() -> None:
+    """Not as much as their product: a culprit asks for its own rows."""
+
+    def work(size: int) -> Callable[[], object]:
+        culprits = [incident(f"culprit-{n}", 5.0, excess_usage={"cart": {"cpu": 1.0}} if n == 0 else {})
+                    for n in range(size)]  # fmt: skip
+        return lambda: rank(culprits, of_resources(size))
+
+    assert grows_in_proportion(work, 40)
+
+
+def test_a_window_of_which_nobody_is_blamed_costs_the_ranking_nothing() -> None:
+    def work(resources: int) -> Callable[[], object]:
+        function = Rank("excess", 1_000)
+        it = Stage(function, "0")
+        rows = [Row("allocations", HOUR, f"node-{n}", packed(of_resources(1))) for n in range(resources)]
+        for row in [Row("incidents", HOUR, "0", b"[[],{}]"), *rows]:
+            list(function.process_element(row, it))
+        return it.fire
+
+    assert calls_of(work(10)) == calls_of(work(100))
+
+
+def test_what_services_have_in_common_is_sent_once() -> None:
+    """The charges, most of all: a row more takes some dozens of bytes."""
+
+    def size(services: int) -> int:
+        consumers = [(f"service-{n:03}", {HOUR: {"cpu": 1.0 + n}}) for n in range(services)]
+        return len(packed(resource_rows("node-1", consumers, hourly(2))[HOUR]))
+
+    assert size(110) - size(10) < 100 * 100
+
+
+def test_rows_that_were_packed_are_the_same_rows() -> None:
+    bill = [*hourly(2), delivered("3", hour=0, key="euro", currency="EUR"), delivered("1", hour=0, parts=[["io", "1"]])]
+    rows = resource_rows("node-1", [*used(2, "cpu"), ("checkout", {HOUR: {"cpu": 2.0}})], bill)[HOUR]
+    assert len(rows) == 5
+    sent = orjson.loads(orjson.dumps(rows, default=str))
+    assert unpacked(packed(rows)) == sent
+    assert unpacked(orjson.dumps(sent)) == sent  # as an earlier release sent them
