@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import numpy as np
 import orjson
 import pytest
 from pyflink.common import Row
 
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_attribute import HOUR, charge
+from tests.unit.test_detect_bounds import step
 from tests.unit.test_rank import allocation, incident, rank
 from tests.work import calls_of
+from udfs.pure.assemble import SEPARATOR
 from udfs.pure.attribute import packed, resource_rows, unpacked
+from udfs.pure.baselines import Baselines
+from udfs.pure.detect import LAG_MINUTES, Detector
+from udfs.pure.episodes import Episodes
 from udfs.pure.windows import WINDOW_MS
 from udfs.rank import Rank
 
@@ -115,3 +122,31 @@ def test_rows_that_were_packed_are_the_same_rows() -> None:
     sent = orjson.loads(orjson.dumps(rows, default=str))
     assert unpacked(packed(rows)) == sent
     assert unpacked(orjson.dumps(sent)) == sent  # as an earlier release sent them
+
+
+# ---- detect --------------------------------------------------------------------------------------
+
+
+def test_what_a_minute_says_by_what_followed_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard asks for it, and the verdict that is told anew."""
+    passes, passed_back = [], Episodes._passed_back
+    monkeypatch.setattr(Episodes, "_passed_back", lambda self, *of: passes.append(self) or passed_back(self, *of))
+    detector = Detector()
+    for minute in range(LAG_MINUTES + 5):
+        passes.clear()
+        step(detector, minute, ["cart", "checkout"])
+    assert len(passes) == 3 * LAG_MINUTES  # services, pods and loops
+
+
+def test_a_new_operation_takes_as_much_work_however_many_are_known() -> None:
+    def work(known: int) -> Callable[[], object]:
+        baselines = Baselines()
+
+        def enter(names: list[str]) -> None:
+            frame = SimpleNamespace(operations=names, operation=np.arange(len(names)))
+            baselines._enter(HOUR, frame)
+
+        enter([f"cart{SEPARATOR}GET /{n:05}{SEPARATOR}elsewhere" for n in range(known)])
+        return lambda: enter([f"cart{SEPARATOR}POST"])
+
+    assert calls_of(work(1_000)) <= calls_of(work(100)) + 10

@@ -9,7 +9,7 @@ and what turned out to stand alone loses.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,10 +89,20 @@ class Episodes:
         self._guard = Guard(channels)
         self._heard = np.zeros(0)  # (subjects,) share of the minutes in which each was heard of
         self._past: list[Past] = []  # oldest first
+        # Chances in the minute that the guard learnt from last, which is told anew next. Not part of the state.
+        self._taught: tuple[int, np.ndarray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_taught": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"_taught": None} | state)
 
     def resize(self, subjects: int) -> None:
         """Have at least ``subjects`` rows; new ones are well."""
         known = len(self.now)
+        if subjects > known:
+            self._taught = None
         self.now = grown(self.now, subjects)
         self.now[known:, :, 0] = 1.0
         self._guard.resize(subjects)
@@ -100,6 +110,7 @@ class Episodes:
 
     def keep(self, kept: np.ndarray) -> None:
         """Keep the subjects at ``kept``."""
+        self._taught = None
         self.now = self.now[kept]
         self._guard.keep(kept)
         self._heard = self._heard[kept]
@@ -107,6 +118,7 @@ class Episodes:
 
     def reset(self, rows: np.ndarray) -> None:
         """The subjects at ``rows`` are others from now on: all is well with them."""
+        self._taught = None
         rows = rows[rows < len(self.now)]
         self.now[rows] = 0.0
         self.now[rows, :, 0] = 1.0
@@ -138,6 +150,7 @@ class Episodes:
         # Silence tells where there is talk: of what is rarely called anyway a minute without calls says little.
         ends = np.where(heard, ENDS, ENDS + (UNHEARD_ENDS - ENDS) * self._heard)
         self._heard += (heard - self._heard) / HEARD_MINUTES
+        self._taught = None
         states = self.now
         for _ in range(_silent(self._past[-1].minute_ms, minute_ms) if self._past else 0):
             states = self._passed(states, np.full(len(states), UNHEARD_ENDS))
@@ -153,7 +166,9 @@ class Episodes:
         """Let the guard learn from a minute that is over, by what is known of it in hindsight: what only seems to be
         well while an episode begins, or is faint, is no usual minute."""
         said = grown(past.said, len(self.now), np.nan)
-        ill = 1 - self.at(past.minute_ms)[:, :, 0]
+        states = self.at(past.minute_ms)
+        self._taught = past.minute_ms, states
+        ill = 1 - states[:, :, 0]
         self._guard.learn(np.nan_to_num(said), np.isfinite(said), ill)
 
     def _passed(self, states: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -175,6 +190,8 @@ class Episodes:
 
     def at(self, minute_ms: int) -> np.ndarray:
         """Chances in a minute by all that came since.  # (subjects, channels, states)"""
+        if self._taught is not None and self._taught[0] == minute_ms:
+            return self._taught[1]
         subjects = len(self.now)
         future = np.ones_like(self.now)
         later: tuple[int, np.ndarray] | None = None
