@@ -21,7 +21,7 @@ from udfs.pure import attribute, irregular, price, rates
 from udfs.pure.cache import Bounded
 from udfs.pure.horizon import SKEW_MS, Horizon, clock_at
 from udfs.pure.outstanding import Adds, Outstanding
-from udfs.pure.windows import HOUR_MS, UNALLOCATED
+from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
 
 USAGE, CHARGE, RATES = "usage", "charge", "rates"
 ALLOCATIONS, CHARGE_ANOMALIES = "allocations", "charge_anomalies"
@@ -222,7 +222,8 @@ class Attribute(KeyedProcessFunction):
             bill = dict(resource.bill)
             for window_ms, past in self._past.items():
                 bill[window_ms] = past + bill.get(window_ms, [])
-            yield from self._changes(CHARGE_ANOMALIES, resource_id, self._irregularities(resource_id, bill))
+            found = self._irregularities(resource_id, bill, closed_ms)
+            yield from self._changes(CHARGE_ANOMALIES, resource_id, found)
         bound_ms = self._closes_before(clock_ms)
         if bound_ms is not None:
             self._close(bound_ms, resource, clock_ms)
@@ -369,8 +370,8 @@ class Attribute(KeyedProcessFunction):
                 self._counted.remove(key)
 
     @staticmethod
-    def _irregularities(resource_id: str, bill: dict) -> dict[int, list[dict]]:
-        """Rows of charge_anomalies by window."""
+    def _irregularities(resource_id: str, bill: dict, first_ms: int) -> dict[int, list[dict]]:
+        """Rows of charge_anomalies by window, from the first one that is open."""
         costs: defaultdict[tuple[str, str], defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         periods: defaultdict[tuple[str, str], dict[int, tuple[int, int]]] = defaultdict(dict)
         for window_ms, charges in bill.items():
@@ -386,7 +387,8 @@ class Attribute(KeyedProcessFunction):
                     )
         found: defaultdict[int, list[dict]] = defaultdict(list)
         for key, by_window in sorted(costs.items()):
-            for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key]):
+            windows = range(max(first_ms, min(by_window)), max(by_window) + WINDOW_MS, WINDOW_MS)
+            for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key], windows):
                 found[row["window_start"]].append(row)
         return found
 

@@ -7,8 +7,8 @@ udfs/pure/offline.py chains them. ``engine`` runs the job on 1 and 4 times the s
 Markdown tables on stdout. Work grows in proportion where a column of µs stays as it is.
 
 More services and operations are the same simulated world with other names: traces and pods are dealt out to so many
-shops of 20 services, or so many variants of each operation. A month: minutes of that world each half hour, its pods
-renamed each day, as deploys do; and for one resource in the keyed function itself, a look each half hour, hourly
+shops of 20 services, or so many variants of each operation. A month: 48 minutes of that world each day, its pods
+renamed, as deploys do; and for one resource in the keyed function itself, a look each half hour, hourly
 charges that come up to 72 h late, one in twenty of them corrected later.
 """
 
@@ -42,7 +42,7 @@ from udfs.pure.offline import lines
 from udfs.pure.otlp import collect_metrics, collect_spans
 from udfs.pure.rank import rank_window
 from udfs.pure.verdicts import MinuteResult
-from udfs.pure.windows import HOUR_MS, WINDOW_MS, window_start
+from udfs.pure.windows import HOUR_MS, MINUTE_MS, WINDOW_MS, window_start
 
 PARTS = ("spans", "services", "operations", "month", "engine")
 SERVICES = 20
@@ -284,7 +284,7 @@ def detector_month(directory: Path, days: int) -> Iterator[list[str]]:
         first_ms = first_ms or chosen[0]
         for place, minute_ms in enumerate(chosen):
             with spent("detect"):
-                detector.step(first_ms + day * 24 * HOUR_MS + place * WINDOW_MS, minutes[minute_ms], {})
+                detector.step(first_ms + day * 24 * HOUR_MS + place * MINUTE_MS, minutes[minute_ms], {})
         if day + 1 in (1, 2, 4, 8, 15, 30):
             state = len(pickle.dumps(detector, pickle.HIGHEST_PROTOCOL))
             yield [

@@ -721,13 +721,13 @@ _OWN = ("otel_service_name", "usage", "share", "allocated_cost")
 
 def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Rows of ``allocate`` as JSON; what those of one dimension and currency have in common, stated once."""
-    groups: list[dict[str, Any]] = []
+    groups: dict[tuple[int, str, str, str], dict[str, Any]] = {}
     for row in rows:
-        common = {name: value for name, value in row.items() if name not in _OWN}
-        if not groups or common != {name: groups[-1][name] for name in common}:
-            groups.append({**common, "services": []})
-        groups[-1]["services"].append([row[name] for name in _OWN])
-    return orjson.dumps(groups, default=str)
+        key = row["window_start"], row["resource_id"], row["dimension"], row["billing_currency"]
+        if key not in groups:
+            groups[key] = {name: value for name, value in row.items() if name not in _OWN} | {"services": []}
+        groups[key]["services"].append([row[name] for name in _OWN])
+    return orjson.dumps(list(groups.values()), default=str)
 
 
 def unpacked(payload: bytes) -> list[Row]:
