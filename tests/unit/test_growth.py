@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -150,3 +151,25 @@ def test_a_new_operation_takes_as_much_work_however_many_are_known() -> None:
         return lambda: enter([f"cart{SEPARATOR}POST"])
 
     assert calls_of(work(1_000)) <= calls_of(work(100)) + 10
+
+
+class Watched(np.ndarray):
+    """Counts how often it is compared as a whole."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> np.ndarray:
+        Watched.compared += 1
+        return super().__eq__(other)
+
+
+def test_culprits_operations_are_found_without_a_look_at_all_spans_for_each() -> None:
+    """Of a storm's traces, each would look at the spans of all."""
+    detector = Detector()
+    step(detector, 0, ["cart"] * 50)
+    [minute] = detector.pending.values()
+    minute.parent = minute.parent.view(Watched)
+    calls = [row for row, name in enumerate(minute.operation.tolist()) if "GET" in minute.operations[name]]
+    assert [minute.operation_of(row, "cart") for row in calls] == ["/cart"] * 50
+    assert Watched.compared == 0
+    assert "_by_parent" in minute.__dict__ and pickle.loads(pickle.dumps(minute))._by_parent is None

@@ -69,16 +69,28 @@ class JudgedMinute:
     roots: list[str]  # (traces,) root operation
     work: Work  # pieces of work by place of the service
     unexplained: np.ndarray  # (services, dimensions, 2) see UsageWatch
+    _by_parent: tuple[np.ndarray, np.ndarray] | None = None  # spans by their parent, and these parents; not kept
 
     def operation_of(self, span: int, service: str) -> str:
         """The culprit's operation: the span's own, or the callee's of a call."""
         name = self.operations[self.operation[span]].split(SEPARATOR)
         if name[0] != service:
-            for child in np.flatnonzero(self.parent == span):
+            for child in self._children(span):
                 below = self.operations[self.operation[child]].split(SEPARATOR)
                 if below[0] == service:
                     return below[1]
         return name[1]
+
+    def _children(self, span: int) -> np.ndarray:
+        """Rows of a span's children, ascending; all spans are sorted once, however many ask."""
+        if self._by_parent is None:
+            order = np.argsort(self.parent, kind="stable")
+            self._by_parent = order, self.parent[order]
+        order, parents = self._by_parent
+        return order[slice(*np.searchsorted(parents, [span, span + 1]))]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_by_parent": None}
 
     def on_way(self, span: int) -> list[str]:
         """Services from a span up to its root, itself included, each once."""
