@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -17,9 +18,10 @@ from pyflink.table.udf import udf
 from udfs import metrics
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, TAKEN_BACK, Latest, Sent, payload_row, tick
 from udfs.pure import attribute, irregular, price, rates
+from udfs.pure.cache import Bounded
 from udfs.pure.horizon import SKEW_MS, Horizon, clock_at
-from udfs.pure.outstanding import Outstanding
-from udfs.pure.windows import HOUR_MS, UNALLOCATED
+from udfs.pure.outstanding import Adds, Outstanding
+from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
 
 USAGE, CHARGE, RATES = "usage", "charge", "rates"
 ALLOCATIONS, CHARGE_ANOMALIES = "allocations", "charge_anomalies"
@@ -28,6 +30,11 @@ AHEAD_CHARGES, AHEAD_USAGE = "ahead_charges", "ahead_usage"
 
 # An open billing month and the days until it is closed: so long every snapshot tells its rows again.
 REMEMBERED_MS = 40 * 24 * HOUR_MS
+
+
+# What is held in memory of resources' newest windows, in all; a resource of which nothing is held is allocated as a
+# whole.
+RECENT_BYTES = 128 << 20
 
 
 # STRING, since it is joined and kept in state; see udfs.assemble.
@@ -40,6 +47,31 @@ def rate_card(offers: pd.Series) -> pd.Series:
         )
         for of_all in offers
     ])  # fmt: skip
+
+
+@dataclass
+class _Recent:
+    """In memory, of a resource as it was allocated last."""
+
+    windows: attribute.Recent
+    latest_ms: int  # of its usage and charges for use
+    total: Adds = (0, 0)
+    _adds: dict[int, Adds] = field(default_factory=dict)
+
+    def add(self, adds: dict[int, Adds]) -> None:
+        """What windows add to the gauges by now."""
+        for window_ms, (waiting, micros) in adds.items():
+            before = self._adds.get(window_ms, (0, 0))
+            self.total = self.total[0] + waiting - before[0], self.total[1] + micros - before[1]
+        self._adds |= adds
+
+
+def _adds(rows: list[dict[str, Any]]) -> Adds:
+    """What a window adds to the gauges."""
+    return (
+        int(any(row["cost_status"] == attribute.PROVISIONAL for row in rows)),
+        sum(int(row["allocated_cost"] * 1_000_000) for row in rows if row["otel_service_name"] == UNALLOCATED),
+    )
 
 
 class Attribute(KeyedProcessFunction):
@@ -73,7 +105,9 @@ class Attribute(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         self._events: dict[str, Latest[str, Any]] = {
-            kind: Latest(context, kind, Types.STRING()) for kind in (USAGE, CHARGE, RATES)
+            USAGE: Latest(context, USAGE, Types.STRING(), part=attribute.usage_told),
+            CHARGE: Latest(context, CHARGE, Types.STRING()),
+            RATES: Latest(context, RATES, Types.STRING()),
         }
 
         def map_state(name: str, key_type: TypeInformation) -> MapState:
@@ -92,6 +126,8 @@ class Attribute(KeyedProcessFunction):
         self._counted = map_state("counted", Types.STRING())
         # Closed window -> its bill, as _irregularities reads it.
         self._past = map_state("past", Types.LONG())
+        # By resource, of those that were allocated lately.
+        self._recent: Bounded[_Recent] = Bounded(RECENT_BYTES)
         self._charges_in = metrics.counter(context, "charges_in")
         self._late_charges = metrics.counter(context, "late_charges")
         self._bills_outstanding = metrics.Gauge(context, "bills_outstanding")
@@ -136,35 +172,77 @@ class Attribute(KeyedProcessFunction):
         if kind == CHARGE:
             self._is_rebilled.update(True)
         self._events[kind].apply(row.get_row_kind(), event_key, payload)
+        resource_id = context.get_current_key()
+        held = self._recent.take(resource_id.encode())
+        is_taken_back = row.get_row_kind() in (RowKind.UPDATE_BEFORE, RowKind.DELETE)
+        if held and kind == USAGE and held.windows.touch(event_key, is_taken_back):
+            self._hold(resource_id, held)
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         resource_id = context.get_current_key()
         clock_ms = clock_at(context.timer_service().current_processing_time())
-        consumers, charges = yield from self._without_ahead(clock_ms)
-        card = next(iter(self._events[RATES].values()), "[]")
-        found = attribute.resource_rows(
-            resource_id,
-            consumers,
-            charges,
-            rates.Prices(tuple(orjson.loads(card)), self._price_book),
-            self._idle_policy,
-            self._known(),
-        )
+        held = self._recent.take(resource_id.encode())
+        changed = held.windows.take(self._events[USAGE].get) if held else None
+        if held is None or changed is None or not self._is_recent_alone(held, changed, clock_ms):
+            yield from self._allocate_all(resource_id, clock_ms)
+        elif changed:
+            yield from self._allocate_recent(resource_id, held, changed)
+        else:
+            self._hold(resource_id, held)
+
+    def _is_recent_alone(self, held: _Recent, changed: set[int], clock_ms: int | None) -> bool:
+        """Whether nothing but usage of the windows that changed has to be worked off."""
+        held.latest_ms = max([held.latest_ms, *changed])
+        is_ahead = clock_ms is not None and held.latest_ms > clock_ms + self._skew_ms
+        return not is_ahead and not self._is_rebilled.value() and self._closes_before(clock_ms) is None
+
+    def _allocate_recent(self, resource_id: str, held: _Recent, changed: set[int]) -> Iterator[Row]:
+        """Allocate those of the resource's newest windows of which usage changed."""
+        found = held.windows.rows(resource_id, changed, self._prices(), self._idle_policy)
+        yield from self._changes(ALLOCATIONS, resource_id, found, changed)
+        held.add({window_ms: _adds(found.get(window_ms, [])) for window_ms in changed})
+        self._show(resource_id, held.total)
+        self._hold(resource_id, held)
+
+    def _hold(self, resource_id: str, held: _Recent) -> None:
+        self._recent.put(resource_id.encode(), held, held.windows.size)
+
+    def _allocate_all(self, resource_id: str, clock_ms: int | None) -> Iterator[Row]:
+        """Allocate all windows that the resource has."""
+        told, consumers, charges, is_any_ahead = yield from self._without_ahead(clock_ms)
+        resource = attribute.Resource(consumers, charges, self._known())
+        found = resource.rows(resource_id, self._prices(), self._idle_policy)
         yield from self._changes(ALLOCATIONS, resource_id, found)
-        self._show(resource_id, found)
+        held = _Recent(resource.recent(told), resource.latest_ms)
+        closed_ms = self._closed_ms()
+        held.add({window_ms: _adds(rows) for window_ms, rows in found.items() if window_ms >= closed_ms})
+        self._show(resource_id, held.total)
         if self._is_rebilled.value():
             self._is_rebilled.clear()
-            bill = attribute.bill_of(price.standing(charges))
+            bill = dict(resource.bill)
             for window_ms, past in self._past.items():
                 bill[window_ms] = past + bill.get(window_ms, [])
-            yield from self._changes(CHARGE_ANOMALIES, resource_id, self._irregularities(resource_id, bill))
-        self._close(consumers, charges, clock_ms)
+            found = self._irregularities(resource_id, bill, closed_ms)
+            yield from self._changes(CHARGE_ANOMALIES, resource_id, found)
+        bound_ms = self._closes_before(clock_ms)
+        if bound_ms is not None:
+            self._close(bound_ms, resource, clock_ms)
+        elif not is_any_ahead:
+            self._hold(resource_id, held)
 
-    def _without_ahead(self, clock_ms: int | None) -> Generator[Row, None, tuple[list, list[dict]]]:
-        """(consumers, charges) of ``attribute.resource_rows``, without what is ahead of the clock; rejects of that."""
+    def _prices(self) -> rates.Prices:
+        card = next(iter(self._events[RATES].values()), "[]")
+        return rates.Prices(tuple(orjson.loads(card)), self._price_book)
+
+    def _without_ahead(
+        self, clock_ms: int | None
+    ) -> Generator[Row, None, tuple[dict[str, str], list, list[dict], bool]]:
+        """(usage as it was told, consumers and charges of ``attribute.resource_rows`` without what is ahead of the
+        clock, whether anything is); rejects of that."""
         charges = {key: orjson.loads(payload) for key, payload in self._events[CHARGE].items()}
-        usage = {key: orjson.loads(payload) for key, payload in self._events[USAGE].items()}
-        windows = {key: metered["windows"] for key, (_, _, metered) in usage.items()}
+        told = {key: attribute.usage_told(text) for key, text in self._events[USAGE].items()}
+        usage = {key: attribute.read_told(text) for key, text in told.items()}
+        windows = {key: of for key, (_, of) in usage.items()}
         last_ms = attribute.last_possible(
             [("", of) for of in windows.values()], charges.values(), self._skew_ms, clock_ms, self._newest_ms()
         )
@@ -173,16 +251,15 @@ class Attribute(KeyedProcessFunction):
             if attribute.tells_time(charge) and charge["start_ms"] > last_ms:
                 found[f"{AHEAD_CHARGES} {key}"] = attribute.ahead_charge(charge, self._skew_ms), charge["start_ms"]
         for key, of in windows.items():
-            if ahead := {window: used for window, used in of.items() if int(window) > last_ms}:
-                found[f"{AHEAD_USAGE} {key}"] = (
-                    attribute.ahead_usage(str(key), ahead, self._skew_ms), max(map(int, ahead))
-                )  # fmt: skip
+            if ahead := {window_ms: used for window_ms, used in of.items() if window_ms > last_ms}:
+                found[f"{AHEAD_USAGE} {key}"] = attribute.ahead_usage(key, ahead, self._skew_ms), max(ahead)
         yield from self._reject_ahead(found)
         consumers = [
-            (name, {window: used for window, used in metered["windows"].items() if int(window) <= last_ms})
-            for name, _, metered in usage.values()
+            (name, {window_ms: used for window_ms, used in of.items() if window_ms <= last_ms})
+            for name, of in usage.values()
         ]
-        return consumers, [charge for key, charge in charges.items() if f"{AHEAD_CHARGES} {key}" not in found]
+        charged = [charge for key, charge in charges.items() if f"{AHEAD_CHARGES} {key}" not in found]
+        return told, consumers, charged, bool(found)
 
     def _reject_ahead(self, found: dict[str, tuple[str, int]]) -> Iterator[Row]:
         """The rejects that are new, by kind and event key; and those that no longer hold, taken back."""
@@ -195,15 +272,20 @@ class Attribute(KeyedProcessFunction):
                 yield payload_row(*_kind_and_key(name, time_ms), text.encode())
                 self._ahead.put(name, time_ms)
 
-    def _changes(self, kind: str, resource_id: str, found: dict[int, list[dict]]) -> Iterator[Row]:
-        """The open windows that are not as they were last sent; [] where nothing is left of one."""
+    def _changes(
+        self, kind: str, resource_id: str, found: dict[int, list[dict]], windows: Collection[int] | None = None
+    ) -> Iterator[Row]:
+        """The open windows that are not as they were last sent; [] where nothing is left of one.
+
+        windows: of which there may be changes; None = of all.
+        """
         sent, closed_ms = self._sent[kind], self._closed_ms()
-        before = dict(sent.items())
+        before = dict(sent.items()) if windows is None else {window_ms: sent.get(window_ms) for window_ms in windows}
         for window_ms in sorted(found.keys() | before.keys()):
             if window_ms < closed_ms:
                 continue
             rows = found.get(window_ms, [])
-            payload = orjson.dumps(rows, default=str)
+            payload = attribute.packed(rows) if kind == ALLOCATIONS else orjson.dumps(rows, default=str)
             digest = self._sending.digest(payload) if rows else None
             if digest != before.get(window_ms):
                 yield payload_row(kind, window_ms, resource_id, payload)
@@ -212,19 +294,8 @@ class Attribute(KeyedProcessFunction):
                 else:
                     sent.remove(window_ms)
 
-    def _show(self, resource_id: str, found: dict[int, list[dict]]) -> None:
+    def _show(self, resource_id: str, adds: Adds) -> None:
         """Set the gauges anew, where this resource adds something else to them than before."""
-        closed_ms = self._closed_ms()
-        still_open = [rows for window_ms, rows in found.items() if window_ms >= closed_ms]
-        adds = (
-            sum(any(row["cost_status"] == attribute.PROVISIONAL for row in rows) for rows in still_open),
-            sum(
-                int(row["allocated_cost"] * 1_000_000)
-                for rows in still_open
-                for row in rows
-                if row["otel_service_name"] == UNALLOCATED
-            ),
-        )
         self._outstanding.put(resource_id, self._newest_ms(), adds)
         self._bills_outstanding.value, self._unallocated_micros.value = self._outstanding.total
 
@@ -257,21 +328,24 @@ class Attribute(KeyedProcessFunction):
             progress.take(newest_ms, self._skew_ms)
             self._progress.update(progress)
 
-    def _close(self, consumers: list, charges: list[dict], clock_ms: int | None) -> None:
-        """Forget the windows that have waited long enough; they have been sent."""
+    def _closes_before(self, clock_ms: int | None) -> int | None:
+        """The first window that still waits, where others have waited long enough; else None."""
         if self._wait_ms is None:
-            return
+            return None
         progress = self._at()
-        newest_ms, closed_ms = progress.newest(self._skew_ms, clock_ms), progress.closed_ms
+        newest_ms = progress.newest(self._skew_ms, clock_ms)
         bound_ms = attribute.closed_before(newest_ms, self._wait_ms)
-        if newest_ms < 0 or bound_ms <= closed_ms:
-            return
-        stand = price.standing(charges)
+        return bound_ms if newest_ms >= 0 and bound_ms > progress.closed_ms else None
+
+    def _close(self, bound_ms: int, resource: attribute.Resource, clock_ms: int | None) -> None:
+        """Forget the windows before ``bound_ms``; they have been sent."""
+        progress = self._at()
+        newest_ms = progress.newest(self._skew_ms, clock_ms)
         progress.closed_ms = bound_ms
-        progress.known = attribute.known_before(bound_ms, consumers, stand, progress.known)
+        progress.known = resource.known_before(bound_ms)
         self._progress.update(progress)
         past: defaultdict[int, list] = defaultdict(list)
-        for charge in stand:
+        for charge in resource.charges:
             if charge["end_ms"] <= bound_ms:
                 period = {name: charge[name] for name in ("currency", "start_ms", "end_ms")}
                 for window_ms, costs in price.cost_by_window(charge).items():
@@ -296,8 +370,8 @@ class Attribute(KeyedProcessFunction):
                 self._counted.remove(key)
 
     @staticmethod
-    def _irregularities(resource_id: str, bill: dict) -> dict[int, list[dict]]:
-        """Rows of charge_anomalies by window."""
+    def _irregularities(resource_id: str, bill: dict, first_ms: int) -> dict[int, list[dict]]:
+        """Rows of charge_anomalies by window, from the first one that is open."""
         costs: defaultdict[tuple[str, str], defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         periods: defaultdict[tuple[str, str], dict[int, tuple[int, int]]] = defaultdict(dict)
         for window_ms, charges in bill.items():
@@ -313,7 +387,8 @@ class Attribute(KeyedProcessFunction):
                     )
         found: defaultdict[int, list[dict]] = defaultdict(list)
         for key, by_window in sorted(costs.items()):
-            for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key]):
+            windows = range(max(first_ms, min(by_window)), max(by_window) + WINDOW_MS, WINDOW_MS)
+            for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key], windows):
                 found[row["window_start"]].append(row)
         return found
 

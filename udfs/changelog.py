@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
@@ -48,17 +48,28 @@ class Latest(Generic[Key, Payload]):
     """
 
     def __init__(
-        self, context: RuntimeContext, name: str, key_type: TypeInformation, keep_ms: int | None = None
+        self,
+        context: RuntimeContext,
+        name: str,
+        key_type: TypeInformation,
+        keep_ms: int | None = None,
+        part: Callable[[Payload], Payload] | None = None,
     ) -> None:
-        """keep_ms: an entry that nothing has changed for so long is let go, in the engine's time."""
+        """keep_ms: an entry that nothing has changed for so long is let go, in the engine's time. part: what is kept
+        of a payload, and of such a part all of it: an earlier release may have kept the whole."""
         descriptor = MapStateDescriptor(name, key_type, Types.PICKLED_BYTE_ARRAY())
         if keep_ms is not None:
             descriptor.enable_time_to_live(StateTtlConfig.new_builder(Time.milliseconds(keep_ms)).build())
         self._versions = context.get_map_state(descriptor)
+        self._part: Callable[[Payload], Payload] | None = part
 
     def apply(self, kind: RowKind, key: Key, payload: Payload) -> None:
         """Take in one change."""
         versions = self._versions.get(key) or {}
+        if self._part is not None:
+            payload, whole, versions = self._part(payload), versions, {}
+            for version, n in whole.items():
+                versions[self._part(version)] = versions.get(self._part(version), 0) + n
         count = versions.get(payload, 0) + (-1 if kind in (RowKind.UPDATE_BEFORE, RowKind.DELETE) else 1)
         versions = {version: n for version, n in versions.items() if version != payload}
         if count:

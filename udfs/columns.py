@@ -9,11 +9,13 @@ import orjson
 import pandas as pd
 from pyflink.table.udf import UserDefinedScalarFunctionWrapper, UserDefinedTableFunctionWrapper, udf, udtf
 
+from udfs.pure.attribute import unpacked
 from udfs.pure.contract import TABLES, Table, Type
 
 
 def _of_table(table: Table) -> Callable[[bytes], Iterator[tuple]]:
-    """payload (JSON list of objects) -> values of the columns of ``table`` of each of them."""
+    """payload -> values of the columns of ``table`` of each of its rows."""
+    read = unpacked if table.name == "cost_allocations" else orjson.loads
     # JSON writes a float without decimals as a whole number.
     reals = {column.name for column in table.columns if column.type is Type.REAL}
 
@@ -22,7 +24,7 @@ def _of_table(table: Table) -> Callable[[bytes], Iterator[tuple]]:
         return float(found) if name in reals and found is not None else found
 
     def rows(payload: bytes) -> Iterator[tuple]:
-        for row in orjson.loads(payload):
+        for row in read(payload):
             yield tuple([value(row, name) for name in table.names])
 
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import orjson
@@ -11,8 +12,10 @@ from pyflink.datastream.state import ValueStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
-from udfs.judge import INCIDENTS
+from udfs.judge import INCIDENTS, minute_of
+from udfs.pure.attribute import unpacked
 from udfs.pure.rank import rank_window
+from udfs.pure.verdicts import merged
 
 RANKED = "ranked"
 
@@ -20,7 +23,7 @@ RANKED = "ranked"
 class Rank(KeyedProcessFunction):
     """Rows (kind, window, event_key, payload) of one window -> its ranked anomalies, ranks and all.
 
-    State: the window's incidents by minute and its allocations by resource; a digest of what was sent last.
+    State: the window's incidents by minute and part, and its allocations by resource; a digest of what was sent last.
     """
 
     def __init__(self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None) -> None:
@@ -53,13 +56,19 @@ class Rank(KeyedProcessFunction):
         yield from ()
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
-        minutes = [orjson.loads(payload) for payload in self._evidence[INCIDENTS].values()]
-        if not minutes:
+        parts = [(key, orjson.loads(payload)) for key, payload in sorted(self._evidence[INCIDENTS].items())]
+        if not parts:
             return
         window_ms = context.get_current_key()
-        incidents, service_traces = zip(*minutes, strict=True)
-        allocations = [row for payload in self._evidence[ALLOCATIONS].values() for row in orjson.loads(payload)]
-        rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
+        by_minute: dict[str, list[list[dict]]] = defaultdict(list)
+        for key, (of_part, _) in parts:
+            by_minute[minute_of(key)].append(of_part)
+        incidents = [merged(of_minute) for of_minute in by_minute.values()]
+        service_traces = [traces for _, (_, traces) in parts]
+        rows = []
+        if any(incidents):
+            allocations = [row for payload in self._evidence[ALLOCATIONS].values() for row in unpacked(payload)]
+            rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
         payload = orjson.dumps(rows, default=str)
         digest, sent = self._sending.digest(payload), self._sent.value()
         # A window that lost all its rows says so.

@@ -9,7 +9,9 @@ import orjson
 from pyflink.common import Row, RowKind
 from pyflink.datastream import KeyedProcessFunction
 
+from udfs.attribute import ALLOCATIONS
 from udfs.changelog import END_OF_INPUT
+from udfs.pure.attribute import unpacked
 
 
 class _Map(dict):
@@ -127,8 +129,9 @@ class Stage:
 
     def _take(self, sent: Iterable[Row]) -> None:
         for kind, time_ms, event_key, payload in sent:
-            self.sent.append((kind, time_ms, event_key, orjson.loads(payload)))
-            self.rows[kind, time_ms, event_key] = orjson.loads(payload)
+            read = unpacked if kind == ALLOCATIONS else orjson.loads
+            self.sent.append((kind, time_ms, event_key, read(payload)))
+            self.rows[kind, time_ms, event_key] = read(payload)
 
 
 def by_kind(rows: dict[tuple[str, int, str], list], kind: str) -> dict[int, list]:

@@ -13,12 +13,15 @@ order of services, windows or charges makes a difference.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from udfs.pure.horizon import Horizon, agreed
 from udfs.pure.names import RESERVED
@@ -28,6 +31,8 @@ from udfs.pure.price import (
     apportion,
     cost_by_window,
     integer_weights,
+    overlap,
+    period_length,
     standing,
     to_decimal,
     to_units,
@@ -37,7 +42,16 @@ from udfs.pure.price import (
 from udfs.pure.rates import RESOURCE, Prices, capacity
 from udfs.pure.reject import reject
 from udfs.pure.versioned import Versioned
-from udfs.pure.windows import HOUR_MS, IDLE, NO_RESOURCE, SYSTEM, UNALLOCATED, WINDOW_MS, window_start
+from udfs.pure.windows import (
+    HOUR_MS,
+    IDLE,
+    NO_RESOURCE,
+    SYSTEM,
+    UNALLOCATED,
+    USAGE_BUCKET_MS,
+    WINDOW_MS,
+    window_start,
+)
 
 Usage = Mapping[str, Mapping[str, float]]
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
@@ -65,7 +79,7 @@ RATE_DIGITS = Context(prec=28)
 class Known(Versioned):
     """What a resource's forgotten windows still say.
 
-    metered: dimensions with telemetry. rates: of ``latest_rates`` by dimension, as of their end.
+    metered: dimensions with telemetry. rates: of ``Past.rates`` by dimension, as of their end.
     """
 
     metered: frozenset[str] = frozenset()
@@ -175,15 +189,182 @@ def resource_rows(
         that were delivered, whether they stand or not. prices: what use may cost where the
         resource's own bill doesn't say. known: what windows that are forgotten still say.
     """
-    usage = usage_of(consumers)
-    bill = bill_of(standing(charges))
-    known = known or Known()
-    metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
-    rows = {
-        window_ms: allocate_window(resource_id, window_ms, usage, bill, metered, prices, idle_policy, known)
-        for window_ms in sorted(usage.keys() | bill.keys())
-    }
-    return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
+    return Resource(consumers, list(charges), known).rows(resource_id, prices, idle_policy)
+
+
+class Resource:
+    """All that is known of a billed resource."""
+
+    def __init__(
+        self,
+        consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+        charges: Sequence[Mapping[str, Any]],
+        known: Known | None = None,
+    ) -> None:
+        """As of ``resource_rows``."""
+        self._known = known or Known()
+        self._delivered, self.charges = charges, standing(charges)
+        self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
+        self._past = Past(self._usage, self.bill)
+        self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
+
+    def rows(
+        self, resource_id: str, prices: Prices | None = None, idle_policy: str = PROPORTIONAL
+    ) -> dict[int, list[Row]]:
+        """See ``resource_rows``."""
+        rows = {
+            window_ms: allocate_window(
+                resource_id, window_ms, self._usage, self.bill, self._metered, prices, idle_policy, self._known,
+                self._past,
+            )
+            for window_ms in sorted(self._usage.keys() | self.bill.keys())
+        }  # fmt: skip
+        return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
+
+    @property
+    def latest_ms(self) -> int:
+        """The latest time of usage, or of a charge for use; -1 = there is none."""
+        charged = (charge["start_ms"] for charge in self._delivered if tells_time(charge))
+        return max([-1, *self._usage, *charged])
+
+    def known_before(self, closed_ms: int) -> Known:
+        """What is still known once the windows before ``closed_ms`` are forgotten."""
+        return Known(frozenset(self._metered), self._rates(closed_ms))
+
+    def recent(self, told: Mapping[str, str]) -> Recent:
+        """Its newest windows, but those in which anything is charged by the unit: their usage says what a unit costs.
+
+        told: all of its usage by consumer and bucket, see ``usage_told``.
+        """
+        newest_ms = max(self._usage, default=0)
+        windows = {
+            window_ms: Priced(
+                self.bill.get(window_ms, []),
+                self._rates(window_ms),
+                {dimension: self._past.skus(window_ms, dimension) for dimension in self._metered},
+            )
+            for window_ms in range(newest_ms - RECENT_MS, newest_ms + RECENT_MS, WINDOW_MS)
+            if all(charge["per"] == "hour" for charge, _ in self.bill.get(window_ms, []))
+        }
+        recent = {
+            key: text for key, text in told.items() if max(read_told(text)[1], default=-1) >= newest_ms - RECENT_MS
+        }
+        return Recent(frozenset(self._metered), windows, self._past.is_billed, recent)
+
+    def _rates(self, before_ms: int) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+        return {
+            dimension: self._past.rates(before_ms, dimension) or self._known.rates.get(dimension, {})
+            for dimension in sorted(self._metered)
+        }
+
+
+# So long usage still changes, as a rule.
+RECENT_MS = 2 * USAGE_BUCKET_MS
+
+
+class Priced(NamedTuple):
+    """Of a window: its bill, and by dimension the rates by currency and SKUs before it."""
+
+    bill: Bill
+    rates: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    skus: Mapping[str, set[str]]
+
+
+@dataclass
+class Recent:
+    """The newest windows of a resource, some of them yet to come, and all that their rows depend on.
+
+    Where the usage of one changes, its rows change and no others. So a change of usage takes no longer the more windows
+    wait for their bill.
+    """
+
+    _metered: frozenset[str]
+    _windows: Mapping[int, Priced]
+    is_billed: bool
+    _told: dict[str, str]  # consumer and bucket -> its usage, see ``usage_told``
+    _touched: set[str] = field(default_factory=set)  # consumers and buckets
+
+    def touch(self, key: str, is_taken_back: bool) -> bool:
+        """Something that a consumer and bucket told came, or is taken back.
+
+        returns: whether that is of the newest windows; else this is of no use any more.
+        """
+        self._touched.add(key)
+        return key in self._told or not is_taken_back
+
+    def take(self, told: Callable[[str], str | None]) -> set[int] | None:
+        """Take in all that was touched. told: by consumer and bucket, None where nothing is told any more.
+
+        returns: the windows whose usage changed. None where more than their own rows may have changed by it: the whole
+            resource is to be allocated anew, and this is of no use any more.
+        """
+        changed: set[int] = set()
+        for key in self._touched:
+            before, after = self._told.get(key), told(key)
+            if after == before:
+                continue
+            if after is None:
+                return None
+            of_before, of_after = read_told(before or _NOTHING), read_told(after)
+            windows = of_before[1].keys() | of_after[1].keys()
+            for window_ms in windows:
+                used = of_after[1].get(window_ms, {})
+                if not of_before[1].get(window_ms, {}).keys() <= used.keys() <= self._metered:
+                    return None
+                if of_before[0] != of_after[0] or of_before[1].get(window_ms) != used:
+                    changed.add(window_ms)
+            self._told[key] = after
+        self._touched.clear()
+        return changed if changed <= self._windows.keys() else None
+
+    def rows(
+        self, resource_id: str, windows: Collection[int], prices: Prices, idle_policy: str
+    ) -> dict[int, list[Row]]:
+        """Rows of some of the windows, as of ``resource_rows``."""
+        consumers = map(read_told, self._told.values())
+        usage = usage_of((service, {ms: of[ms] for ms in windows if ms in of}) for service, of in consumers)
+        rows = {
+            window_ms: allocate_window(
+                resource_id, window_ms, usage, {window_ms: self._windows[window_ms].bill}, self._metered, prices,
+                idle_policy, past=self,
+            )
+            for window_ms in usage
+        }  # fmt: skip
+        return {window_ms: of_window for window_ms, of_window in rows.items() if of_window}
+
+    def rates(self, window_start_ms: int, dimension: str) -> Mapping[str, Mapping[str, Any]]:
+        """As of ``Past``."""
+        return self._windows[window_start_ms].rates[dimension]
+
+    def skus(self, window_start_ms: int, dimension: str) -> set[str]:
+        """As of ``Past``."""
+        return self._windows[window_start_ms].skus[dimension]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        told = sum(200 + len(key) + len(text) for key, text in self._told.items())
+        return told + 400 * len(self._windows) * (1 + len(self._metered))
+
+
+_NOTHING = '["","",{"windows":{}}]'
+
+
+def usage_told(text: str) -> str:
+    """The part of what ``udfs.meter.own`` tells that allocation needs: JSON [service or "", pod, {"windows": ...}].
+
+    Its minutes, of which there are thirty to a window, are the detector's.
+    """
+    service, pod, metered = orjson.loads(text)
+    if metered.keys() == {"windows"}:
+        return text
+    return orjson.dumps([service, pod, {"windows": metered["windows"]}], option=orjson.OPT_SORT_KEYS).decode()
+
+
+def read_told(text: str) -> tuple[str, dict[int, dict[str, float]]]:
+    """(service or "", {window_start_ms: {dimension: u}}) of ``usage_told``."""
+    service, _, metered = orjson.loads(text)
+    return service, {int(window_ms): used for window_ms, used in metered["windows"].items()}
 
 
 def usage_of(
@@ -215,10 +396,12 @@ def allocate_window(
     prices: Prices | None = None,
     idle_policy: str = PROPORTIONAL,
     known: Known | None = None,
+    past: Past | Recent | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
-    usage, bill: {window_start_ms: ...}; bill: of the charges that stand. See ``allocate``.
+    usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
+        window, or what is kept of it. See ``allocate``.
 
     A window's rows change with its own usage and bill; with ``metered_dimensions``; and, as long
     as it has usage and no bill, with anything earlier, from which it takes its rate, and with
@@ -226,35 +409,147 @@ def allocate_window(
     """
     charges = bill.get(window_start_ms, ())
     used = usage.get(window_start_ms, {})
+    past = past or Past(usage, bill)
     billed = {dimension for _, parts in charges for dimension in parts}
     rates: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for dimension in used:
         if dimension in billed or dimension == OTHER:
             continue
-        rates[dimension] = latest_rates(window_start_ms, dimension, usage, bill)
+        rates[dimension] = past.rates(window_start_ms, dimension)
         if not rates[dimension] and known:
             rates[dimension] = known.rates.get(dimension, {})
         if not rates[dimension] and prices:
-            skus, is_billed = _skus(window_start_ms, dimension, bill), bool(bill)
-            rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, is_billed)
+            skus = past.skus(window_start_ms, dimension)
+            rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, past.is_billed)
     return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy)
 
 
-def _skus(window_start_ms: int, dimension: str, bill: Mapping[int, Bill]) -> set[str]:
-    """What the resource is, by the bill of the window nearest to W that charges its usage."""
-    nearest = sorted(bill, key=lambda ms: (abs(ms - window_start_ms), ms))
-    for window_ms in nearest:
-        skus = {
+class Past:
+    """What a resource's own usage and bill say of windows whose bill is not there yet; each window of the bill is read
+    once, however many ask."""
+
+    def __init__(self, usage: Mapping[int, Usage], bill: Mapping[int, Bill]) -> None:
+        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand."""
+        self._usage, self._bill = usage, bill
+        self.is_billed = bool(bill)
+        self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
+        for window_ms in sorted(bill):
+            for dimension in {dimension for _, parts in bill[window_ms] for dimension in parts}:
+                self._billed[dimension].append(window_ms)
+        # By dimension and place among these windows: the rates of the nearest one, itself or before, that gives some.
+        self._rates: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+        self._used: dict[tuple[str, int, int], tuple[float, int]] = {}  # by dimension and charge period
+        # By dimension: windows that name SKUs, ascending, and which.
+        self._skus: dict[str, tuple[list[int], list[set[str]]]] = {}
+
+    def rates(self, window_start_ms: int, dimension: str) -> dict[str, dict[str, Any]]:
+        """What the latest earlier bill says that this dimension costs, by currency; {} if none does.
+
+        returns: {currency: {"source": "resource", "cost_per_window": decimal text, of what is charged by
+            the hour, "cost_per_usage": decimal text, of what is charged by the unit, or None,
+            "capacity": text of what that window paid for where all is charged by the hour, else None,
+            "window_start": ISO time of the window it is taken from, "charges": as in ``allocate``}}
+
+        Latest is meant in event time: the window before W, nearest to it, whose bill gives a rate. It
+        doesn't where the sum is a credit, or where something is charged by the unit and nothing was
+        used. A unit's cost is that of the whole charge period over the usage of it: within an hour, or
+        a day, the bill doesn't tell when the units were used.
+        """
+        windows = self._billed.get(dimension, [])
+        place = bisect_left(windows, window_start_ms) - 1
+        passed: list[int] = []
+        rates: dict[str, dict[str, Any]] = {}
+        while place >= 0 and not rates:
+            if (dimension, place) in self._rates:
+                rates = self._rates[dimension, place]
+                break
+            rates = self._rates_at(windows[place], dimension)
+            passed.append(place)
+            place -= 1
+        self._rates |= {(dimension, place): rates for place in passed}
+        return rates
+
+    def _rates_at(self, rated_ms: int, dimension: str) -> dict[str, dict[str, Any]]:
+        """Rates by currency that the bill of one window gives."""
+        by_currency: dict[str, list[tuple[Mapping[str, Any], int]]] = defaultdict(list)
+        for charge, parts in sorted(self._bill[rated_ms], key=lambda entry: entry[0]["key"]):
+            if dimension in parts:
+                by_currency[charge["currency"]].append((charge, parts[dimension]))
+        rates = {currency: self._rate(rated_ms, dimension, entries) for currency, entries in by_currency.items()}
+        return {currency: rate for currency, rate in sorted(rates.items()) if rate}
+
+    def _rate(
+        self, rated_ms: int, dimension: str, entries: Sequence[tuple[Mapping[str, Any], int]]
+    ) -> dict[str, Any] | None:
+        """Rate of one currency from the charges [(charge, units in the window ``rated_ms``), ...]."""
+        if sum(cost for _, cost in entries) < 0:
+            return None
+        flat, per_usage, is_metered = 0, Decimal(0), False
+        for charge, cost in entries:
+            if charge["per"] == "hour":
+                flat += cost
+                continue
+            is_metered = True
+            period = charge["start_ms"], charge["end_ms"]
+            used, metered_ms = self._used_in(dimension, *period)
+            if not used:
+                return None
+            cost_of_metered = EXACT.divide(
+                EXACT.multiply(to_decimal(cost), Decimal(metered_ms)), Decimal(overlap(rated_ms, *period))
+            )
+            per_usage = EXACT.add(per_usage, EXACT.divide(cost_of_metered, _exactly(used)))
+        paid = None if is_metered else _capacity(rated_ms, dimension, [charge for charge, _ in entries])
+        return {
+            "source": RESOURCE,
+            "cost_per_window": _text(to_decimal(flat)),
+            "cost_per_usage": _text(RATE_DIGITS.plus(per_usage)) if is_metered else None,
+            "capacity": None if paid is None else str(paid),
+            "window_start": utc(rated_ms),
+            "charges": [_explain(charge, cost) for charge, cost in entries],
+        }
+
+    def _used_in(self, dimension: str, start_ms: int, end_ms: int) -> tuple[float, int]:
+        """(usage in a charge period, for how much of it there is telemetry in ms).
+
+        Only windows with telemetry count, on both sides of the quotient: where a stream begins in the middle of a
+        charge period, half the usage doesn't stand against the whole cost.
+        """
+        key = dimension, start_ms, end_ms
+        if key not in self._used:
+            metered = {
+                ms: part for ms, part in windows_of(start_ms, end_ms).items() if dimension in self._usage.get(ms, {})
+            }
+            used = math.fsum(
+                amount * (part / WINDOW_MS)
+                for ms, part in metered.items()
+                for amount in self._usage[ms][dimension].values()
+            )
+            self._used[key] = used, sum(metered.values())
+        return self._used[key]
+
+    def skus(self, window_start_ms: int, dimension: str) -> set[str]:
+        """What the resource is, by the bill of the window nearest to W that charges its usage."""
+        if dimension not in self._skus:
+            named = [(ms, found) for ms in self._billed.get(dimension, []) if (found := self._skus_at(ms, dimension))]
+            self._skus[dimension] = [ms for ms, _ in named], [found for _, found in named]
+        windows, skus = self._skus[dimension]
+        place = bisect_left(windows, window_start_ms)
+        nearest = min(
+            range(max(place - 1, 0), min(place + 1, len(windows))),
+            key=lambda at: (abs(windows[at] - window_start_ms), at),
+            default=None,
+        )
+        return set() if nearest is None else skus[nearest]
+
+    def _skus_at(self, window_ms: int, dimension: str) -> set[str]:
+        return {
             charge["sku_id"]
-            for charge, parts in bill[window_ms]
+            for charge, parts in self._bill[window_ms]
             if dimension in parts
             and charge["sku_id"] is not None
             and charge["charge_class"] != CORRECTION
             and charge.get("charge_category") in (None, "Usage")
         }
-        if skus:
-            return skus
-    return set()
 
 
 def allocate(
@@ -269,7 +564,7 @@ def allocate(
     """Rows of cost_allocations of one resource and window.
 
     usage, charges: of this window. metered_dimensions: those of which this resource has usage
-        telemetry in any window. rates: {dimension: {currency: rate}} of ``latest_rates`` or
+        telemetry in any window. rates: {dimension: {currency: rate}} of ``Past.rates`` or
         ``Prices.rates``, for the dimensions that have usage in this window and no charge.
     idle_policy: one of IDLE_POLICIES.
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
@@ -334,7 +629,8 @@ def allocate(
         services = usage.get(dimension, {}) if can_allocate else None
         idle_share = _idle_share(services, of_window)
         whole = math.fsum((services or {}).values())
-        unit_rate = RATE_DIGITS.divide(to_decimal(cost), _exactly(whole)) if whole else None
+        resource_cost = to_decimal(cost)
+        unit_rate = RATE_DIGITS.divide(resource_cost, _exactly(whole)) if whole else None
         for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy):
             rows.append(
                 {
@@ -345,7 +641,7 @@ def allocate(
                     "usage": own_usage,
                     "total_usage": total_usage,
                     "share": share,
-                    "resource_cost": to_decimal(cost),
+                    "resource_cost": resource_cost,
                     "allocated_cost": to_decimal(part),
                     "billing_currency": currency,
                     **origin,
@@ -364,8 +660,8 @@ def _capacity(window_start_ms: int, dimension: str, charges: Iterable[Mapping[st
     for charge in charges:
         paid = capacity(charge).get(dimension)
         if paid:
-            overlaps = windows_of(charge["start_ms"], charge["end_ms"])
-            total += paid * Fraction(overlaps[window_start_ms], sum(overlaps.values()))
+            period = charge["start_ms"], charge["end_ms"]
+            total += paid * Fraction(overlap(window_start_ms, *period), period_length(*period))
     return total if total > 0 else None
 
 
@@ -373,10 +669,9 @@ def _idle_share(services: Mapping[str, float] | None, paid: Fraction | None) -> 
     """Part of what is paid for that nobody used, in [0, 1]; None where it isn't known."""
     if services is None:
         return None
-    used = sum(map(Fraction, services.values()))
-    if not used:
+    if not math.fsum(services.values()):  # it is 0 only where the exact sum is
         return Fraction(1)
-    return max(1 - used / paid, Fraction(0)) if paid else None
+    return max(1 - sum(map(Fraction, services.values())) / paid, Fraction(0)) if paid else None
 
 
 def _shares(
@@ -402,119 +697,52 @@ def _shares(
         # A name that is kept for these rows names no workload, wherever it comes from.
         name = UNALLOCATED if service in NAMELESS else service
         used[name] = math.fsum((used.get(name, 0.0), amount))
-    whole = sum(map(Fraction, used.values()))
+    # Shares as integers over one whole, unrounded: a float is a fraction of a power of 2.
+    parts_of = integer_weights(used)
+    whole = sum(parts_of.values())
     idle = Fraction(0) if idle_policy == PROPORTIONAL else idle_share or Fraction(0)
-    shares = {name: Fraction(amount) / whole * (1 - idle) for name, amount in used.items()}
     if idle:
         users = [name for name, amount in used.items() if amount and name not in (SYSTEM, UNALLOCATED)]
-        if idle_policy == EVEN and users:
-            for name in users:
-                shares[name] += idle / len(users)
-        else:
-            shares[IDLE] = idle
-    parts = apportion(cost, integer_weights(shares))
+        bearers = users if idle_policy == EVEN and users else [IDLE]
+        unused, busy = idle.numerator * whole, (idle.denominator - idle.numerator) * len(bearers)
+        parts_of = {name: part * busy for name, part in parts_of.items()}
+        for name in bearers:
+            parts_of[name] = parts_of.get(name, 0) + unused
+        whole *= idle.denominator * len(bearers)
+    parts = apportion(cost, parts_of)
     return [
-        (name, used.get(name, 0.0), total_usage, float(share), parts[name]) for name, share in sorted(shares.items())
+        (name, used.get(name, 0.0), total_usage, part / whole, parts[name]) for name, part in sorted(parts_of.items())
     ]
 
 
-def latest_rates(
-    window_start_ms: int,
-    dimension: str,
-    usage: Mapping[int, Usage],
-    bill: Mapping[int, Bill],
-) -> dict[str, dict[str, Any]]:
-    """What the latest earlier bill says that this dimension costs, by currency; {} if none does.
-
-    returns: {currency: {"source": "resource", "cost_per_window": decimal text, of what is charged by
-        the hour, "cost_per_usage": decimal text, of what is charged by the unit, or None,
-        "capacity": text of what that window paid for where all is charged by the hour, else None,
-        "window_start": ISO time of the window it is taken from, "charges": as in ``allocate``}}
-
-    Latest is meant in event time: the window before W, nearest to it, whose bill gives a rate. It
-    doesn't where the sum is a credit, or where something is charged by the unit and nothing was
-    used. A unit's cost is that of the whole charge period over the usage of it: within an hour, or
-    a day, the bill doesn't tell when the units were used.
-    """
-    for rated_ms in sorted((ms for ms in bill if ms < window_start_ms), reverse=True):
-        by_currency: dict[str, list[tuple[Mapping[str, Any], int]]] = defaultdict(list)
-        for charge, parts in sorted(bill[rated_ms], key=lambda entry: entry[0]["key"]):
-            if dimension in parts:
-                by_currency[charge["currency"]].append((charge, parts[dimension]))
-        rates = {}
-        for currency, entries in sorted(by_currency.items()):
-            rate = _rate(rated_ms, dimension, entries, usage)
-            if rate:
-                rates[currency] = rate
-        if rates:
-            return rates
-    return {}
+# What differs from service to service, of one resource, window, dimension and currency.
+_OWN = ("otel_service_name", "usage", "share", "allocated_cost")
 
 
-def _rate(
-    rated_ms: int,
-    dimension: str,
-    entries: Sequence[tuple[Mapping[str, Any], int]],
-    usage: Mapping[int, Usage],
-) -> dict[str, Any] | None:
-    """Rate of one currency from the charges [(charge, units in the window ``rated_ms``), ...]."""
-    if sum(cost for _, cost in entries) < 0:
-        return None
-    flat, per_usage, is_metered = 0, Decimal(0), False
-    for charge, cost in entries:
-        if charge["per"] == "hour":
-            flat += cost
-            continue
-        is_metered = True
-        # Only windows with telemetry count, on both sides of the quotient: where a stream begins
-        # in the middle of a charge period, half the usage doesn't stand against the whole cost.
-        overlaps = windows_of(charge["start_ms"], charge["end_ms"])
-        metered = {ms: overlap for ms, overlap in overlaps.items() if dimension in usage.get(ms, {})}
-        used = math.fsum(
-            amount * (overlap / WINDOW_MS)
-            for ms, overlap in metered.items()
-            for amount in usage[ms][dimension].values()
-        )
-        if not used:
-            return None
-        cost_of_metered = EXACT.divide(
-            EXACT.multiply(to_decimal(cost), Decimal(sum(metered.values()))),
-            Decimal(overlaps[rated_ms]),
-        )
-        per_usage = EXACT.add(per_usage, EXACT.divide(cost_of_metered, _exactly(used)))
-    paid = None if is_metered else _capacity(rated_ms, dimension, [charge for charge, _ in entries])
-    return {
-        "source": RESOURCE,
-        "cost_per_window": _text(to_decimal(flat)),
-        "cost_per_usage": _text(RATE_DIGITS.plus(per_usage)) if is_metered else None,
-        "capacity": None if paid is None else str(paid),
-        "window_start": utc(rated_ms),
-        "charges": [_explain(charge, cost) for charge, cost in entries],
-    }
+def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows of ``allocate`` as JSON; what those of one dimension and currency have in common, stated once."""
+    groups: dict[tuple[int, str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["window_start"], row["resource_id"], row["dimension"], row["billing_currency"]
+        if key not in groups:
+            groups[key] = {name: value for name, value in row.items() if name not in _OWN} | {"services": []}
+        groups[key]["services"].append([row[name] for name in _OWN])
+    return orjson.dumps(list(groups.values()), default=str)
+
+
+def unpacked(payload: bytes) -> list[Row]:
+    """The rows of ``packed``; money as text."""
+    rows = []
+    for group in orjson.loads(payload):
+        services = group.pop("services", None)
+        # An earlier release sent each row whole.
+        rows += [group] if services is None else [group | dict(zip(_OWN, own, strict=True)) for own in services]
+    return rows
 
 
 def closed_before(newest_ms: int, wait_ms: int) -> int:
     """Start of the first window that still waits for its bill, by the newest event time of a resource."""
     return window_start(newest_ms - wait_ms)
-
-
-def known_before(
-    closed_ms: int,
-    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
-    charges: Iterable[Mapping[str, Any]],
-    known: Known,
-) -> Known:
-    """What is still known once the windows before ``closed_ms`` are forgotten.
-
-    consumers: as in ``resource_rows``; charges: those that stand; known: what was known before.
-    """
-    usage, bill = usage_of(consumers), bill_of(charges)
-    metered = known.metered | {dimension for of_window in usage.values() for dimension in of_window}
-    rates = {
-        dimension: latest_rates(closed_ms, dimension, usage, bill) or known.rates.get(dimension, {})
-        for dimension in sorted(metered)
-    }
-    return Known(frozenset(metered), rates)
 
 
 def late_charge(charge: Mapping[str, Any], closed_ms: int, wait_ms: int) -> str | None:

@@ -46,6 +46,8 @@ SERVICES_MOST, ROWS_MOST = 2_000, 20_000
 class Baselines:
     """Tables of what is usual for each operation, and the vocabulary that they are kept by."""
 
+    _looked_up = 0  # of states that an earlier release wrote
+
     def __init__(self) -> None:
         self.services = Vocabulary()
         self.operations = Vocabulary()  # service SEPARATOR operation [SEPARATOR peer]
@@ -65,6 +67,7 @@ class Baselines:
         self._peer_of = np.zeros(0, np.int64)  # (operations,) the service that this call names, -1 unknown
         self._hash_of = np.zeros(0, np.uint64)  # (operations,)
         self._has_new_services = False  # whose names calls may already have
+        self._looked_up = 0  # operations whose peers were looked for among the services that are known
         self._service_hash = np.zeros(1, np.int64)  # (1 + services,) below SHAPES; 0: nobody
         self._load = Load()
         self._replicas = Replicas()
@@ -210,10 +213,14 @@ class Baselines:
             self._service_of[i] = self.services.get(name.split(SEPARATOR)[0])
             self._hash_of[i] = _hash(name)
         if self._has_new_services or len(self.operations) > known:
-            # A peer that became known as a service, be it by its usage, answers from now on.
+            # A peer that became known as a service, be it by its usage, answers from now on; else new operations alone
+            # may name one.
+            unnamed = np.flatnonzero(self._peer_of < 0)
+            unnamed = unnamed[unnamed >= (0 if self._has_new_services else self._looked_up)]
+            self._looked_up = len(self.operations)
             self._has_new_services = False
             by_name = {name.rsplit("/", 1)[-1]: i for i, name in enumerate(self.services.names)}
-            for i in np.flatnonzero(self._peer_of < 0):
+            for i in unnamed:
                 for peer in self.operations.names[i].split(SEPARATOR)[2:]:
                     self._peer_of[i] = by_name.get(peer, by_name.get(_host(peer), -1))
             self._callee_of = np.where(self._callee_of < 0, self._peer_of, self._callee_of)
@@ -325,6 +332,7 @@ class Baselines:
         self.wander.reset(slots)
         self._callee_of[np.isin(self._callee_of, gone)] = -1
         self._peer_of[np.isin(self._peer_of, gone)] = -1
+        self._looked_up = 0
         self._replicas.forget(before_ms, ROWS_MOST, slots)
         self._children.forget(before_ms, ROWS_MOST)
         self._callers.forget(before_ms, ROWS_MOST)

@@ -34,6 +34,10 @@ class Believed(NamedTuple):
     costs: Mapping[str, np.ndarray]  # service -> (dimensions, slots) what one piece of work takes
 
 
+# Of a case; not kept.
+_DERIVED = ("trace", "parent", "roots", "_by_parent")
+
+
 def _none() -> np.ndarray:
     return np.zeros(0)
 
@@ -85,7 +89,7 @@ class Case:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what follows from the rest."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("trace", "parent", "roots")}
+        return {name: value for name, value in self.__dict__.items() if name not in _DERIVED}
 
     @cached_property
     def trace(self) -> np.ndarray:
@@ -143,11 +147,22 @@ class Case:
         """The culprit's operation: the span's own, or the callee's of a call."""
         name = self.operations[self.operation[span]].split(SEPARATOR)
         if name[0] != service:
-            for child in np.flatnonzero(self.parent == span):
+            for child in self._children(span):
                 below = self.operations[self.operation[child]].split(SEPARATOR)
                 if below[0] == service:
                     return below[1]
         return name[1]
+
+    def _children(self, span: int) -> np.ndarray:
+        """Rows of a span's children, ascending; all spans are sorted once, however many ask."""
+        order, parents = self._by_parent
+        return order[slice(*np.searchsorted(parents, [span, span + 1]))]
+
+    @cached_property
+    def _by_parent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Spans by their parent, and these parents."""
+        order = np.argsort(self.parent, kind="stable")
+        return order, self.parent[order]
 
     def on_way(self, span: int) -> list[str]:
         """Services from a span up to its root, itself included, each once."""

@@ -89,17 +89,20 @@ class Episodes:
         self._guard = Guard(channels)
         self._heard = np.zeros(0)  # (subjects,) share of the minutes in which each was heard of
         self._past: list[Past] = []  # oldest first
-        # What ``at`` said last since the last step: a minute that is over is asked for twice.
-        self._said: tuple[int, np.ndarray] | None = None
+        # Chances in the minute that the guard learnt from last, which is told anew next. Not part of the state.
+        self._taught: tuple[int, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_said": None}
+        return self.__dict__ | {"_taught": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"_taught": None} | state)
 
     def resize(self, subjects: int) -> None:
         """Have at least ``subjects`` rows; new ones are well."""
         known = len(self.now)
         if subjects > known:
-            self._said = None
+            self._taught = None
         self.now = grown(self.now, subjects)
         self.now[known:, :, 0] = 1.0
         self._guard.resize(subjects)
@@ -107,7 +110,7 @@ class Episodes:
 
     def keep(self, kept: np.ndarray) -> None:
         """Keep the subjects at ``kept``."""
-        self._said = None
+        self._taught = None
         self.now = self.now[kept]
         self._guard.keep(kept)
         self._heard = self._heard[kept]
@@ -115,7 +118,7 @@ class Episodes:
 
     def reset(self, rows: np.ndarray) -> None:
         """The subjects at ``rows`` are others from now on: all is well with them."""
-        self._said = None
+        self._taught = None
         rows = rows[rows < len(self.now)]
         self.now[rows] = 0.0
         self.now[rows, :, 0] = 1.0
@@ -147,10 +150,10 @@ class Episodes:
         # Silence tells where there is talk: of what is rarely called anyway a minute without calls says little.
         ends = np.where(heard, ENDS, ENDS + (UNHEARD_ENDS - ENDS) * self._heard)
         self._heard += (heard - self._heard) / HEARD_MINUTES
+        self._taught = None
         states = self.now
         for _ in range(_silent(self._past[-1].minute_ms, minute_ms) if self._past else 0):
             states = self._passed(states, np.full(len(states), UNHEARD_ENDS))
-        self._said = None
         states = self._passed(states, ends) * likelihood
         self.now = states / states.sum(axis=2, keepdims=True)
         said = np.where(heard[:, None], whole, np.nan)
@@ -163,7 +166,9 @@ class Episodes:
         """Let the guard learn from a minute that is over, by what is known of it in hindsight: what only seems to be
         well while an episode begins, or is faint, is no usual minute."""
         said = grown(past.said, len(self.now), np.nan)
-        ill = 1 - self.at(past.minute_ms)[:, :, 0]
+        states = self.at(past.minute_ms)
+        self._taught = past.minute_ms, states
+        ill = 1 - states[:, :, 0]
         self._guard.learn(np.nan_to_num(said), np.isfinite(said), ill)
 
     def _passed(self, states: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -179,17 +184,14 @@ class Episodes:
         """What the next minute's evidence says of each state of this minute."""
         ends = ends[:, None, None]
         well, ill = future[:, :, :1], future[:, :, 1:]
-        some = ill.mean(axis=2, keepdims=True)
+        some = np.add.reduce(ill, axis=2, keepdims=True) / ill.shape[2]  # the mean, without its checks
         goes_on = ill * (1 - CHANGES) + some * CHANGES
         return np.concatenate([well * (1 - BEGINS) + some * BEGINS, well * ends + goes_on * (1 - ends)], axis=2)
 
     def at(self, minute_ms: int) -> np.ndarray:
         """Chances in a minute by all that came since.  # (subjects, channels, states)"""
-        if self._said is None or self._said[0] != minute_ms:
-            self._said = minute_ms, self._smoothed(minute_ms)
-        return self._said[1]
-
-    def _smoothed(self, minute_ms: int) -> np.ndarray:
+        if self._taught is not None and self._taught[0] == minute_ms:
+            return self._taught[1]
         subjects = len(self.now)
         future = np.ones_like(self.now)
         later: tuple[int, np.ndarray] | None = None

@@ -131,12 +131,20 @@ def windows_of(start_ms: int, end_ms: int) -> dict[int, int]:
     """
     if end_ms < start_ms:
         raise ValueError(f"charge period end {end_ms} is before its start {start_ms}")
-    if end_ms == start_ms:
-        return {window_start(start_ms): 1}
     return {
-        window_ms: min(window_ms + WINDOW_MS, end_ms) - max(window_ms, start_ms)
-        for window_ms in range(window_start(start_ms), end_ms, WINDOW_MS)
+        window_ms: overlap(window_ms, start_ms, end_ms)
+        for window_ms in range(window_start(start_ms), max(end_ms, start_ms + 1), WINDOW_MS)
     }
+
+
+def overlap(window_ms: int, start_ms: int, end_ms: int) -> int:
+    """What ``windows_of`` tells of one window that the charge period [start_ms, end_ms) touches."""
+    return min(window_ms + WINDOW_MS, end_ms) - max(window_ms, start_ms) if end_ms > start_ms else 1
+
+
+def period_length(start_ms: int, end_ms: int) -> int:
+    """The sum of ``windows_of``."""
+    return max(end_ms - start_ms, 1)
 
 
 def cost_by_window(charge: Mapping[str, Any]) -> dict[int, dict[str, int]]:

@@ -25,7 +25,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -96,9 +97,9 @@ def rank_window(
     is the least settled of the allocations that the row rests on. updated_at is event time, so
     that a replay gives the same row: the window's end, or the latest charge period's, if later.
     """
-    by_currency: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    bills: dict[str, _Bill] = defaultdict(_Bill)
     for allocation in sorted(allocations, key=_allocation_key):
-        by_currency[allocation["billing_currency"]].append(allocation)
+        bills[allocation["billing_currency"]].add(allocation)
     total_traces: Counter[str] = Counter()
     for of_minute in service_traces:
         total_traces.update(of_minute)
@@ -107,16 +108,49 @@ def rank_window(
     for culprit, of_culprit in sorted(_by_culprit(incidents).items()):
         evidence = _evidence(culprit, of_culprit, total_traces[culprit])
         excess_usage = _excess_usage(culprit, of_culprit)
-        own = {
-            currency: [a for a in rows_ if a["otel_service_name"] == culprit] for currency, rows_ in by_currency.items()
-        }
-        costs = {currency: elements for currency, elements in own.items() if elements}
-        for currency in sorted(costs or own or {NO_CURRENCY: []}):
-            elements = costs.get(currency, [])
-            rests_on = elements or by_currency.get(currency, [])
-            excess = _excess(excess_usage, by_currency.get(currency, []))
+        own = {currency for currency, bill in bills.items() if culprit in bill.of_service}
+        for currency in sorted(own or bills.keys() or {NO_CURRENCY}):
+            bill = bills[currency] if currency in bills else _Bill()
+            elements = bill.of_service.get(culprit, [])
+            excess = _excess(excess_usage, bill.of_service)
+            rests_on = _settled(elements) if elements else bill.settled
             rows.append(_row(window_start_ms, currency, evidence, elements, excess, rests_on, order))
     return _ranked(rows, order)
+
+
+class _Bill:
+    """Allocations of a window in one currency, as culprits ask for them."""
+
+    def __init__(self) -> None:
+        self._rows: list[Mapping[str, Any]] = []
+        self.of_service: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One more; all by _allocation_key."""
+        self._rows.append(row)
+        self.of_service[row["otel_service_name"]].append(row)
+
+    @cached_property
+    def settled(self) -> _Settled | None:
+        """Of all of them."""
+        return _settled(self._rows)
+
+
+class _Settled(NamedTuple):
+    """How settled costs are."""
+
+    status: str
+    updated_ms: int | None  # end of the latest charge period, None where there is no charge
+
+
+def _settled(allocations: list[Mapping[str, Any]]) -> _Settled | None:
+    """Of the least settled; None of none."""
+    if not allocations:
+        return None
+    statuses = {allocation["cost_status"] for allocation in allocations}
+    period_ends = [end_ms for allocation in allocations if (end_ms := allocation["charge_period_end"]) is not None]
+    status = next(status for status in (PROVISIONAL, CORRECTED, BILLED) if status in statuses)
+    return _Settled(status, max(period_ends, default=None))
 
 
 def _ranked(rows: list[Row], order: str) -> list[Row]:
@@ -163,19 +197,20 @@ def _excess_usage(culprit: str, incidents: list[Mapping[str, Any]]) -> dict[tupl
     return {key: total for key, parts in sorted(amounts.items()) if (total := math.fsum(parts))}
 
 
-def _excess(usage: Mapping[tuple[str, str], float], allocations: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _excess(
+    usage: Mapping[tuple[str, str], float], of_service: Mapping[str, list[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
     """Elements of x_ExcessUsage: what each service used beyond the usual, and what that costs.
 
-    allocations: of W, in one currency. A service and dimension of which no price is known has no element.
+    of_service: allocations of W, in one currency. A service and dimension of which no price is known has no element.
     """
-    rates: dict[tuple[str, str], list[tuple[float, Decimal]]] = defaultdict(list)
-    for row in allocations:
-        if row["unit_rate"] is not None and row["usage"]:
-            key = row["otel_service_name"], row["dimension"]
-            rates[key].append((row["usage"], Decimal(row["unit_rate"])))
     elements = []
     for (service, dimension), used in usage.items():
-        priced = rates.get((service, dimension))
+        priced = [
+            (row["usage"], Decimal(row["unit_rate"]))
+            for row in of_service.get(service, ())
+            if row["dimension"] == dimension and row["unit_rate"] is not None and row["usage"]
+        ]
         if not priced:
             continue
         whole = EXACT.create_decimal_from_float(math.fsum(amount for amount, _ in priced))
@@ -257,14 +292,13 @@ def _row(
     evidence: Row,
     elements: list[Mapping[str, Any]],
     excess: list[dict[str, Any]],
-    rests_on: list[Mapping[str, Any]],
+    rests_on: _Settled | None,
     order: str,
 ) -> Row:
     """One row but for its rank. elements: what is allocated to the culprit in ``currency``; excess: see _excess."""
     window_end_ms = window_start_ms + WINDOW_MS
     attributed = to_decimal(sum(to_units(element["allocated_cost"]) for element in elements))
     score = cost_weighted_score(evidence["anomaly_score"], attributed)
-    period_ends = [a["charge_period_end"] for a in rests_on if a["charge_period_end"] is not None]
     columns = {name: value for name, value in evidence.items() if name not in _EXPLAIN_ONLY}
     excess_cost = sum((Decimal(e["x_Cost"]) for e in excess), to_decimal(0)) if rests_on else None
     monthly = _projected(excess_cost, evidence)
@@ -278,11 +312,11 @@ def _row(
         "excess_cost": excess_cost,
         "projected_monthly_cost": monthly,
         "billing_currency": currency,
-        "cost_status": _status(rests_on),
+        "cost_status": rests_on.status if rests_on else PROVISIONAL,
         "explanation": _explanation(
             window_start_ms, currency, evidence, elements, attributed, score, excess, excess_cost, monthly, order
         ),
-        "updated_at": max([window_end_ms, *period_ends]),
+        "updated_at": max(window_end_ms, rests_on.updated_ms or 0) if rests_on else window_end_ms,
     }
 
 
@@ -296,13 +330,6 @@ def _projected(excess_cost: Decimal | None, evidence: Row) -> Decimal | None:
         Decimal(evidence["anomalous_minutes"] * observed),
     )
     return to_decimal(to_units(monthly))
-
-
-def _status(allocations: list[Mapping[str, Any]]) -> str:
-    statuses = {allocation["cost_status"] for allocation in allocations}
-    if PROVISIONAL in statuses or not statuses:
-        return PROVISIONAL
-    return CORRECTED if CORRECTED in statuses else BILLED
 
 
 def _explanation(

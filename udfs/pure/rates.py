@@ -391,7 +391,7 @@ class Prices:
         skus: Collection[str],
         is_billed: bool,
     ) -> dict[str, dict[str, Any]]:
-        """{currency: rate} of a dimension in W, in the shape of attribute.latest_rates; {} if none.
+        """{currency: rate} of a dimension in W, in the shape of attribute.Past.rates; {} if none.
 
         skus: that the resource's charges name for this dimension. is_billed: it has charges at all;
             then a dimension without a SKU isn't one that it pays for.
