@@ -27,7 +27,7 @@ from udfs.pure import tokens as t
 from udfs.pure.baseline import SCALE_CLIP, SCALE_NORM
 from udfs.pure.detect import Detector
 from udfs.pure.offline import Minutes, UsageByMinute, read
-from udfs.pure.predict import MaskedSpanModel, ModelError, Usual, schema
+from udfs.pure.predict import MaskedSpanModel, ModelError, Usual, schema, trial_of
 from udfs.pure.tokens import Batch, Tokens, batches
 
 HELD_OUT_SHARE = 0.1  # the last of each input's minutes tell when to stop
@@ -227,7 +227,9 @@ def export(network, model: Path, card: dict, example: Batch) -> float:
     """Write the three files; the greatest difference between torch and ONNX Runtime on ``example``."""
     import torch
 
-    inputs = {name: torch.from_numpy(value) for name, value in example.inputs.items()}
+    # A size of 1 would be taken for a constant: two traces of two spans each.
+    traced = next(batches(Tokens(*(np.concatenate([column, column]) for column in trial_of(0)))))
+    inputs = {name: torch.from_numpy(value) for name, value in traced.inputs.items()}
     pieces, spans = torch.export.Dim("pieces"), torch.export.Dim("spans")
     shapes = {name: {0: pieces, 1: spans} | ({2: spans} if name.endswith("relation") else {}) for name in inputs}
     torch.onnx.export(
@@ -245,7 +247,7 @@ def export(network, model: Path, card: dict, example: Batch) -> float:
     card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     served = MaskedSpanModel(model)
     with torch.no_grad():
-        told = network(**inputs)
+        told = network(**{name: torch.from_numpy(value) for name, value in example.inputs.items()})
     return max(float(np.abs(a.numpy() - b).max()) for a, b in zip(told, served.run(example.inputs), strict=True))
 
 

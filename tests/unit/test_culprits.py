@@ -255,6 +255,35 @@ def test_a_calling_span_that_keeps_quiet_about_the_callees_error_excuses_the_ret
     assert found["vouchers", "dependency_failure"] > 0.9 * found.total() > 50
 
 
+def given_up(waits: float) -> Request:
+    """``front`` calls ``stock``. Faulty: most calls fail after 50 ms; their answers begin after ``waits`` ms."""
+
+    def request(tracer: Tracer, faulty: bool) -> None:
+        hit = faulty and tracer.rng.random() < 0.6
+
+        def inside(span: str) -> None:
+            call = str(len(tracer.groups))
+            begun = tracer.now
+            tracer.span("front", "POST", span, own=50.0 if hit else 1.0, kind=CLIENT, peer="stock", error=hit)
+            over = tracer.now
+            tracer.now = begun + (waits if hit else 0.4)
+            tracer.span("stock", "/check", call, own=0.2)
+            tracer.now = over
+
+        tracer.span("front", "/front", own=2.0, inside=inside)
+
+    return request
+
+
+@pytest.mark.parametrize(("waits", "culprit"), [(4_000.0, "stock"), (0.4, "front")])
+def test_who_answers_after_the_caller_gave_up_is_to_blame_and_who_answers_at_once_is_not(
+    waits: float, culprit: str
+) -> None:
+    found = blamed(given_up(waits))
+    assert main(found) == (culprit, "dependency_failure")
+    assert found[culprit, "dependency_failure"] > 0.9 * found.total() > 50
+
+
 # ---- services without spans ---------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ import pytest
 from jobs import train_detector
 from tests.unit.test_masked import random_tokens
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, usual_of
+from udfs.pure.tokens import Tokens, batches
 
 pytestmark = pytest.mark.train
 
@@ -64,6 +65,19 @@ def test_a_model_is_exported_anew_without_training(world: Path, tmp_path: Path) 
     tokens = random_tokens(9)
     for part, expected in zip(*(one.predict(tokens, usual_of(tokens)) for one in (anew, old)), strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-6)
+
+
+def test_a_model_of_traces_of_one_span_reads_longer_ones(tmp_path: Path) -> None:
+    """The exporter takes a size of 1 in what it is shown for a constant."""
+    from jobs.network import MaskedSpanTransformer
+
+    path = tmp_path / "single.onnx"
+    tokens = random_tokens(9)
+    alone = Tokens(*(column[tokens.parent < 0] for column in tokens[:-1]), np.ones(len(tokens.lengths), int))
+    network = MaskedSpanTransformer(0).eval()
+    apart = train_detector.export(network, path, {"version": "single", "vocabulary": []}, next(batches(alone)))
+    assert apart < train_detector.PARITY
+    assert len(MaskedSpanModel(path).predict(tokens, usual_of(tokens)).mean) == len(tokens.known)
 
 
 def test_an_input_without_traces_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

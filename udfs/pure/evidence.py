@@ -133,12 +133,16 @@ def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarra
     dead = np.full(frame.count, -1)
     dead[waiting] = base.missing_callee(frame, reading, waiting)
 
-    # An error of a call that a sound callee answered is the caller's impatience, not the callee's.
-    error_blamed = np.where(answer >= 0, reading.service, blamed)
+    # An error of a call that a sound callee answered is the caller's impatience, not the callee's; unless the callee
+    # kept it waiting until it had given up.
+    began = np.where(answer >= 0, frame.start_ms[answer], -np.inf)
+    is_late = (began > frame.start_ms + frame.duration_ms) & (reading.slow_level > 0)
+    in_time = (answer >= 0) & ~is_late
+    error_blamed = np.where(in_time, reading.service, blamed)
     blamed, error_blamed = (np.where(dead >= 0, dead, who) for who in (blamed, error_blamed))
     rare_blamed = np.where(dead >= 0, dead, reading.service)
     place = np.where(dead >= 0, -1, place)
-    error_place = np.where(answer >= 0, np.arange(frame.count), place)
+    error_place = np.where(in_time, np.arange(frame.count), place)
     # What fails for one caller alone is that caller's fault.
     below_silent = frame.has_parent & reading.is_silent[frame.parent]
     place_of_caller = np.where(below_silent, -1, frame.parent)

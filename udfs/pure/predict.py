@@ -136,7 +136,7 @@ class MaskedSpanModel:
         # ONNX Runtime has an exception of its own for each kind of wrong file.
         try:
             self._session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-            trial = _trial(len(self.names))
+            trial = trial_of(len(self.names))
             self.predict(trial, usual_of(trial))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
@@ -178,7 +178,7 @@ def _check(path: Path, card: object, digest: str) -> None:
         raise ModelError(f"model {path}: its card has no vocabulary: it must be a list of names")
 
 
-def _trial(name: int) -> Tokens:
+def trial_of(name: int) -> Tokens:
     """A trace of two spans, the second one of the operation with this number: what a model has to be able to judge."""
     return Tokens(
         name=np.array([0, name]),
