@@ -115,11 +115,14 @@ def test_the_bill_is_allocated_by_usage(arm: Arm) -> None:
         point("b", 20, 1000.0, kind="c", start=10), point("b", 25, 200.0, kind="c"),
         point("a", 0, 0.0, "memory"), point("a", 10, 0.0, "memory"),
     )  # fmt: skip
-    allocated = arm(spans_of(*USUAL), points, bill_of(("cpu", 10.0), ("memory", 3.0), ("other", 2.0)))["allocations"]
-    assert set(allocated["window_ns"]) == {T0} and set(allocated["currency"]) == {"USD"}
+    bill = bill_of(("cpu", 10.0), ("memory", 3.0), ("other", 2.0))
+    bill.loc[len(bill)] = (T0 + shared.WINDOW_NS, "node", "cpu", "USD", 4.0)
+    allocated = arm(spans_of(*USUAL), points, bill)["allocations"]
+    assert set(allocated["currency"]) == {"USD"}
     of_a = 1200 + 600 * 0.75
-    costs = {(row.dimension, row.service): row.allocated_cost for row in allocated.itertuples()}
-    assert costs == pytest.approx({
+    by_key = allocated.set_index(["window_ns", "dimension", "service"])["allocated_cost"]
+    assert by_key[T0 + shared.WINDOW_NS].to_dict() == {("cpu", "a"): 4.0}
+    assert by_key[T0].to_dict() == pytest.approx({
         ("cpu", "a"): 10 * of_a / (of_a + 1200),
         ("cpu", "b"): 10 * 1200 / (of_a + 1200),
         ("memory", IDLE): 3.0,
