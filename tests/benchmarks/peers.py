@@ -50,7 +50,7 @@ FLOOR = "floor"
 JOBS = ("usual", "masked")
 STREAMS = ("traces", "metrics", "logs")
 
-INSTALL = "uv venv BENCH && uv pip install --python BENCH --group bench, then --python BENCH/bin/python"
+INSTALL = "make BENCH with `.venv/bin/uv venv BENCH; .venv/bin/uv pip install --python BENCH --group bench`"
 JAVA_MODULE = "jdk.incubator.vector"  # Spark's, not part of every Java
 
 # Allocated money and scores of two arms are the same within it: sums of floats depend on their order.
@@ -64,7 +64,7 @@ def missing(arm: str, python: str) -> str | None:
     code = f"import importlib.util as u; print(*(p for p in {packages!r} if u.find_spec(p) is None))"
     lacking = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     if lacking:
-        return f"{python} has no {', '.join(lacking)}: {INSTALL}"
+        return f"{python} has no {', '.join(lacking)}: {INSTALL}, and name it: --python BENCH/bin/python"
     if arm == "spark":
         home = os.environ.get("JAVA_HOME")
         java = f"{home}/bin/java" if home else shutil.which("java")
@@ -177,6 +177,8 @@ def main() -> int:
             print(f"{arm} is left out: {lacking}\n")
         else:
             arms.append(arm)
+    if not set(arms) - {FLOOR}:
+        raise SystemExit("peers: no arm is left that counts spans: name another one with --arms")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one_request(arguments.input, folder / "first")
@@ -207,8 +209,6 @@ def report(
     found: Mapping[str, Mapping[str, pd.DataFrame]],
 ) -> int:
     """Print the table and the comparison of answers with those of the first arm; 1 where some differ."""
-    if not found:
-        raise SystemExit("peers: no arm that counts spans: name another one beside the floor")
     first, *others = found
     spans = int(found[first]["verdicts"]["span_count"].sum())
     print("| arm | spans | wall s | CPU s | spans/s | spans/CPU s | start: wall, CPU s | ... after it | peak MiB |")
