@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,10 @@ import pytest
 from tests.benchmarks import peers
 from tests.benchmarks.arms import duck, frames, shared
 from tests.benchmarks.measure import measure
+from tests.simulated import simulate
+from udfs.pure.attribute import resource_rows
+from udfs.pure.focus import collect_charges
+from udfs.pure.offline import meter_consumers
 from udfs.pure.windows import IDLE, UNALLOCATED
 
 T0 = 1_767_571_200_000_000_000  # 2026-01-05T00:00Z
@@ -128,6 +133,43 @@ def test_the_bill_is_allocated_by_usage(arm: Arm) -> None:
         ("memory", IDLE): 3.0,
         ("other", UNALLOCATED): 2.0,
     })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(tmp_path_factory.mktemp("peers") / "world", seed=7, billing="mixed")
+
+
+def allocated_by_the_job(directory: Path) -> pd.DataFrame:
+    """What the job's stages make of the bill, without the engine."""
+    consumers, charges = defaultdict(list), defaultdict(list)
+    for consumer in meter_consumers(directory, {}):
+        consumers[consumer.resource_id].append((consumer.service, consumer.usage["windows"]))
+    for path in (directory / "billing").iterdir():
+        for _, charge in collect_charges(path):
+            charges[charge["resource_id"]].append(charge)
+    found = [
+        (
+            row["window_start"] * MS,
+            row["resource_id"],
+            row["dimension"],
+            row["billing_currency"],
+            row["otel_service_name"],
+            float(row["allocated_cost"]),
+        )
+        for resource in charges
+        for rows in resource_rows(resource, consumers[resource], charges[resource]).values()
+        for row in rows
+        if row["cost_status"] != "provisional"
+    ]
+    return pd.DataFrame(found, columns=[*peers.ALLOCATION, "allocated_cost"])
+
+
+def test_peers_allocate_as_the_job_does(arm: Arm, world: Path) -> None:
+    bill = pd.DataFrame(shared.bill(world), columns=shared.BILL_COLUMNS)
+    allocated = arm(spans_of(*USUAL), pd.DataFrame(shared.points(world)), bill)["allocations"]
+    assert len(allocated) > 100
+    assert peers.differences({"allocations": allocated_by_the_job(world)}, {"allocations": allocated}) == []
 
 
 def attribute(key: str, value: str) -> dict:

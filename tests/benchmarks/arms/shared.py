@@ -5,9 +5,9 @@ the z-scores of its spans' own log times, and allocate the bill by usage. A trac
 one in which it starts; an operation is judged once MIN_SPANS of it are known. A span's own time is its duration less
 that of its children, at least MIN_OWN_NS. An operation is a service and a span name, as written.
 
-Peers do less than the job: they check no id and no time, reject nothing, read no logs, find no episodes, rank nothing,
-and of usage they know only what names its pod, service and billed resource itself. The bill, a few rows, is read by the
-job's own code.
+Peers do less than the job: they check no id and no time, reject nothing (a broken line ends them), read no logs, find
+no episodes, rank nothing, and of usage they know only what names its pod, service and billed resource itself. The bill,
+a few rows, is read by the job's own code.
 """
 
 from __future__ import annotations
