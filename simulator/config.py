@@ -83,8 +83,8 @@ class Config:
     def __post_init__(self) -> None:
         for name, value, low, high in (
             ("services", self.services, 3, 200),
-            ("days", self.days, 0.02, 366),
-            ("requests-per-day", self.requests_per_day, 100, 10_000_000),
+            ("days", self.days, 0.01, 366),
+            ("requests-per-day", self.requests_per_day, 100, 100_000_000),
             ("anomaly-rate", self.anomaly_rate, 0, ANOMALY_RATE_MAX),
             ("severity", self.severity, 0.1, 4),
             ("warm-up-hours", self.warm_up_minutes / MINUTES_PER_HOUR, 0, 24 * self.days * 0.8),

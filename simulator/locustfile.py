@@ -2,6 +2,7 @@
 
     locust -f simulator/locustfile.py --headless -u 4 -r 4 -t 60s --input world --speed 60
     locust -f simulator/locustfile.py --input world --rate 20000        # web UI on port 8089
+    ... --speed 1 --batch 1 --shift-unit 1      # spans leave within a second of their end, and end now
 
 Everything is encoded before the clock starts (simulator/replay.py). Users take the next message that is due, so each
 message is sent once however many users there are; users are greenlets of one process, and one producer batches for all.
@@ -276,7 +277,10 @@ def _options_of(environment: Environment) -> Namespace:
 
 # ---- locust ---------------------------------------------------------------------------------
 
-_OPTIONS = ("input", "encoding", "key", "speed", "rate", "billing_delay", "no_shift", "loops", "max_bytes")
+_OPTIONS = (
+    "input", "encoding", "key", "speed", "rate", "batch", "billing_delay", "no_shift", "shift_unit", "loops",
+    "max_bytes",
+)  # fmt: skip
 
 
 @events.init_command_line_parser.add_listener
@@ -294,8 +298,17 @@ def options(parser: ArgumentParser) -> None:
     )
     group.add_argument("--speed", type=float, default=1.0, help="multiple of real time")
     group.add_argument("--rate", type=float, default=None, help="spans a second in place of --speed, or inf")
+    group.add_argument(
+        "--batch",
+        type=float,
+        default=None,
+        help="send spans and log records as they end, in batches of so many seconds, as a batch processor does",
+    )
     group.add_argument("--billing-delay", type=float, default=6.0, help="hours of event time that bills come later")
     group.add_argument("--no-shift", action="store_true", help="leave times as they were recorded")
+    group.add_argument(
+        "--shift-unit", type=int, default=60, help="times are moved to now by a whole number of so many minutes"
+    )
     group.add_argument("--loops", type=int, default=1, help="how often to replay it, with new trace ids each time")
     group.add_argument("--max-bytes", type=int, default=1_000_000, help="longer requests are sent in parts")
 
@@ -311,7 +324,9 @@ def plan_of(options: Namespace) -> Plan:
         speed=options.speed,
         rate=float(options.rate) if options.rate else None,
         billing_delay_h=options.billing_delay,
+        batch_s=options.batch,
         shift=not options.no_shift,
+        shift_unit_min=options.shift_unit,
         loops=options.loops,
         max_bytes=options.max_bytes,
         limit_s=float(options.run_time) if isinstance(options.run_time, (int, float)) else None,

@@ -4,10 +4,12 @@
     with encode(plan, start_ms=now) as messages:
         for message in messages: ...     # ascending by message.due_s
 
-A request is due when it was exported: at the latest time in it. A charge is due ``billing_delay_h`` hours after its
-period's end. All times, those of charges too, are shifted by one whole number of hours, so that the last event of the
-telemetry lies at most an hour before the moment at which it is sent, and none lies in the future: traces stay whole,
-windows and charge periods stay aligned. Ids stay. What can't be read is sent as it is: that, too, was recorded.
+A request is due when it was exported: at the latest time in it. With ``batch_s`` its spans and log records leave as
+they end instead, as from a batch processor: what ended within so many seconds is a request, due at their end. A charge
+is due ``billing_delay_h`` hours after its period's end. All times, those of charges too, are shifted by one whole
+multiple of ``shift_unit_min``, an hour by default: the last event of the telemetry lies at most that long before
+the moment at which it is sent, and none lies in the future: traces stay whole, windows and charge periods stay aligned.
+Ids stay. What can't be read is sent as it is: that, too, was recorded.
 
 Sources: opentelemetry-proto 1.x (OTLP/JSON and protobuf), the Collector's Kafka exporter (no key by default; with
 partition_traces_by_id a message a trace, its key the hex id).
@@ -22,7 +24,9 @@ import math
 import mmap
 import re
 import tempfile
+import zlib
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,7 +43,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 SPANS, METRICS, LOGS, CHARGES = "otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges"
 FOLDERS = {SPANS: "traces", METRICS: "metrics", LOGS: "logs", CHARGES: "billing"}
 
-_HOUR_MS = 3_600_000
+_HOUR_MS, _MINUTE_MS = 3_600_000, 60_000
 _NS_PER_MS = 1_000_000
 
 # Times of 2000 to 2100 in ns have 18 or 19 digits; zero and broken ones are left alone.
@@ -61,7 +65,10 @@ class Plan:
     key: "none" | "trace_id": a message a trace for spans and logs, with the hex id as its key
     speed: multiple of real time; rate: spans a second in its stead, math.inf = as fast as it goes
     billing_delay_h: hours of event time by which a charge follows its period's end
+    batch_s: how long an exporter collects spans and log records that end, in seconds of the replay; None = requests
+        stay as they were recorded
     shift: whether times are moved to now
+    shift_unit_min: by a whole number of so many minutes; windows and charge periods stay aligned to the hour at 60
     loops: how often all of it is sent, each time later and with trace ids of its own, so that no trace is sent twice
     limit_s: nothing is encoded that would be due later than so many seconds after the start; None = all
     max_bytes: a longer request of telemetry is sent in parts, as brokers take no longer messages; a Collector's
@@ -74,7 +81,9 @@ class Plan:
     speed: float = 1.0
     rate: float | None = None
     billing_delay_h: float = 6.0
+    batch_s: float | None = None
     shift: bool = True
+    shift_unit_min: int = 60
     loops: int = 1
     limit_s: float | None = None
     max_bytes: int = 1_000_000
@@ -86,6 +95,9 @@ class Plan:
             (self.speed > 0, f"speed {self.speed}: use a number above 0"),
             (self.rate is None or self.rate > 0, f"rate {self.rate}: use a number of spans a second above 0"),
             (self.billing_delay_h >= 0, f"billing delay {self.billing_delay_h}: use hours of at least 0"),
+            (self.batch_s is None or self.batch_s > 0, f"batch {self.batch_s}: use seconds above 0"),
+            (self.batch_s is None or self.rate is None, "batch and rate: spans leave as they end by a speed alone"),
+            (self.shift_unit_min >= 1, f"shift unit {self.shift_unit_min}: use at least 1 minute"),
             (self.loops >= 1, f"loops {self.loops}: use at least 1"),
             (self.max_bytes >= 1, f"max bytes {self.max_bytes}: use at least 1"),
         ):
@@ -110,6 +122,7 @@ class _Line(NamedTuple):
     """One line of a file, as the first reading leaves it."""
 
     due_ms: int  # event time as recorded
+    begin_ms: int  # the earliest time in it; 0 = none
     topic: str
     file: int
     number: int  # in its file
@@ -128,10 +141,11 @@ class Schedule:
     loop_ms: int  # event time between two loops
     duration_s: float  # until the last telemetry is due
 
-    def shift_ms(self, start_ms: int) -> int:
-        """Whole hours to add to event times, for a replay that starts at ``start_ms`` (UTC, epoch)."""
+    def shift_ms(self, start_ms: int, unit_ms: int = _HOUR_MS) -> int:
+        """What to add to event times, a multiple of ``unit_ms``, for a replay that starts at ``start_ms`` (UTC,
+        epoch)."""
         last_ms = self.last_ms + (len(self.due_s) // max(len(self.lines), 1) - 1) * self.loop_ms
-        return (start_ms + int(self.duration_s * 1000) - last_ms) // _HOUR_MS * _HOUR_MS
+        return (start_ms + int(self.duration_s * 1000) - last_ms) // unit_ms * unit_ms
 
 
 def schedule(plan: Plan) -> Schedule:
@@ -153,6 +167,8 @@ def schedule(plan: Plan) -> Schedule:
     if not known:
         raise UnusableInput(f"{plan.source}: no request and no charge in {', '.join(FOLDERS.values())}")
     first_ms, last_ms = min(known), max(known)
+    if plan.batch_s is not None:
+        first_ms = min([first_ms, *(line.begin_ms for line in lines if line.topic in _BATCHED and line.begin_ms)])
     # What bears no time comes first; what is due at the same time comes in the order of the files.
     lines = sorted((line if line.due_ms else line._replace(due_ms=first_ms) for line in lines), key=lambda x: x.due_ms)
     unit_ms = _HOUR_MS if any(line.topic == CHARGES for line in lines) else 60_000
@@ -176,14 +192,15 @@ def _scan(topic: str, path: Path, file: int, plan: Plan) -> Iterator[_Line]:
         delay_ms = int(plan.billing_delay_h * _HOUR_MS)
         for number, row in enumerate(_rows(path)):
             end = next((_moment(cell) for name, cell in row.items() if name.casefold() == "chargeperiodend"), None)
-            yield _Line(_epoch_ms(end) + delay_ms if end else 0, topic, file, number, 0)
+            yield _Line(_epoch_ms(end) + delay_ms if end else 0, 0, topic, file, number, 0)
         return
     due_ms = 0
     for number, line in enumerate(_lines(path)):
-        latest = max((int(match[2]) for match in _TIME.finditer(line)), default=0)
-        due_ms = latest // _NS_PER_MS or due_ms
+        times = [int(match[2]) // _NS_PER_MS for match in _TIME.finditer(line)]
+        due_ms = max(times, default=0) or due_ms
         if line.strip():
-            yield _Line(due_ms, topic, file, number, len(_SPAN.findall(line)) if topic == SPANS else 0)
+            spans = len(_SPAN.findall(line)) if topic == SPANS else 0
+            yield _Line(due_ms, min(times, default=0), topic, file, number, spans)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -280,13 +297,14 @@ class Feed:
 def encode(plan: Plan, start_ms: int) -> Messages:
     """All messages of the plan, for a replay that starts at ``start_ms`` (UTC, epoch). Raises UnusableInput."""
     planned = schedule(plan)
-    shift_ms = planned.shift_ms(start_ms) if plan.shift else 0
+    shift_ms = planned.shift_ms(start_ms, plan.shift_unit_min * _MINUTE_MS) if plan.shift else 0
     limit_s = math.inf if plan.limit_s is None else plan.limit_s
     count = len(planned.lines)
     wanted: dict[int, dict[int, list[int]]] = {}  # file -> line -> places in the schedule
     for place, due_s in enumerate(planned.due_s):
-        if due_s <= limit_s:
-            line = planned.lines[place % count]
+        line = planned.lines[place % count]
+        is_batched = plan.batch_s is not None and line.topic in _BATCHED
+        if due_s - ((line.due_ms - line.begin_ms) / 1000 / plan.speed if is_batched else 0) <= limit_s:
             wanted.setdefault(line.file, {}).setdefault(line.number, []).append(place)
     messages = Messages()
     for file, numbers in wanted.items():
@@ -296,15 +314,29 @@ def encode(plan: Plan, start_ms: int) -> Messages:
         for number, content in enumerate(contents):
             for place in numbers.get(number, ()):
                 loop, later_ms = place // count, shift_ms + place // count * planned.loop_ms
-                pieces: list[tuple[bytes | None, bytes, int]]
-                if topic == CHARGES:
-                    pieces = [(None, charge(content, later_ms), 0)]
-                else:
-                    pieces = telemetry(topic, content, plan, later_ms, loop)
-                for key, value, spans in pieces:
-                    messages.add(place, Message(planned.due_s[place], topic, key, value, spans))
+                for due_s, request in _requests(planned, plan, place, topic, content):
+                    pieces: list[tuple[bytes | None, bytes, int]]
+                    if due_s > limit_s:
+                        continue
+                    if topic == CHARGES:
+                        pieces = [(None, charge(request, later_ms), 0)]
+                    else:
+                        pieces = telemetry(topic, request, plan, later_ms, loop)
+                    for key, value, spans in pieces:
+                        messages.add(place, Message(due_s, topic, key, value, spans))
     messages.finish()
     return messages
+
+
+def _requests(planned: Schedule, plan: Plan, place: int, topic: str, content: Any) -> Iterator[tuple[float, Any]]:
+    """(when it is due, line of a file or row of a bill) of a place in the schedule."""
+    due_s = planned.due_s[place]
+    if plan.batch_s is None or topic not in _BATCHED:
+        yield due_s, content
+        return
+    first_ms = planned.first_ms - place // len(planned.lines) * planned.loop_ms
+    for leaves_ms, request in _as_they_end(topic, content, plan.batch_s * 1000 * plan.speed):
+        yield (due_s if leaves_ms is None else (leaves_ms - first_ms) / 1000 / plan.speed), request
 
 
 def telemetry(
@@ -338,6 +370,38 @@ _PLACES = {
     METRICS: ("resourceMetrics", "scopeMetrics", "metrics"),
     LOGS: ("resourceLogs", "scopeLogs", "logRecords"),
 }
+
+
+# What leaves as it ends, and when that is; usage is read at its own times.
+_BATCHED = {SPANS: ("endTimeUnixNano",), LOGS: ("timeUnixNano", "observedTimeUnixNano")}
+
+
+def _as_they_end(topic: str, line: bytes, batch_ms: float) -> list[tuple[float | None, bytes]]:
+    """[(when it leaves, in ms of event time as recorded, request), ...], ascending: what ended within ``batch_ms``
+    leaves at their end. Each exporter, that of the line's first resource, has a clock of its own. A line that can't be
+    read, or bears no times, leaves as it is, (None, line)."""
+    try:
+        request = orjson.loads(line)
+        top, scopes, records = _PLACES[topic]
+        phase_ms = zlib.crc32(orjson.dumps(request[top][0].get("resource"))) % 1000 / 1000 * batch_ms
+        batches: defaultdict[int, list[dict]] = defaultdict(list)
+        for entry in request[top]:
+            of_entry: defaultdict[int, list[dict]] = defaultdict(list)
+            for scope in entry[scopes]:
+                of_scope: defaultdict[int, list[dict]] = defaultdict(list)
+                for record in scope[records]:
+                    end_ns = next(filter(None, (int(record.get(name) or 0) for name in _BATCHED[topic])))
+                    of_scope[int((end_ns / _NS_PER_MS - phase_ms) // batch_ms)].append(record)
+                for number, own in of_scope.items():
+                    of_entry[number].append({**scope, records: own})
+            for number, own in of_entry.items():
+                batches[number].append({**entry, scopes: own})
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, StopIteration):
+        return [(None, line)]
+    return [
+        ((number + 1) * batch_ms + phase_ms, orjson.dumps({**request, top: entries}))
+        for number, entries in sorted(batches.items())
+    ]
 
 
 def _by_trace(topic: str, request: dict) -> list[tuple[bytes | None, dict, int]]:

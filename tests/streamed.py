@@ -99,9 +99,9 @@ def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subpro
     )  # fmt: skip
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    """The job, on its way; see ``end``."""
-    return subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def start(*arguments: str, code: Path = ROOT) -> subprocess.Popen:
+    """The job of a checkout, on its way; see ``end``."""
+    return subprocess.Popen(command(*arguments), cwd=code, stderr=subprocess.PIPE, text=True)
 
 
 def end(process: subprocess.Popen, number: signal.Signals = signal.SIGINT) -> None:

@@ -25,6 +25,20 @@ def test_cost_column_is_a_setting(tmp_path: Path) -> None:
     assert config.load(argv).cost_column == "BilledCost"
 
 
+@pytest.mark.parametrize(("told", "ms"), [("250 ms", 250), ("2s", 2_000), ("3 min", 180_000)])
+def test_a_duration_has_its_unit(told: str, ms: int) -> None:
+    argv = ["--input", "kafka://h:9092", "--output", "kafka://h:9092", "--set", f"emit.every={told}"]
+    assert config.load(argv).pace.emit_every_ms == ms
+
+
+def test_where_the_input_has_no_end_rows_wait_less_unless_set_otherwise(tmp_path: Path) -> None:
+    waits = "table.exec.mini-batch.allow-latency", "python.fn-execution.bundle.time"
+    argv = ["--input", "kafka://h:9092", "--output", "kafka://h:9092"]
+    assert [config.load(argv).engine[name] for name in waits] == list(config.AT_ONCE.values())
+    assert config.load([*argv, "--bounded"]).engine[waits[0]] == "5 s"
+    assert config.load([*argv, "--set", f"{waits[0]}=2 s"]).engine[waits[0]] == "2 s"
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [

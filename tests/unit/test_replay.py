@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -161,7 +162,72 @@ def test_nothing_is_encoded_that_would_come_after_the_end(world: Path) -> None:
     assert len(messages) == 4 * 3
 
 
+# ---- spans as they end ----------------------------------------------------------------------
+
+
+def span_line(ends_ms: list[int]) -> dict:
+    """A span a trace, each of which ends so long after the world's start, and has lasted for 40 ms."""
+    spans = [
+        {"traceId": f"{number + 1:032x}", "spanId": f"{1:016x}", "name": "GET /cart",
+         "startTimeUnixNano": ns(FIRST_MS + end - 40), "endTimeUnixNano": ns(FIRST_MS + end)}
+        for number, end in enumerate(ends_ms)
+    ]  # fmt: skip
+    return {"resourceSpans": [{"resource": POD, "scopeSpans": [{"scope": {"name": "shop"}, "spans": spans}]}]}
+
+
+def ends_of(message: Message) -> list[int]:
+    """In ms since the world's start."""
+    return [int(end) // 1_000_000 - FIRST_MS for end in re.findall(rb'"endTimeUnixNano":"(\d+)"', message.value)]
+
+
+@pytest.mark.parametrize(("batch_s", "speed"), [(1.0, 1.0), (0.2, 1.0), (1.0, 10.0)])
+def test_a_span_leaves_within_a_batch_of_its_own_end(tmp_path: Path, batch_s: float, speed: float) -> None:
+    ends_ms = [40, 90, 700, 1_200, 4_000, 4_010, 29_990, 15_000]
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "traces" / "a.jsonl").write_bytes(orjson.dumps(span_line(ends_ms)) + b"\n")
+    messages = messages_of(Plan(tmp_path, "json", batch_s=batch_s, speed=speed, shift=False))
+    assert sorted(end for message in messages for end in ends_of(message)) == sorted(ends_ms)
+    assert len(messages) > 2 and sum(message.spans for message in messages) == len(ends_ms)
+    for message in messages:
+        waits_s = [message.due_s - end / 1000 / speed for end in ends_of(message)]
+        # The first span starts at 0, and no span leaves before its end.
+        assert 0 <= min(waits_s) and max(waits_s) <= batch_s
+
+
+def test_logs_leave_as_they_come_and_usage_and_bills_at_their_own_times(world: Path) -> None:
+    whole, parts = (messages_of(Plan(world, "json", batch_s=batch_s, shift=False)) for batch_s in (None, 0.25))
+    for topic in (LOGS, METRICS, CHARGES):
+        ones, others = ([m for m in messages if m.topic == topic] for messages in (whole, parts))
+        late_s = [other.due_s - one.due_s for one, other in zip(ones, others, strict=True)]
+        # The clock begins with the first span's start, and a log record waits for its batch.
+        assert all(0.5 - 1e-6 <= late <= 0.5 + (0.25 if topic == LOGS else 0) + 1e-6 for late in late_s)
+        assert [one.value for one in ones] == [other.value for other in others]
+
+
+def test_spans_as_they_end_hold_all_spans_once_whatever_the_loops_and_the_end(world: Path) -> None:
+    traces = [trace for m in messages_of(Plan(world, batch_s=0.005, loops=2)) if m.topic == SPANS
+              for trace in collect_spans(m.value)[0]]  # fmt: skip
+    assert len(traces) == 2 * 2 * 36 and len(set(traces)) == 2 * 36  # a trace's two spans end apart
+    some = [m for m in messages_of(Plan(world, batch_s=0.005, limit_s=0.4999)) if m.topic == SPANS]
+    # The second span of the first trace ends .49 s after the start, and the root .5 s after it.
+    assert [m.spans for m in some] == [2]
+
+
+def test_a_line_that_cannot_be_read_leaves_as_it_is_with_spans_that_leave_as_they_end(world: Path) -> None:
+    (world / "traces" / "broken.jsonl").write_bytes(b'{"resourceSpans":[{"scopeSpans":7}]}\nno json\n\n')
+    values = [message.value for message in messages_of(Plan(world, batch_s=1.0)) if message.topic == SPANS]
+    assert b"no json" in values and b'{"resourceSpans":[{"scopeSpans":7}]}' in values
+    assert len(values) == 20
+
+
 # ---- shift ----------------------------------------------------------------------------------
+
+
+def test_times_are_moved_by_the_unit_that_is_asked_for(world: Path) -> None:
+    moved, still = (messages_of(Plan(world, "json", shift=shift, shift_unit_min=1)) for shift in (True, False))
+    assert (latest_ms(moved[0]) - latest_ms(still[0])) % MINUTE_MS == 0
+    lead_ms = [latest_ms(m) - (NOW_MS + m.due_s * 1000) for m in moved if m.topic != CHARGES]
+    assert max(lead_ms) <= 0 and lead_ms[-1] > -MINUTE_MS
 
 
 @pytest.mark.parametrize(("speed", "rate"), [(1, None), (60, None), (1, 36.0), (1, math.inf)])
@@ -295,11 +361,18 @@ def test_an_input_without_records_is_told(tmp_path: Path) -> None:
         {"loops": 0},
         {"billing_delay_h": -1},
         {"max_bytes": 0},
+        {"batch_s": 0.0},
+        {"shift_unit_min": 0},
     ],
 )
 def test_a_plan_out_of_range_is_told(wrong: dict) -> None:
     with pytest.raises(ValueError, match="use"):
         Plan(Path("."), **wrong)
+
+
+def test_spans_leave_as_they_end_by_a_speed_alone() -> None:
+    with pytest.raises(ValueError, match="by a speed alone"):
+        Plan(Path("."), batch_s=1.0, rate=100.0)
 
 
 # ---- locust ---------------------------------------------------------------------------------
