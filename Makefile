@@ -15,6 +15,9 @@ DEMO := demo
 NEEDED_MB := 3000
 # And torch with its CUDA libraries, which it does not import without.
 TRAIN_NEEDED_MB := 8000
+# What client and workers of a run import. Their bytecode is written once: where PYTHONDONTWRITEBYTECODE is set, as in many
+# containers, each process of each start would compile it all again, for two seconds.
+IMPORTED := import jobs.anomaly_cost, jobs.migrate, kafka, pyflink.fn_execution.beam.beam_sdk_worker_main
 # Two at a time; tests/conftest.py says what runs beside what.
 PYTEST := $(PY) -m pytest --numprocesses 2
 
@@ -30,6 +33,7 @@ $(VENV)/.installed: requirements.lock
 	@echo "setup: installing $$(grep -c '==' requirements.lock) packages (about 0.5 GB to download when none is cached)"
 	@$(PY) -m pip --disable-pip-version-check install --quiet uv==0.13.9 || { echo "setup: pip could not install uv, see above" >&2; exit 1; }
 	@$(PY) -m uv pip install --quiet --python $(PY) --requirements requirements.lock || { command -v cc >/dev/null || echo "setup: no C compiler was found; a package above had to be compiled (Debian: apt-get install gcc)" >&2; echo "setup: a package could not be installed, see above" >&2; exit 1; }
+	@PYTHONDONTWRITEBYTECODE= $(PY) -c '$(IMPORTED)'
 	@touch $@
 
 train: $(VENV)/.installed-train

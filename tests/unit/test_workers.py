@@ -1,0 +1,82 @@
+"""The engine's Python workers: forked from one process, as if each were Python's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs import workers
+
+ROOT = Path(__file__).resolve().parents[2]
+# It lives until its input ends.
+OWNER = """
+import sys
+from pathlib import Path
+from jobs import workers
+workers.start(Path(sys.argv[1]))
+print(workers.executable(Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+BOOT = ["-m", workers.WORKER]
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """A process that has started workers in the test's folder."""
+    command = [sys.executable, "-c", OWNER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().strip() == str(tmp_path / "python")
+        yield process
+        process.stdin.close()
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [str(folder / "python"), *arguments], cwd=folder, env=os.environ | environment, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+def test_a_worker_is_forked_and_has_the_caller_s_arguments_environment_and_outputs(
+    owner: subprocess.Popen, tmp_path: Path
+) -> None:
+    # The engine's own start of a worker, stopped where it would serve. A new Python would say what it imports.
+    environment = {"PYTHON_LOOPBACK_SERVER_ADDRESS": "nowhere:1", "PYTHONVERBOSE": "1"}
+    found = run(tmp_path, *BOOT, "--id=7", "--provision_endpoint=nowhere", **environment)
+    assert found.returncode == 1
+    assert "Initializing Python harness: " in found.stdout and "--id=7" in found.stdout
+    assert "_InactiveRpcError" in found.stderr  # it has looked for the address of its environment
+    assert "import 'site'" not in found.stderr
+    missing = run(tmp_path, *BOOT)
+    assert missing.returncode == 1 and "No id provided." in missing.stdout
+
+
+def test_any_other_call_is_python_s_own(owner: subprocess.Popen, tmp_path: Path) -> None:
+    found = run(tmp_path, "-c", "import sys; print(sys.executable, sys.argv[1:])", "a b")
+    assert found.stdout == f"{sys.executable} ['a b']\n"
+
+
+@pytest.mark.parametrize("ends", [lambda owner: owner.stdin.close(), lambda owner: owner.kill()])
+def test_what_workers_are_forked_from_ends_with_its_owner_however_that_ends(
+    owner: subprocess.Popen, tmp_path: Path, ends: object
+) -> None:
+    (server,) = psutil.Process(owner.pid).children()
+    ends(owner)
+    psutil.wait_procs([server], timeout=60)
+    assert not server.is_running()
+    # A worker that is asked for now imports for itself.
+    found = run(tmp_path, *BOOT, PYTHONVERBOSE="1")
+    assert "No id provided." in found.stdout and "import 'site'" in found.stderr
+
+
+def test_a_folder_whose_name_is_too_long_for_a_socket_has_no_workers(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    workers.start(folder)
+    assert workers.executable(folder) == sys.executable
