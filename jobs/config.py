@@ -70,14 +70,14 @@ JOB_SETTINGS |= {
     "lateness": "2 min",
     # After so long without anything new, all that is there is over.
     "idle.after": "3 min",
-    "emit.every": "1 s",
+    "emit.every": "250 ms",
     # How often the state is kept.
     "checkpoint.every": "10 s",
 }
 
-# Where the input has no end, each Python stage hands on what it has so soon: a verdict goes through six of them. (At
-# 1000 ms a backlog is worked off twice as fast, and a verdict takes twice as long.)
-AT_ONCE = {"table.exec.mini-batch.allow-latency": "1 s", "python.fn-execution.bundle.time": "200"}
+# Where the input has no end, rows wait so long at most in each mini-batch and each Python stage. From a span to its
+# ranked row there are three of those and six of these, which waits at its bundle's end, and on its timer's way at two.
+AT_ONCE = {"table.exec.mini-batch.allow-latency": "100 ms", "python.fn-execution.bundle.time": "100"}
 
 ENGINE_PREFIXES = (
     "execution.",
@@ -240,8 +240,8 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     return job, engine
 
 
-_DURATION = re.compile(r"(\d{1,6}) ?(s|min|h|d)")
-_DURATION_MS = {"s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"(\d{1,6}) ?(ms|s|min|h|d)")
+_DURATION_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def _duration(job: dict[str, str], key: str) -> int:
@@ -252,7 +252,7 @@ def _duration(job: dict[str, str], key: str) -> int:
     """
     found = _DURATION.fullmatch(job[key])
     if not found or not int(found[1]):
-        raise UsageError(f"--set {key}={job[key]}: must be as 90 s, 90 min, 72 h or 3 d")
+        raise UsageError(f"--set {key}={job[key]}: must be as 500 ms, 90 s, 90 min, 72 h or 3 d")
     return int(found[1]) * _DURATION_MS[found[2]]
 
 

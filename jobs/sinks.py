@@ -24,7 +24,7 @@ from udfs.pure.contract import TABLES, Column, Table, Type
 from udfs.rank import RANKED
 
 # Changes wait at most so long, and at most so many, before they are written to the database.
-_FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "300 ms", 1_000, 40
+_FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "100 ms", 1_000, 40
 
 
 class Output(Protocol):
