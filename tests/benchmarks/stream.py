@@ -12,7 +12,8 @@ Latencies count from the moment at which this process hands a trace's last span 
 PostgreSQL writes the row (a trigger's clock_timestamp(), a few ms before others can read it), on one machine's clock.
 Apart from each other:
 
-- last span -> verdict on all the trace's spans, of all traces that were sent before the kill;
+- last span -> verdict on all the trace's spans, of all traces that were sent before the kill, ten seconds after the
+  backlog's end and later;
 - last span -> ranked row, of traces that were flagged at the first look at all their spans. A row counts a trace once
   it counts as many anomalous traces as there were verdicts that blame its culprit when the trace's own was first seen,
   less those that have changed since;
@@ -62,6 +63,8 @@ _POLL_S = 0.25
 _KILL_AT = 0.6
 # So long after the kill the live stream is watched.
 _COMES_BACK_S = 60.0
+# What the backlog has left behind is worked off by then.
+_SETTLES_S = 10.0
 # Verdicts of one look reach the database within so long of each other.
 _LOOK_S = 0.5
 # A look within so long of the last span is what is usual again.
@@ -369,7 +372,7 @@ def live(
         trace.at = sent[trace.last]
     spans = sum(messages[number].spans for number in sent)
     until = min(killed, over)
-    before = {trace_id: trace for trace_id, trace in traces.items() if trace.at < until}
+    before = {trace_id: trace for trace_id, trace in traces.items() if began + _SETTLES_S < trace.at < until}
     found = times(before, verdicts, ranked, killed)
     print(f"live: {spans / lasted_s * 60:,.0f} spans a minute for {until - began:.0f} s, {len(traces):,} traces;"
           f" {cores:.2f} cores; the replay at most {behind_s:.1f} s behind")  # fmt: skip
