@@ -59,6 +59,7 @@ _MINUTES_A_DAY = 24 * 60
 _SPANS_A_TRACE = 11.0
 _SHORTEST = 15.0  # minutes that the simulator makes at least
 _BATCH_S = 1.0
+_FLUSHED_MIN = 0.5  # what a line of the world spans
 _POLL_S = 0.25
 _KILL_AT = 0.6
 # So long after the kill the live stream is watched.
@@ -463,7 +464,7 @@ def main() -> int:
             world = folder / "world"
             _world(world, arguments.spans_per_minute, arguments.history + arguments.live, arguments.seed)
         if arguments.history_share < 1:
-            world = _thinned(world, folder / "thinned", arguments.history, arguments.history_share)
+            world = _thinned(world, folder / "thinned", arguments.history - _FLUSHED_MIN, arguments.history_share)
         arms = list(map(Arm.parse, arguments.arm or [""]))
         for place, arm in enumerate(arms * arguments.rounds):
             if len(arms) > 1:
