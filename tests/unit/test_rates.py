@@ -291,8 +291,8 @@ def test_a_line_of_the_book_that_cannot_be_used_is_named(tmp_path, lines, told):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["billing.wait=soon"], "must be as 90 s, 90 min, 72 h or 3 d"),
-        (["billing.wait=0 h"], "must be as 90 s, 90 min, 72 h or 3 d"),
+        (["billing.wait=soon"], "must be as 500 ms, 90 s, 90 min, 72 h or 3 d"),
+        (["billing.wait=0 h"], "must be as 500 ms, 90 s, 90 min, 72 h or 3 d"),
         (["idle.policy=some"], "must be one of proportional, none, even"),
         (["currency.target=EUR"], "give both or none"),
         (["currency.target=EUR", "currency.rates={dir}/none.csv"], "can't be read"),
