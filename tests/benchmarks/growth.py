@@ -1,8 +1,8 @@
 """How time and state grow: with spans, services, operations, and a month of event time with late bills.
 
-    python -m tests.benchmarks.growth [--parts spans services operations month engine] [--minutes 60] [--seed 7]
+    python -m tests.benchmarks.growth [--parts spans services operations month engine] [--detector masked] [--seed 7]
 
-The kernels alone, in one process, without the engine: decode, assemble, detect (``usual``), meter, attribute, rank, as
+The kernels alone, in one process, without the engine: decode, assemble, detect, judge, meter, attribute, rank, as
 udfs/pure/offline.py chains them. ``engine`` runs the job on 1 and 4 times the spans (tests.benchmarks.job). Prints
 Markdown tables on stdout. Work grows in proportion where a column of µs stays as it is.
 
@@ -35,11 +35,14 @@ from tests.unit.keyed_stage import Stage
 from udfs.attribute import Attribute
 from udfs.pure.assemble import assemble
 from udfs.pure.attribute import packed, resource_rows, usage_told
+from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import Detector
 from udfs.pure.focus import collect_charges
+from udfs.pure.judge import judge
 from udfs.pure.meter import meter
 from udfs.pure.offline import lines
 from udfs.pure.otlp import collect_metrics, collect_spans
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
 from udfs.pure.rank import rank_window
 from udfs.pure.verdicts import MinuteResult
 from udfs.pure.windows import HOUR_MS, MINUTE_MS, WINDOW_MS, window_start
@@ -137,20 +140,31 @@ class Clock:
 class Kernels:
     """All kernels over a world, a minute after the other, and what they took."""
 
-    def __init__(self, directory: Path, names: Names) -> None:
+    def __init__(self, directory: Path, names: Names, predictor: Predictor) -> None:
         self.clock = Clock()
         self.spans = self.traces = self.points = self.rows = 0
-        self.detector = Detector()
+        self.detector = Detector(predictor, tell=as_it_is)
         minutes = self._minutes(directory, names)
         usage, consumers = self._usage(directory, names)
         results: list[MinuteResult] = []
         self.minutes = sorted(minutes.keys() | usage.keys())
         for minute_ms in self.minutes:
             with self.clock("detect"):
-                results += self.detector.step(minute_ms, minutes.get(minute_ms, []), usage.get(minute_ms, {}))
+                cases = self.detector.step(minute_ms, minutes.get(minute_ms, []), usage.get(minute_ms, {}))
+            results += self._judged(cases, predictor)
         self.state = len(pickle.dumps(self.detector, pickle.HIGHEST_PROTOCOL))
         self.pending = sum(len(pickle.dumps(minute)) for minute in self.detector.pending.values())
+        results += self._judged(self.detector.last_words(self.detector.pending), predictor)
         self._money(directory, names, consumers, results)
+
+    def _judged(self, cases: Iterable[Case], predictor: Predictor) -> list[MinuteResult]:
+        """What is told once, as in a run with an end: by the judges, who get a copy."""
+        results = []
+        for case in cases:
+            if case.is_final:
+                with self.clock("judge"):
+                    results.append(judge(pickle.loads(pickle.dumps(case, pickle.HIGHEST_PROTOCOL)), predictor))
+        return results
 
     def _minutes(self, directory: Path, names: Names) -> dict[int, list[bytes]]:
         fragments: dict[str, list[bytes]] = defaultdict(list)
@@ -227,7 +241,7 @@ class Kernels:
         spent = self.clock.spent_s
         return [
             f"{spans:,}", f"{services:,}", f"{operations:,}", f"{len(self.detector._pods):,}",
-            *(f"{1e6 * spent[kernel] / spans:.1f}" for kernel in ("decode", "assemble", "detect")),
+            *(f"{1e6 * spent[kernel] / spans:.1f}" for kernel in ("decode", "assemble", "detect", "judge")),
             f"{1e3 * spent['detect'] / len(self.minutes):.1f}",
             f"{1e6 * spent['meter'] / max(self.points, 1):.1f}",
             f"{1e6 * spent['attribute'] / max(self.rows, 1):.1f}",
@@ -239,7 +253,8 @@ class Kernels:
 
 
 COLUMNS = (
-    "", "spans", "services", "operations", "pods", "decode, µs a span", "assemble", "detect", "detect, ms a minute",
+    "", "spans", "services", "operations", "pods", "decode, µs a span", "assemble", "detect", "judge",
+    "detect, ms a minute",
     "meter, µs a point", "attribute, µs a row", "rank, µs a row", "detector's state, kB", "... a service",
     "minutes to be told anew, kB", "a trace, B", "usage kept of a resource's window, B",
     "allocations of it as ranking keeps them, B",
@@ -366,7 +381,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--requests-per-day", type=int, default=50_000)
     add("--seed", type=int, default=7)
     add("--days", type=int, default=MONTH_DAYS, help="of the month")
+    add("--detector", choices=("usual", "masked"), default="usual", help="of the kernels")
     found = parser.parse_args(argv)
+    predictor = MaskedSpanModel(DEFAULT_MODEL) if found.detector == "masked" else Usual()
     with tempfile.TemporaryDirectory() as folder:
 
         def world(times: int = 1) -> Path:
@@ -376,14 +393,23 @@ def main(argv: Sequence[str] | None = None) -> None:
                                      "--requests-per-day", str(times * found.requests_per_day)))  # fmt: skip
             return directory
 
+        def cells(times: int, **names: int) -> list[str]:
+            return Kernels(world(times), Names(**names), predictor).cells()
+
         if "spans" in found.parts:
-            table(COLUMNS, ([f"spans × {n}", *Kernels(world(n), Names()).cells()] for n in (1, 2, 4, 8)))
+            table(COLUMNS, ([f"spans × {n}", *cells(n)] for n in (1, 2, 4, 8)))
         if "services" in found.parts:
             shops = (1, 3, 10, 50)
-            table(COLUMNS, ([f"{SERVICES * n} services", *Kernels(world(8), Names(shops=n)).cells()] for n in shops))
+            table(
+                COLUMNS,
+                ([f"{SERVICES * n} services", *cells(8, shops=n)] for n in shops),
+            )
         if "operations" in found.parts:
             variants = (1, 6, 60)
-            table(COLUMNS, ([f"operations × {n}", *Kernels(world(8), Names(variants=n)).cells()] for n in variants))
+            table(
+                COLUMNS,
+                ([f"operations × {n}", *cells(8, variants=n)] for n in variants),
+            )
         if "month" in found.parts:
             table(("day", "detect, ms a minute", "detector's state, kB", "pods"), detector_month(world(), found.days))
             table(MONTH_COLUMNS, resource_month(found.days, found.seed))
