@@ -75,8 +75,9 @@ JOB_SETTINGS |= {
     "checkpoint.every": "10 s",
 }
 
-# Where the input has no end, rows wait so long at most in each mini-batch and each Python stage. From a span to its
-# ranked row there are three of those and six of these, which waits at its bundle's end, and on its timer's way at two.
+# Where the input has no end, rows wait so long at most in each mini-batch, and in each bundle of a Python stage. From a
+# span to its ranked row there are three mini-batches and six Python stages; a row waits for two bundles in detect and
+# rank, which send by a timer.
 AT_ONCE = {"table.exec.mini-batch.allow-latency": "100 ms", "python.fn-execution.bundle.time": "100"}
 
 ENGINE_PREFIXES = (

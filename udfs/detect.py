@@ -24,7 +24,7 @@ from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import EPISODES, Detector
 from udfs.pure.horizon import SKEW_MS, clock_at, latest
 from udfs.pure.pace import Pace, Progress
-from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels
+from udfs.pure.predict import ModelsOfWorker
 from udfs.pure.reject import reject
 from udfs.pure.versioned import Kept
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
@@ -71,14 +71,11 @@ class Detect(KeyedProcessFunction):
     ) -> None:
         """models: directory of the masked-span models, None = what is usual. threshold: one of detect.POLICIES.
         skew_ms: how far clocks may differ. stopwatch: seconds, for how long the work takes."""
-        # The worker's own copy, which need not lie where the client's does.
-        self._has_default_models = models == DEFAULT_MODELS
-        self._models_path, self._threshold = models, threshold
+        self._models_of_worker, self._threshold = ModelsOfWorker(models), threshold
         self._skew_ms, self._stopwatch = skew_ms, stopwatch
 
     def open(self, context: RuntimeContext) -> None:
-        path = DEFAULT_MODELS if self._has_default_models else self._models_path
-        self._models: Models | NoModels = Models(path) if path else NoModels()
+        self._models = self._models_of_worker.load()
         self._usage: Latest[int, str] = Latest(context, USAGE, Types.LONG())
         self._detector = context.get_state(ValueStateDescriptor("kept_detector", Types.PICKLED_BYTE_ARRAY()))
         # Version 1 kept the object itself. It is never read: its classes may be gone.

@@ -18,7 +18,7 @@ from udfs.changelog import payload_row
 from udfs.pure.case import Case
 from udfs.pure.emitted import Emitted
 from udfs.pure.judge import judge
-from udfs.pure.predict import DEFAULT_MODELS, Models, NoModels, Predictor, Usual
+from udfs.pure.predict import ModelsOfWorker, Predictor, Usual
 from udfs.pure.remembered import Remembered
 from udfs.pure.windows import window_start
 
@@ -72,17 +72,13 @@ class Judge(KeyedProcessFunction):
     ) -> None:
         """models: directory of the masked-span models, None = what is usual. is_endless: cases come more than once, and
         only what changed is emitted. stopwatch: seconds, for how long the work takes."""
-        # The worker's own copy, which need not lie where the client's does.
-        self._has_default_models = models == DEFAULT_MODELS
-        self._models_path, self._is_endless, self._stopwatch = models, is_endless, stopwatch
+        self._models_of_worker, self._is_endless, self._stopwatch = ModelsOfWorker(models), is_endless, stopwatch
 
     def open(self, context: RuntimeContext) -> None:
-        path = DEFAULT_MODELS if self._has_default_models else self._models_path
-        self._models: Models | NoModels = Models(path) if path else NoModels()
+        self._models = self._models_of_worker.load()
         self._emitted = Emitted() if self._is_endless else None
-        self._looked_at: dict[
-            int, Remembered
-        ] = {}  # open minute -> the last look at it; looked at the longest ago first
+        # Key of a row -> the last look at this part of an open minute; looked at the longest ago first.
+        self._looked_at: dict[str, Remembered] = {}
         self._model_ms = metrics.Gauge(context, "model_ms")
         self._models_left_out = metrics.Gauge(context, "models_left_out")
 

@@ -132,15 +132,20 @@ def usage_frames() -> dict[int, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def bounded() -> DetectStage:
-    stage = DetectStage(None)
+def read_all(stage: DetectStage) -> None:
+    """An input with an end."""
     for bucket_ms, frame in usage_frames().items():
         stage.frame(USAGE, bucket_ms, frame)
     for number in range(MINUTES):
         start_ms, traces, _ = frames(number)
         stage.frame(TRACES, start_ms, lines(traces))
     stage.end_of_input()
+
+
+@pytest.fixture(scope="module")
+def bounded() -> DetectStage:
+    stage = DetectStage(None)
+    read_all(stage)
     return stage
 
 
@@ -586,12 +591,7 @@ def test_minutes_may_be_judged_by_several_workers_in_any_order(bounded: DetectSt
     rows: list[Row] = []
     stage = DetectStage(None)
     stage._take = rows.extend  # type: ignore[method-assign]
-    for bucket_ms, frame in usage_frames().items():
-        stage.frame(USAGE, bucket_ms, frame)
-    for number in range(MINUTES):
-        start_ms, traces, _ = frames(number)
-        stage.frame(TRACES, start_ms, lines(traces))
-    stage.end_of_input()
+    read_all(stage)
     judges = [DetectStage(None) for _ in range(3)]
     for row in reversed(rows):
         judges[row[1] // MINUTE_MS % 3]._take([row])

@@ -147,10 +147,10 @@ class Detector(Generic[Told]):
             self.pending[minute_ms] = copy.pending[minute_ms]
         return result
 
-    def ahead(self) -> Detector:
+    def ahead(self) -> Detector[Told]:
         """A copy that may step minutes which aren't over: what it has to tell anew is of those that are at hand."""
-        copy: Detector = pickle.loads(pickle.dumps(self))
-        copy.predictor, copy.tell, copy.pending = self.predictor, self.tell, dict(self.pending)
+        copy = self._copy()
+        copy.pending = dict(self.pending)
         copy._judged = [minute for minute in self._judged if minute in self.pending]
         return copy
 
@@ -167,9 +167,14 @@ class Detector(Generic[Told]):
 
         pending: those minutes, as the detector left them to be kept.
         """
-        copy: Detector = pickle.loads(pickle.dumps(self))
-        copy.predictor, copy.tell = self.predictor, self.tell
+        copy = self._copy()
         return [copy._tell(pending[minute], is_final=True) for minute in self._judged]
+
+    def _copy(self) -> Detector[Told]:
+        """Without the minutes."""
+        copy: Detector[Told] = pickle.loads(pickle.dumps(self))
+        copy.predictor, copy.tell = self.predictor, self.tell
+        return copy
 
     def _tell(self, case: Case, is_final: bool) -> Told:
         return self.tell(self._told(case, is_final), self.predictor)
@@ -223,10 +228,10 @@ class Detector(Generic[Told]):
         together, count = base.wander.together(reading), len(base.services)
         case.asked = beliefs.observe_services(minute_ms, cells.services, together, here, count, is_warming)
         beliefs.observe_pods(minute_ms, cells.pods, together, pods, len(self._pods), is_warming)
-        asked_of_loops = self._observe_loops(minute_ms, frame, reading, is_warming)
-        makes = made_by(frame, reading)[clues.loop]
-        case.loop_operation = frame.operation[makes]
-        case.asked_of_loops = asked_of_loops[reading.operation[makes]]
+        makes = made_by(frame, reading)
+        asked_of_loops = self._observe_loops(minute_ms, frame, reading, makes, is_warming)
+        case.loop_operation = frame.operation[makes[clues.loop]]
+        case.asked_of_loops = asked_of_loops[reading.operation[makes[clues.loop]]]
 
         told = self._told(case, is_final=False)
         odds, asked = log_odds_of(told, cells)
@@ -242,8 +247,7 @@ class Detector(Generic[Told]):
             self._skill.learn(*predicted, self.weights[: len(predicted[0].known)])
         self.pending[minute_ms] = case
         self._judged.append(minute_ms)
-        return self.tell(replace(told, counted=case.counted, recurring=case.recurring, gain=case.gain,
-                                 thresholds=case.thresholds), self.predictor)  # fmt: skip
+        return self.tell(replace(case, believed=told.believed), self.predictor)
 
     def _case(
         self,
@@ -286,13 +290,14 @@ class Detector(Generic[Told]):
             unexplained=self._usage.unexplained[here],
         )
 
-    def _observe_loops(self, minute_ms: int, frame: Frame, reading: Reading, is_warming: np.ndarray) -> np.ndarray:
-        """Take in repeated calls; what the guard asked before.  # (operations,)"""
+    def _observe_loops(
+        self, minute_ms: int, frame: Frame, reading: Reading, makes: np.ndarray, is_warming: np.ndarray
+    ) -> np.ndarray:
+        """Take in repeated calls; what the guard asked before.  # (operations,)  makes: see made_by."""
         calls = reading.groups[self._baselines.counts.are_repeats_known(reading.repeat_row)]
         calls = calls[~is_warming[frame.trace[calls]]]
         looping = np.full(frame.count, -np.inf)
         looping[reading.loops] = reading.loop_weight
-        makes = made_by(frame, reading)
         # A span that makes calls of several kinds is one case.
         cases, of_case = np.unique(np.stack([frame.parent[calls], makes[calls]]), axis=1, return_inverse=True)
         says = np.full(cases.shape[1], -np.inf)

@@ -293,6 +293,22 @@ class Models:
         return self._by_version.get(version)
 
 
+class ModelsOfWorker:
+    """Which models a worker is to load, as the client says it: the worker's own copy of the default ones need not lie
+    where the client's does."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """directory: of the masked-span models, None = what is usual."""
+        self._is_default = directory == DEFAULT_MODELS
+        self._directory = directory
+
+    def load(self) -> Models | NoModels:
+        """Raises:
+        ModelError: see ``Models``."""
+        directory = DEFAULT_MODELS if self._is_default else self._directory
+        return Models(directory) if directory else NoModels()
+
+
 class NoModels:
     """In place of ``Models`` where the detector asks none."""
 

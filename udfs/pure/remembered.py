@@ -39,12 +39,12 @@ class Remembered:
         """Of the case's tokens."""
         first = np.cumsum(tokens.lengths) - tokens.lengths
         self._first = dict(zip(self._traces, first.tolist()))
-        known = self._before._first if self._before else {}
+        known, said = (self._before._first, self._before._said) if self._before else ({}, None)
         is_new = np.array([trace not in known for trace in self._traces], bool)
         new = rows_of_traces(tokens.lengths, is_new)
         asked = tokens.of_traces(is_new)
         found = self._model.predict(asked, Prediction(*(of[new] for of in usual))) if len(new) else usual
-        if not known or not self._before or not self._before._said:
+        if said is None:
             self._said = found
         else:
             old = np.ones(len(tokens.known), bool)
@@ -53,8 +53,8 @@ class Remembered:
             lengths = tokens.lengths[~is_new]
             rows = np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
             columns = [np.empty((len(old), *of.shape[1:])) for of in usual]
-            for column, fresh, said in zip(columns, found, self._before._said, strict=True):
-                column[new], column[old] = fresh[: len(new)], said[rows]
+            for column, fresh, kept in zip(columns, found, said, strict=True):
+                column[new], column[old] = fresh[: len(new)], kept[rows]
             self._said = Prediction(*columns)
         self._before = None
         return self._said

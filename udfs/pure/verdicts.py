@@ -84,15 +84,17 @@ def incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
             "threshold": sum(verdict["threshold"] for verdict, _ in found) / len(found),
             "kinds": dict(Counter(verdict["anomaly_kind"] for verdict, _ in found)),
             "affected": dict(Counter(name for _, names in found for name in names)),
-            "exemplars": sorted(
-                ([v["anomaly_score"], v["trace_id"]] for v, _ in found),
-                key=lambda pair: (-pair[0], pair[1]),
-            )[:EXEMPLARS],
+            "exemplars": _exemplars([v["anomaly_score"], v["trace_id"]] for v, _ in found),
             "operations": dict(Counter(verdict["culprit_operation"] for verdict, _ in found)),
             "model_versions": dict(Counter(verdict["model_version"] for verdict, _ in found)),
         }
         for culprit, found in sorted(by_culprit.items())
     ]
+
+
+def _exemplars(pairs: Iterable[list[Any]]) -> list[list[Any]]:
+    """Of [score, trace] the first EXEMPLARS, the highest score first."""
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1]))[:EXEMPLARS]
 
 
 def merged(parts: Sequence[list[Row]]) -> list[Row]:
@@ -114,9 +116,6 @@ def _merged(parts: list[Row]) -> Row:
             of_service = excess.setdefault(service, {})
             for dimension, used in usage.items():
                 of_service[dimension] = of_service.get(dimension, 0.0) + used
-    exemplars = sorted(
-        (pair for part in parts for pair in part["exemplars"]), key=lambda pair: (-pair[0], pair[1])
-    )  # fmt: skip
     return parts[0] | {
         "anomalous_traces": traces,
         "scores": [score for part in parts for score in part["scores"]],
@@ -124,7 +123,7 @@ def _merged(parts: list[Row]) -> Row:
         **{
             name: _added(part[name] for part in parts) for name in ("kinds", "affected", "operations", "model_versions")
         },
-        "exemplars": exemplars[:EXEMPLARS],
+        "exemplars": _exemplars(pair for part in parts for pair in part["exemplars"]),
         "excess_usage": dict(sorted(excess.items())),
         "recurrence": max(part["recurrence"] for part in parts),
     }
