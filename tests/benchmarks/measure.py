@@ -15,8 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 MIB = 1 << 20
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -57,18 +60,20 @@ def _waited_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _family(root: int) -> list[int]:
-    """The processes of the session that ``root`` leads."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[3]) == root:
-                members.append(int(entry.name))
-    return members
+def _family(root: int) -> set[int]:
+    """``root``, what it started, in whatever session, and what is left in its own session of those that ended."""
+    with suppress(psutil.NoSuchProcess):
+        started = {root, *(child.pid for child in psutil.Process(root).children(recursive=True))}
+        return started.union(pid for pid in psutil.pids() if _session(pid) == root)
+    return set()
+
+
+def _session(pid: int) -> int:
+    """The session of a process; -1 when it has gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
 
 
 def _cpu_s(pid: int) -> float:
