@@ -20,7 +20,7 @@ from jobs.environment import materialise, on_cluster, run_sql
 from jobs.errors import EngineLost, JobError, UsageError
 from jobs.report.terminal import ranked_table
 from jobs.sinks import Output
-from jobs.stages import Stages, each, keyed_stage, newest, processed, stages_of
+from jobs.stages import Stages, each, newest, stages_of
 
 
 def anomaly_cost(
@@ -53,19 +53,19 @@ def anomaly_cost(
 
     run_sql(t_env, "views", "4*")
     frames = stages.awake(t_env, "detector_frames")
-    detected = keyed_stage(t_env, "detect", frames, lambda row: "", Types.STRING(), stages.detect)
-    judged = processed(detected, "judge", lambda row: row[2], Types.STRING(), stages.judge)
+    detected = stages.keyed(t_env, "detect", frames, lambda row: "", Types.STRING()).force_non_parallel()
+    judged = stages.processed(detected, "judge", lambda row: row[2], Types.STRING())
     newest(t_env, "incidents", judged)
     each(t_env, "verdicts", judged)
 
     run_sql(t_env, "views", "5*")
     events = stages.awake(t_env, "resource_events")
-    attributed = keyed_stage(t_env, "attribute", events, lambda row: row[0], Types.STRING(), stages.attribute)
+    attributed = stages.keyed(t_env, "attribute", events, lambda row: row[0], Types.STRING())
     newest(t_env, "attributed", attributed)
 
     run_sql(t_env, "views", "6*")
     evidence = stages.awake(t_env, "window_evidence")
-    ranked = keyed_stage(t_env, "rank", evidence, lambda row: row[1], Types.LONG(), stages.rank)
+    ranked = stages.keyed(t_env, "rank", evidence, lambda row: row[1], Types.LONG())
     newest(t_env, "ranked", ranked)
     sinks.create_rows(t_env, rejected_at_ms)
     inserts = t_env.create_statement_set()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyflink.common import Row, WatermarkStrategy
 from pyflink.common.typeinfo import TypeInformation
-from pyflink.datastream import DataStream, KeyedProcessFunction
+from pyflink.datastream import DataStream
 from pyflink.table import ChangelogMode, DataTypes, Schema, StreamTableEnvironment
 from pyflink.table.udf import UserDefinedTableFunctionWrapper
 
@@ -27,6 +27,14 @@ from udfs.rank import Rank
 # How long after a window's bill may come its evidence is kept for what restates it: a closed month's corrections.
 RANK_KEPT_MS = 7 * 24 * HOUR_MS
 
+# Rows wait so many times shorter for the bundle of a stage than for that of a function that SQL calls: fewer come.
+STAGE_IS_PROMPTER = 5
+# Where the input ends detect works off all minutes at its end, in bundles of so many timers, not of 1,000: the judges
+# have work meanwhile.
+DETECT_AT_END_BUNDLE = 32
+
+_BUNDLE_SIZE, _BUNDLE_TIME = "python.fn-execution.bundle.size", "python.fn-execution.bundle.time"
+_IN_SHARED_WORKER = "python.fn-execution.memory.managed"
 
 # What SQL calls, by name; collect_charges depends on the configuration.
 FUNCTIONS = {
@@ -60,6 +68,7 @@ class Stages:
     collect_charges: UserDefinedTableFunctionWrapper
     system_namespaces: str
     is_endless: bool
+    bundle_ms: int
 
     def register(self, t_env: StreamTableEnvironment) -> None:
         """Create the functions that SQL calls, and where the input has no end the pulses that keep it awake."""
@@ -74,6 +83,52 @@ class Stages:
             return view
         run_sql(t_env, "awake", view)
         return f"{view}_awake"
+
+    def keyed(
+        self,
+        t_env: StreamTableEnvironment,
+        verb: str,
+        view: str,
+        key: Callable[[Row], object],
+        key_type: TypeInformation,
+    ) -> DataStream:
+        """Send the changes of ``view``, by ``key``, through the stage ``verb``; the rows that it sends.
+
+        The changes carry no watermark but the one that ends a bounded input: mini-batches mark their
+        progress in the engine's clock, by watermarks of processing time, which a timer of event time
+        would take for the end of the world.
+        """
+        changes = t_env.to_changelog_stream(t_env.from_path(view))
+        unmarked = changes.assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks())
+        return self.processed(unmarked, verb, key, key_type)
+
+    def processed(
+        self, sent: DataStream, verb: str, key: Callable[[Row], object], key_type: TypeInformation
+    ) -> DataStream:
+        """Send rows, by ``key``, through the stage ``verb``; the rows that it sends."""
+        keyed = sent.key_by(key, key_type)
+        stage = keyed.process(getattr(self, verb), changelog.ROW_TYPE).name(verb).uid(verb)
+        finds_key = keyed._j_data_stream.getTransformation().getInputs().get(0)
+        # One operator of Python's with what stands before it, where that is one of ours.
+        finds_key.setParallelism(sent._j_data_stream.getParallelism())
+        for transformation in (finds_key, stage._j_data_stream.getTransformation()):
+            # What an operator was given goes before what the run has (PythonConfigUtil).
+            settings = transformation.getOperator().getConfiguration()
+            for name, value in self._settings(verb).items():
+                settings.setString(name, value)
+        return stage
+
+    def _settings(self, verb: str) -> dict[str, str]:
+        """The engine's, of one stage.
+
+        detect has a worker of its own: its one key would share Python's lock with the functions of its slot.
+        """
+        found = {_BUNDLE_TIME: str(self.bundle_ms // STAGE_IS_PROMPTER)}
+        if verb == "detect":
+            found[_IN_SHARED_WORKER] = "false"
+            if not self.is_endless:
+                found[_BUNDLE_SIZE] = str(DETECT_AT_END_BUNDLE)
+        return found
 
 
 def stages_of(configuration: Config) -> Stages:
@@ -91,38 +146,8 @@ def stages_of(configuration: Config) -> Stages:
         collects(configuration.cost_column, money.exchange),
         ", ".join(f"'{name}'" for name in money.system_namespaces),
         is_endless=pace is not None,
+        bundle_ms=int(configuration.engine[_BUNDLE_TIME]),
     )
-
-
-def keyed_stage(
-    t_env: StreamTableEnvironment,
-    verb: str,
-    view: str,
-    key: Callable[[Row], object],
-    key_type: TypeInformation,
-    function: KeyedProcessFunction,
-) -> DataStream:
-    """Send the changes of ``view``, by ``key``, through ``function``; the rows that it sends.
-
-    The changes carry no watermark but the one that ends a bounded input: mini-batches mark their
-    progress in the engine's clock, by watermarks of processing time, which a timer of event time
-    would take for the end of the world.
-    """
-    changes = t_env.to_changelog_stream(t_env.from_path(view))
-    return processed(
-        changes.assign_timestamps_and_watermarks(WatermarkStrategy.no_watermarks()), verb, key, key_type, function
-    )
-
-
-def processed(
-    sent: DataStream,
-    verb: str,
-    key: Callable[[Row], object],
-    key_type: TypeInformation,
-    function: KeyedProcessFunction,
-) -> DataStream:
-    """Send rows, by ``key``, through ``function``; the rows that it sends."""
-    return sent.key_by(key, key_type).process(function, changelog.ROW_TYPE).name(verb).uid(verb)
 
 
 def newest(t_env: StreamTableEnvironment, table: str, sent: DataStream) -> None:
