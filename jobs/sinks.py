@@ -21,7 +21,7 @@ from jobs.kafka import servers
 from jobs.postgres import address
 from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
 from udfs.pure.contract import TABLES, Column, Table, Type
-from udfs.rank import RANKED
+from udfs.rank import RANKED, UNIT_COSTS
 
 # Changes wait at most so long, and at most so many, before they are written to the database.
 _FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "100 ms", 1_000, 40
@@ -164,7 +164,12 @@ class Postgres:
 
     def inserts(self, output: str) -> Iterator[str]:
         """As Output.inserts."""
-        for view, kind in (("ranked", RANKED), ("attributed", ALLOCATIONS), ("attributed", CHARGE_ANOMALIES)):
+        for view, kind in (
+            ("ranked", RANKED),
+            ("ranked", UNIT_COSTS),
+            ("attributed", ALLOCATIONS),
+            ("attributed", CHARGE_ANOMALIES),
+        ):
             yield (
                 f"insert into {output}restated select kind, time_ms, event_key, {kind}_json(payload) from {view}"
                 f" where kind = '{kind}'"

@@ -54,6 +54,8 @@ FUNCTIONS = {
     "verdict_rows": columns.verdict_rows,
     "allocation_rows": columns.allocation_rows,
     "charge_anomaly_rows": columns.charge_anomaly_rows,
+    "unit_costs_json": columns.unit_costs_json,
+    "unit_cost_rows": columns.unit_cost_rows,
 }
 
 

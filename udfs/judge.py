@@ -1,4 +1,4 @@
-"""judge: minutes' cases to verdicts and incidents; minutes are judged side by side."""
+"""judge: minutes' cases to verdicts, incidents and what requests asked for; minutes are judged side by side."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from udfs.pure.emitted import Emitted
 from udfs.pure.judge import judge
 from udfs.pure.predict import ModelsOfWorker, Predictor, Usual
 from udfs.pure.remembered import Remembered
+from udfs.pure.unit_cost import demand
 from udfs.pure.windows import window_start
 
 # Spans of a minute that are judged together, about; more are judged side by side.
@@ -27,7 +28,7 @@ PART_SPANS = 10_000
 # Between minute and part in the key of a row.
 PART = "/"
 
-CASES, VERDICTS, INCIDENTS = "cases", "verdicts", "incidents"
+CASES, VERDICTS, INCIDENTS, REQUESTS = "cases", "verdicts", "incidents", "requests"
 
 # Parts of open minutes of which is remembered what the model said.
 LOOKS_MOST = 64
@@ -60,11 +61,11 @@ def minute_of(event_key: str) -> str:
 
 
 class Judge(KeyedProcessFunction):
-    """Rows of ``detect`` by minute and part: cases -> verdicts and incidents; all other rows pass.
+    """Rows of ``detect`` by minute and part: cases -> verdicts, incidents and requests; all other rows pass.
 
     Without state: a case holds all that its verdicts depend on. The models are the worker's, loaded once; the case says
     which one judges it. Verdicts are upserts by trace: the later one stands. Incidents are upserts by minute
-    and part.
+    and part, and so are requests, of minutes that are over.
     """
 
     def __init__(
@@ -119,3 +120,7 @@ class Judge(KeyedProcessFunction):
         payload = orjson.dumps([result.incidents, result.service_traces])
         if not self._emitted or self._emitted.is_changed(minute_ms, key, payload):
             yield payload_row(INCIDENTS, window_start(minute_ms), key, payload)
+        if not is_open:
+            payload = orjson.dumps(demand(case))
+            if not self._emitted or self._emitted.is_changed(minute_ms, REQUESTS + key, payload):
+                yield payload_row(REQUESTS, window_start(minute_ms), key, payload)

@@ -1,4 +1,4 @@
-"""rank: one window's incidents and allocations to its ranked anomalies."""
+"""rank: one window's incidents, requests and allocations to its ranked anomalies and unit costs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from pyflink.datastream.state import ValueStateDescriptor
 
 from udfs.attribute import ALLOCATIONS
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
-from udfs.judge import INCIDENTS, minute_of
+from udfs.judge import INCIDENTS, REQUESTS, minute_of
 from udfs.pure.attribute import unpacked
 from udfs.pure.rank import rank_window
+from udfs.pure.unit_cost import unit_costs
 from udfs.pure.verdicts import merged
 
-RANKED = "ranked"
+RANKED, UNIT_COSTS = "ranked", "unit_costs"
 
 
 class Rank(KeyedProcessFunction):
-    """Rows (kind, window, event_key, payload) of one window -> its ranked anomalies, ranks and all.
+    """Rows (kind, window, event_key, payload) of one window -> its ranked anomalies, ranks and all, and its unit costs.
 
-    State: the window's incidents by minute and part, and its allocations by resource; a digest of what was sent last.
+    State: the window's incidents and requests by minute and part, and its allocations by resource; a digest of what
+    was sent last of either.
     """
 
     def __init__(self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None) -> None:
@@ -35,10 +37,16 @@ class Rank(KeyedProcessFunction):
 
     def open(self, context: RuntimeContext) -> None:
         self._evidence = {
-            kind: Latest[str, bytes](context, kind, Types.STRING(), self._keep_ms) for kind in (INCIDENTS, ALLOCATIONS)
+            kind: Latest[str, bytes](context, kind, Types.STRING(), self._keep_ms)
+            for kind in (INCIDENTS, REQUESTS, ALLOCATIONS)
         }
         self._sending = Sent()
-        self._sent = context.get_state(ValueStateDescriptor("sent", Types.PICKLED_BYTE_ARRAY()))
+        self._sent = {
+            kind: context.get_state(ValueStateDescriptor(name, Types.PICKLED_BYTE_ARRAY()))
+            for kind, name in ((RANKED, "sent"), (UNIT_COSTS, "sent_unit_costs"))
+        }
+        # Incidents come often while their minute is open, and change no unit cost.
+        self._is_restated = context.get_state(ValueStateDescriptor("is_restated", Types.BOOLEAN()))
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, _, event_key, payload = row
@@ -47,31 +55,45 @@ class Rank(KeyedProcessFunction):
         if kind == CALL:
             now_ms = context.timer_service().current_processing_time()
             if self._emit_every_ms is not None and self._sending.is_first_call(context.get_current_key(), now_ms):
+                self._is_restated.update(True)
                 tick(context, self._emit_every_ms)
             return
         self._evidence[kind].apply(row.get_row_kind(), event_key, payload)
+        if kind != INCIDENTS:
+            self._is_restated.update(True)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
         if self._emit_every_ms is not None:
             tick(context, self._emit_every_ms)
         yield from ()
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
-        parts = [(key, orjson.loads(payload)) for key, payload in sorted(self._evidence[INCIDENTS].items())]
-        if not parts:
-            return
         window_ms = context.get_current_key()
+        yield from self._rows(RANKED, window_ms, self._ranked(window_ms))
+        if self._is_restated.value():
+            self._is_restated.clear()
+            demands = [orjson.loads(payload) for payload in self._evidence[REQUESTS].values()]
+            yield from self._rows(UNIT_COSTS, window_ms, unit_costs(window_ms, demands, self._allocations()))
+
+    def _allocations(self) -> list[dict]:
+        return [row for payload in self._evidence[ALLOCATIONS].values() for row in unpacked(payload)]
+
+    def _ranked(self, window_ms: int) -> list[dict]:
         by_minute: dict[str, list[list[dict]]] = defaultdict(list)
-        for key, (of_part, _) in parts:
+        service_traces = []
+        for key, payload in sorted(self._evidence[INCIDENTS].items()):
+            of_part, traces = orjson.loads(payload)
             by_minute[minute_of(key)].append(of_part)
+            service_traces.append(traces)
         incidents = [merged(of_minute) for of_minute in by_minute.values()]
-        service_traces = [traces for _, (_, traces) in parts]
-        rows = []
-        if any(incidents):
-            allocations = [row for payload in self._evidence[ALLOCATIONS].values() for row in unpacked(payload)]
-            rows = rank_window(window_ms, incidents, service_traces, allocations, self._order)
+        if not any(incidents):
+            return []
+        return rank_window(window_ms, incidents, service_traces, self._allocations(), self._order)
+
+    def _rows(self, kind: str, window_ms: int, rows: list[dict]) -> Iterator[Row]:
+        """The window's rows, if they are others than those sent last."""
         payload = orjson.dumps(rows, default=str)
-        digest, sent = self._sending.digest(payload), self._sent.value()
+        digest, sent = self._sending.digest(payload), self._sent[kind].value()
         # A window that lost all its rows says so.
         if digest != sent and (rows or sent):
-            self._sent.update(digest)
-            yield payload_row(RANKED, window_ms, "", payload)
+            self._sent[kind].update(digest)
+            yield payload_row(kind, window_ms, "", payload)

@@ -150,6 +150,31 @@ create table rejected_records (
     'value.json.timestamp-format.standard' = 'ISO-8601'
 );
 
+-- What a request costs; the sum of cost is the sum of cost_allocations.
+-- grain: one (window, workload, kind of request, currency) a row; key: these
+create table unit_costs (
+    `window_start` timestamp_ltz(3) not null,
+    `window_end` timestamp_ltz(3),
+    `otel_service_name` string not null,
+    `root_service_name` string not null,
+    `root_operation` string not null,
+    `requests` bigint,
+    `cost` decimal(28, 12),
+    `cost_per_request` decimal(28, 12),
+    `billing_currency` string not null,
+    `cost_status` string,
+    primary key (`window_start`, `otel_service_name`, `root_service_name`, `root_operation`, `billing_currency`) not enforced
+) with (
+    'connector' = 'upsert-kafka',
+    'topic' = 'unit_costs',
+    'properties.bootstrap.servers' = 'kafka:9092',
+    'scan.bounded.mode' = 'latest-offset',
+    'key.format' = 'json',
+    'key.json.timestamp-format.standard' = 'ISO-8601',
+    'value.format' = 'json',
+    'value.json.timestamp-format.standard' = 'ISO-8601'
+);
+
 -- What went wrong today, the dearest first?
 -- grain: one culprit, kind and currency a row, at most ten a currency, of the day of the latest window
 -- trace_id: the most anomalous trace of the culprit's worst window

@@ -5,3 +5,4 @@ select
 from ranked, lateral table(ranked_rows(payload)) as sent (
     ${ranked_anomalies_sent}
 )
+where kind = 'ranked'

@@ -1,9 +1,9 @@
--- rank: all that concerns one window: who misbehaved in it, and who cost what.
+-- rank: all that concerns one window: who misbehaved in it, what requests asked for, and who cost what.
 -- grain: one (kind, window_ms, event_key) a row; key: all three
 create temporary view window_evidence as
 select kind, time_ms as window_ms, event_key, payload
 from incidents
-where kind = 'incidents'
+where kind in ('incidents', 'requests')
 union all
 select kind, time_ms as window_ms, event_key, payload
 from attributed

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_detect import World, minute
-from udfs.judge import CASES, INCIDENTS, PART, VERDICTS, Judge, case_rows, minute_of
+from udfs.judge import CASES, INCIDENTS, PART, REQUESTS, VERDICTS, Judge, case_rows, minute_of
 from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import LAG_MINUTES, Detector
 from udfs.pure.judge import judge
@@ -84,5 +84,5 @@ def test_parts_that_are_no_more_say_so(case: Case) -> None:
     for row in rows:
         assert row[0] == CASES
         stage._take(stage._function.process_element(row, stage))
-    assert [kind for kind, *_ in stage.sent] == [VERDICTS, INCIDENTS, INCIDENTS, INCIDENTS]
-    assert [payload for *_, payload in stage.sent][2:] == [[[], {}]] * 2
+    assert [kind for kind, *_ in stage.sent] == [VERDICTS, *[INCIDENTS, REQUESTS] * 3]
+    assert [payload for kind, *_, payload in stage.sent if kind == INCIDENTS][1:] == [[[], {}]] * 2

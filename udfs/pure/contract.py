@@ -200,6 +200,35 @@ _CHARGE_ANOMALIES = Table(
     ),
 )
 
+_UNIT_COSTS = Table(
+    "unit_costs",
+    comment="What a request costs; the sum of cost is the sum of cost_allocations.",
+    grain="a window, workload, kind of request and currency",
+    key=("window_start", "otel_service_name", "root_service_name", "root_operation", "billing_currency"),
+    order=("window_start", "root_service_name", "root_operation", "otel_service_name", "billing_currency"),
+    columns=(
+        _WINDOW_START,
+        _WINDOW_END,
+        Column(
+            "otel_service_name",
+            TEXT,
+            "The workload that cost it; __idle__, __system__ and __unallocated__ as in cost_allocations",
+        ),
+        Column(
+            "root_service_name",
+            TEXT,
+            "Workload (service.name) that the requests came to first; __untraced__ where no trace of the window asked"
+            " anything of the workload, and for what is no workload its name",
+        ),
+        Column("root_operation", TEXT, "Their operation there: the name of the root span; empty where there is none"),
+        Column("requests", INTEGER, "Such requests in the window; null where there is none"),
+        Column("cost", MONEY, "What of the workload's cost in the window they caused, in billing_currency"),
+        Column("cost_per_request", MONEY, "cost / requests, rounded half to even; null where there is none"),
+        _CURRENCY,
+        _COST_STATUS,
+    ),
+)
+
 _REJECTED_RECORDS = Table(
     "rejected_records",
     comment="Every input record that could not be used, once, with a reason that a person can act on.",
@@ -217,5 +246,12 @@ _REJECTED_RECORDS = Table(
 
 TABLES: dict[str, Table] = {
     table.name: table
-    for table in (_RANKED_ANOMALIES, _TRACE_VERDICTS, _COST_ALLOCATIONS, _CHARGE_ANOMALIES, _REJECTED_RECORDS)
+    for table in (
+        _RANKED_ANOMALIES,
+        _TRACE_VERDICTS,
+        _COST_ALLOCATIONS,
+        _CHARGE_ANOMALIES,
+        _REJECTED_RECORDS,
+        _UNIT_COSTS,
+    )
 }

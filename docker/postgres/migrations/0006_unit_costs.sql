@@ -1,0 +1,102 @@
+-- What a request costs. Restated a window at a time, as ranked_anomalies is.
+
+create table public.unit_costs (
+    window_start timestamptz(3) not null,
+    window_end timestamptz(3),
+    otel_service_name text not null,
+    root_service_name text not null,
+    root_operation text not null,
+    requests bigint,
+    cost numeric(28, 12),
+    cost_per_request numeric(28, 12),
+    billing_currency text not null,
+    cost_status text,
+    primary key (window_start, otel_service_name, root_service_name, root_operation, billing_currency)
+) partition by range (window_start);
+
+create table anomaly_cost.unit_costs_default partition of public.unit_costs default;
+
+create index unit_costs_root on public.unit_costs (root_service_name, root_operation, window_start);
+create index unit_costs_service on public.unit_costs (otel_service_name, window_start);
+
+comment on table public.unit_costs is
+    'What a request costs; the sum of cost is the sum of cost_allocations. A row is a window, workload, kind of request and currency.';
+comment on column public.unit_costs.window_start is
+    'Start of the half hour, inclusive';
+comment on column public.unit_costs.window_end is
+    'End of the half hour, exclusive';
+comment on column public.unit_costs.otel_service_name is
+    'The workload that cost it; __idle__, __system__ and __unallocated__ as in cost_allocations';
+comment on column public.unit_costs.root_service_name is
+    'Workload (service.name) that the requests came to first; __untraced__ where no trace of the window asked anything of the workload, and for what is no workload its name';
+comment on column public.unit_costs.root_operation is
+    'Their operation there: the name of the root span; empty where there is none';
+comment on column public.unit_costs.requests is
+    'Such requests in the window; null where there is none';
+comment on column public.unit_costs.cost is
+    'What of the workload''s cost in the window they caused, in billing_currency';
+comment on column public.unit_costs.cost_per_request is
+    'cost / requests, rounded half to even; null where there is none';
+comment on column public.unit_costs.billing_currency is
+    'Currency of every amount of the row, ISO 4217';
+comment on column public.unit_costs.cost_status is
+    'provisional (before the bill), billed, or corrected (by a later bill)';
+
+grant select on public.unit_costs to anomaly_cost_reader;
+
+comment on column anomaly_cost.restated.kind is 'ranked, unit_costs, allocations or charge_anomalies';
+comment on column anomaly_cost.restated.event_key is 'The resource; empty for ranked and unit_costs';
+
+create or replace function anomaly_cost.restate() returns trigger
+language plpgsql
+set timezone = 'UTC'
+as $$
+-- The rows name their columns; what the table has no column for is left out. Times come in ms since 1970, JSON as its
+-- text, arrays as JSON, and all else as PostgreSQL reads it.
+declare
+    target regclass := case new.kind
+        when 'ranked' then 'public.ranked_anomalies'
+        when 'unit_costs' then 'public.unit_costs'
+        when 'allocations' then 'public.cost_allocations'
+        when 'charge_anomalies' then 'public.charge_anomalies'
+    end;
+    names text;
+    expressions text;
+begin
+    if target is null then
+        raise invalid_parameter_value using message = format('restated: kind is %s', new.kind);
+    end if;
+
+    execute format(
+        'delete from %s where window_start = $1 %s', target,
+        case when new.kind not in ('ranked', 'unit_costs') then 'and resource_id = $2' end
+    ) using to_timestamp(new.time_ms / 1000.0), new.event_key;
+
+    select
+        string_agg(quote_ident(columns.attname), ', '),
+        string_agg(
+            case
+                when columns.atttypid = 'timestamptz'::regtype
+                    then format('to_timestamp((sent ->> %L)::bigint / 1000.0)', sent.name)
+                when columns.atttypid = 'text[]'::regtype
+                    then format(
+                        'case when sent -> %1$L <> ''null'' then array(select jsonb_array_elements_text(sent -> %1$L)) end',
+                        sent.name
+                    )
+                else format('(sent ->> %L)::%s', sent.name, columns.atttypid::regtype)
+            end,
+            ', '
+        )
+    into names, expressions
+    from jsonb_object_keys(new.rows -> 0) as sent (name)
+    join pg_attribute as columns
+        on columns.attrelid = target and columns.attname = sent.name and not columns.attisdropped;
+
+    if names is not null then
+        execute format(
+            'insert into %s (%s) select %s from jsonb_array_elements($1) as sent', target, names, expressions
+        ) using new.rows;
+    end if;
+    return null;
+end
+$$;
