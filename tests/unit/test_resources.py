@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.literal import HOUR_MS, MINUTE_MS, NOON_MS, charge, cpu_gauge
+from tests.literal import HOUR_MS, MINUTE_MS, NOON_MS, charge, cpu_gauge, resource
 from udfs.pure.attribute import resource_rows
 from udfs.pure.focus import collect_charge
 from udfs.pure.meter import meter
@@ -252,12 +252,6 @@ def test_an_alias_that_cannot_be_used_is_told_with_its_line(tmp_path: Path, text
 # ---- through collect, meter and attribute ---------------------------------------------------
 
 
-def node(service: str, pod: str, **ids: str) -> dict:
-    """An OTLP resource; ``__`` in the name of an id is a dot."""
-    attributes = {"service.name": service, "k8s.pod.name": pod} | {k.replace("__", "."): v for k, v in ids.items()}
-    return {"attributes": [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]}
-
-
 def allocated(charges: list[dict], requests: list[dict], resources: Resources) -> list[dict]:
     """Rows of cost_allocations of all resources, by the pure functions alone."""
     usage: dict[str, list] = {}
@@ -275,22 +269,22 @@ def allocated(charges: list[dict], requests: list[dict], resources: Resources) -
 
 
 MACHINES = {
-    "AWS": ("arn:aws:ec2:us-east-1:123456789012:instance/i-1234567890abcdef0", {"host__id": "i-1234567890abcdef0"}),
-    "AWS, providerID": ("i-0abc", {"k8s__node__provider_id": "aws:///us-east-1a/i-0abc",
-                                   "k8s__node__name": "ip-10-0-0-1"}),
+    "AWS": ("arn:aws:ec2:us-east-1:123456789012:instance/i-1234567890abcdef0", {"host.id": "i-1234567890abcdef0"}),
+    "AWS, providerID": ("i-0abc", {"k8s.node.provider_id": "aws:///us-east-1a/i-0abc",
+                                   "k8s.node.name": "ip-10-0-0-1"}),
     "Azure": (
         f"{SUBSCRIPTION}/resourcegroups/rg/providers/microsoft.compute/virtualmachines/vm-1",
-        {"cloud__resource_id": f"{SUBSCRIPTION}/resourceGroups/RG/providers/Microsoft.Compute/virtualMachines/VM-1"},
+        {"cloud.resource_id": f"{SUBSCRIPTION}/resourceGroups/RG/providers/Microsoft.Compute/virtualMachines/VM-1"},
     ),
     "Google Cloud, by name": (
         "//compute.googleapis.com/projects/p/zones/us-central1-a/instances/gke-1",
-        {"k8s__node__provider_id": "gce://p/us-central1-a/gke-1", "host__id": "15233045891481496305"},
+        {"k8s.node.provider_id": "gce://p/us-central1-a/gke-1", "host.id": "15233045891481496305"},
     ),
     "Google Cloud, by number": (
         "//compute.googleapis.com/projects/p/zones/us-central1-a/instances/15233045891481496305",
-        {"host__id": "15233045891481496305", "k8s__node__name": "gke-1"},
+        {"host.id": "15233045891481496305", "k8s.node.name": "gke-1"},
     ),
-    "OCI": ("ocid1.instance.oc1.phx.abuw4", {"k8s__node__provider_id": "oci://ocid1.instance.oc1.phx.abuw4"}),
+    "OCI": ("ocid1.instance.oc1.phx.abuw4", {"k8s.node.provider_id": "oci://ocid1.instance.oc1.phx.abuw4"}),
 }  # fmt: skip
 
 
@@ -298,7 +292,10 @@ MACHINES = {
 def test_a_bill_meets_the_telemetry_of_its_machine(cloud: str) -> None:
     resource_id, ids = MACHINES[cloud]
     points = [(NOON_MS + minute * MINUTE_MS, 0.25) for minute in range(61)]
-    requests = [cpu_gauge(node("cart", "cart-1", **ids), points), cpu_gauge(node("pay", "pay-1", **ids), points)]
+    requests = [
+        cpu_gauge(resource("cart", "cart-1", more=ids), points),
+        cpu_gauge(resource("pay", "pay-1", more=ids), points),
+    ]
     cost = "0.34010000007"
     charges = [charge(resource_id, NOON_MS, NOON_MS + HOUR_MS, cost)]
 
@@ -314,7 +311,7 @@ def test_the_charge_of_a_set_is_shared_over_the_use_of_its_machines() -> None:
     cores = {0: 0.1, 1: 0.2, 2: 0.3}
     requests = [
         cpu_gauge(
-            node(f"service-{n}", f"pod-{n}", cloud__resource_id=f"{SCALE_SET}/virtualMachines/{n}"),
+            resource(f"service-{n}", f"pod-{n}", more={"cloud.resource_id": f"{SCALE_SET}/virtualMachines/{n}"}),
             [(NOON_MS + minute * MINUTE_MS, used) for minute in range(61)],
         )
         for n, used in cores.items()
@@ -340,11 +337,11 @@ def test_the_record_shows_the_id_as_the_bill_has_it() -> None:
 
 def test_spans_and_metrics_are_tied_by_the_same_rules() -> None:
     aliases = pickle.loads(pickle.dumps(Resources([Alias("pool", "ip-*")])))
-    owner = node("cart", "cart-1", host__id="i-0abc", k8s__node__name="ip-1")
+    owner = resource("cart", "cart-1", "ip-1", more={"host.id": "i-0abc"})
     request = {"resourceSpans": [{"resource": owner, "scopeSpans": [{"spans": []}]}]}
-    assert collect_spans(orjson.dumps(request), aliases)[1] == {"cart-1": b'["cart","pool"]'}
+    assert collect_spans(orjson.dumps(request), aliases)[1] == {"shop/cart-1": b'["cart","pool"]'}
     # One instance's reading is not another's, though the attributes are the same.
-    assert collect_spans(orjson.dumps(request))[1] == {"cart-1": b'["cart","i-0abc"]'}
+    assert collect_spans(orjson.dumps(request))[1] == {"shop/cart-1": b'["cart","i-0abc"]'}
 
 
 @pytest.mark.parametrize(
