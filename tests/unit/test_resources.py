@@ -159,6 +159,26 @@ def test_ids_are_tried_in_the_order_of_trust() -> None:
     assert billed_as(sent) == ""
 
 
+def test_a_machine_of_azure_is_told_by_what_the_collector_detects() -> None:
+    """The azure detector of the Collector's resourcedetection processor; a uniform scale set is billed as a whole."""
+    sent = {
+        "cloud.account.id": "1be3b2e6-497b-45b9-915f-eb35cae23c6a",
+        "azure.resourcegroup.name": "6IEC4",
+        "azure.vm.name": "6iec4-master_0",
+        "host.id": "dad05e5f-b0a8-07de-1885-e3735fc7f4a2",
+    }
+    assert (
+        billed_as(sent)
+        == f"{SUBSCRIPTION}/resourceGroups/6iec4/providers/Microsoft.Compute/virtualMachines/6iec4-master_0"
+    )
+    assert billed_as(sent | {"azure.vm.scaleset.name": "6iec4-master"}) == SCALE_SET
+    assert (
+        billed_as(sent | {"k8s.node.provider_id": f"azure://{SCALE_SET}/virtualMachines/0"})
+        == f"{SCALE_SET}/virtualMachines/0"
+    )
+    assert billed_as(sent | {"azure.resourcegroup.name": ""}) == sent["host.id"]
+
+
 @pytest.mark.parametrize(
     ("inside", "host_name"),
     [

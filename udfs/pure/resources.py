@@ -26,6 +26,10 @@ CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID = "cloud.resource_id", "k8s.node.provide
 NODE_NAME, HOST_NAME = "k8s.node.name", "host.name"
 TRUST = (CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID, NODE_NAME, HOST_NAME)
 
+# What the Collector's detector says of a machine of Azure, whose host.id is in no bill.
+_AZURE_SUBSCRIPTION, _AZURE_GROUP = "cloud.account.id", "azure.resourcegroup.name"
+_AZURE_SCALE_SET, _AZURE_MACHINE = "azure.vm.scaleset.name", "azure.vm.name"
+
 # Inside of a pod or a container its SDK takes the pod's name or the container's id for the host's name.
 _NAMES_A_POD = ("k8s.pod.uid", "k8s.pod.name")
 CONTAINER_ID = "container.id"
@@ -188,7 +192,10 @@ class Resources:
         named = {alias.attribute for alias in aliases if alias.attribute}
         self._naming = (*TRUST, *sorted(named - set(TRUST)))
         # What billed_as looks at.
-        self.attributes = frozenset((*self._naming, *_NAMES_A_POD, CONTAINER_ID))
+        self.attributes = frozenset(
+            (*self._naming, *_NAMES_A_POD, CONTAINER_ID)
+            + (_AZURE_SUBSCRIPTION, _AZURE_GROUP, _AZURE_SCALE_SET, _AZURE_MACHINE)
+        )
 
     def billed_as(self, sent: Mapping[str, str]) -> str:
         """Canonical id of the billed resource that the attributes name; "" if none.
@@ -221,12 +228,25 @@ class Resources:
 
     def _by_trust(self, sent: Mapping[str, str]) -> str:
         for attribute in TRUST:
+            if attribute == HOST_ID and (machine := _azure_machine(sent)):
+                return machine
             value = sent.get(attribute, "")
             if value and (attribute != HOST_NAME or _is_of_the_host(value, sent)):
                 value = canonical(value)
                 function = _LAMBDA_VERSION.fullmatch(value)
                 return function[1] if function else value
         return ""
+
+
+def _azure_machine(sent: Mapping[str, str]) -> str:
+    """What Azure bills of a machine that the Collector's detector describes: its scale set, else itself; "" if none."""
+    subscription, group = sent.get(_AZURE_SUBSCRIPTION), sent.get(_AZURE_GROUP)
+    for attribute, kind in ((_AZURE_SCALE_SET, "virtualMachineScaleSets"), (_AZURE_MACHINE, "virtualMachines")):
+        if subscription and group and (name := sent.get(attribute)):
+            return canonical(
+                f"/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/{kind}/{name}"
+            )
+    return ""
 
 
 def _is_of_the_host(host_name: str, sent: Mapping[str, str]) -> bool:
