@@ -226,6 +226,7 @@ def test_all_machines_of_a_scale_set_are_billed_as_the_set() -> None:
 
 def test_a_node_pool_is_told_by_a_label() -> None:
     pool = Alias("pool-blue", "blue", "k8s.node.label.agentpool")
+    assert "k8s.node.label.agentpool" in Resources(iter([pool])).attributes
     sent = {"host.id": "i-0abc", "k8s.node.label.agentpool": "blue"}
     assert billed_as(sent, pool) == "pool-blue"
     assert billed_as({"host.id": "i-0abc", "k8s.node.name": "blue"}, pool) == "i-0abc"

@@ -182,6 +182,7 @@ class Resources:
     """How telemetry is tied to billed resources. One instance is one identity: caches are kept by it."""
 
     def __init__(self, aliases: Iterable[Alias] = ()) -> None:
+        aliases = tuple(aliases)
         self._exact: dict[tuple[str, str], str] = {}
         self._patterns: list[tuple[Alias, re.Pattern[str]]] = []
         for alias in aliases:
