@@ -442,6 +442,7 @@ def test_allocations_are_the_bill(tables) -> None:
             allocated[row["resource_id"].partition("-")[0], row["billing_currency"]] += row["allocated_cost"]
     assert allocated == {
         ("split", "USD"): Decimal("0.800000000001"),
+        ("i", "USD"): Decimal("0.300000000001"),  # spelt
         ("untied", "USD"): Decimal("3.4"),
         ("__no_resource__", "USD"): Decimal("0.75"),
         ("__no_resource__", "EUR"): Decimal(2),
