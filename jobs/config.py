@@ -21,6 +21,7 @@ from udfs.pure.pace import Pace
 from udfs.pure.predict import DEFAULT_MODELS, ModelError, Models
 from udfs.pure.rank import EXCESS, ORDERS
 from udfs.pure.rates import BookPrice, Exchange, load_exchange, load_price_book
+from udfs.pure.resources import NO_ALIASES, Resources, load_aliases
 
 ROOT = Path(__file__).resolve().parent.parent
 FLINK_CONF = ROOT / "flink-conf.yaml"
@@ -50,6 +51,9 @@ JOB_SETTINGS = {
     # CSV file of exchange rates (from, to, rate, valid_from) into currency.target.
     "currency.rates": "",
     "currency.target": "",
+    # CSV file of what no rule knows (billed_id, observed_id, and if need be attribute): which telemetry is of which
+    # billed resource.
+    "resources.aliases": "",
     # What rank 1 has most of: the excess cost of the anomaly, S with it in place of c_s, or S of equation (2).
     "rank.by": EXCESS,
     # What predicts a span: the masked-span model from the rest of its trace, or its operation's past alone.
@@ -127,6 +131,7 @@ class Config:
         checkpoint_ms: how often the state is kept.
         cost_column: the FOCUS column that is attributed.
         money: how charges become cost.
+        resources: what ties telemetry to billed resources.
         models: directory of the masked-span models; None = what is usual predicts.
         threshold: one of detect.POLICIES.
         rank_by: one of rank.ORDERS.
@@ -146,6 +151,7 @@ class Config:
     threshold: str
     rank_by: str
     engine: dict[str, str]
+    resources: Resources = NO_ALIASES
 
     kafka_properties: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -285,6 +291,20 @@ def _money(job: dict[str, str]) -> Money:
         raise UsageError(f"--set prices or currency.rates: {error}") from None
 
 
+def _resources(job: dict[str, str]) -> Resources:
+    """The file of aliases, read.
+
+    Raises:
+        UsageError: it can't be used.
+    """
+    if not job["resources.aliases"]:
+        return NO_ALIASES
+    try:
+        return Resources(load_aliases(Path(job["resources.aliases"])))
+    except ValueError as error:
+        raise UsageError(f"--set resources.aliases: {error}") from None
+
+
 def _models(job: dict[str, str]) -> Path | None:
     """The directory of the models, once they were seen to load; None without a model.
 
@@ -374,6 +394,7 @@ def load(argv: list[str]) -> Config:
         models=_models(job),
         threshold=job["detector.threshold"],
         rank_by=job["rank.by"],
+        resources=_resources(job),
         engine=load_engine_settings() | ({} if is_bounded else AT_ONCE) | engine,
         kafka_properties=_kafka_properties(job),
     )

@@ -112,8 +112,8 @@ AGREED = (
     "CommitmentDiscountId", "CommitmentDiscountName", "CommitmentDiscountStatus",
     "CommitmentDiscountType", "ConsumedUnit", "ContractedUnitPrice", "InvoiceDetailId",
     "InvoiceId", "ListUnitPrice", "PricingCategory", "PricingCurrency", "PricingUnit", "RegionId",
-    "RegionName", "ResourceName", "ResourceType", "ServiceSubcategory", "SkuId", "SkuMeter", "SkuPriceDetails",
-    "SkuPriceId", "SubAccountId", "SubAccountName", "SubAccountType",
+    "RegionName", "ResourceId", "ResourceName", "ResourceType", "ServiceSubcategory", "SkuId", "SkuMeter",
+    "SkuPriceDetails", "SkuPriceId", "SubAccountId", "SubAccountName", "SubAccountType",
 )  # fmt: skip
 # Columns that must not be null: of the dearest source row that has one. Others may stand for them.
 DEAREST: dict[str, tuple[str, ...]] = {
@@ -312,7 +312,8 @@ def rows_of_group(group: Group, allocations: Sequence[Row], charged: _Charged | 
         "ChargePeriodStart": start,
         "HostProviderName": known.get("HostProviderName") or NOT_APPLICABLE,
         "InvoiceIssuerName": known.get("InvoiceIssuerName") or UNKNOWN,
-        "ResourceId": None if resource_id == NO_RESOURCE else resource_id,
+        # As the bill has it, where its rows agree.
+        "ResourceId": None if resource_id == NO_RESOURCE else known.get("ResourceId") or resource_id,
         "ServiceCategory": category,
         "ServiceName": known.get("ServiceName") or UNKNOWN,
         "ServiceProviderName": known.get("ServiceProviderName") or UNKNOWN,

@@ -5,7 +5,7 @@ A keyed stage reads the changes of a view, remembers what it needs by key, and s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pyflink.common import Row, WatermarkStrategy
 from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import DataStream
 from pyflink.table import ChangelogMode, DataTypes, Schema, StreamTableEnvironment
-from pyflink.table.udf import UserDefinedTableFunctionWrapper
+from pyflink.table.udf import UserDefinedFunctionWrapper
 
 from jobs.config import Config
 from jobs.environment import run_sql
@@ -36,10 +36,8 @@ DETECT_AT_END_BUNDLE = 32
 _BUNDLE_SIZE, _BUNDLE_TIME = "python.fn-execution.bundle.size", "python.fn-execution.bundle.time"
 _IN_SHARED_WORKER = "python.fn-execution.memory.managed"
 
-# What SQL calls, by name; collect_charges depends on the configuration.
+# What SQL calls, by name; what depends on the configuration is in Stages.collect.
 FUNCTIONS = {
-    "collect_spans": collect.collect_spans,
-    "collect_metrics": collect.collect_metrics,
     "collect_logs": collect.collect_logs,
     "reject_columns": collect.reject_columns,
     "assemble": assemble.assemble,
@@ -67,14 +65,14 @@ class Stages:
     judge: Judge
     attribute: Attribute
     rank: Rank
-    collect_charges: UserDefinedTableFunctionWrapper
+    collect: Mapping[str, UserDefinedFunctionWrapper]
     system_namespaces: str
     is_endless: bool
     bundle_ms: int
 
     def register(self, t_env: StreamTableEnvironment) -> None:
         """Create the functions that SQL calls, and where the input has no end the pulses that keep it awake."""
-        for name, function in (FUNCTIONS | {"collect_charges": self.collect_charges}).items():
+        for name, function in {**FUNCTIONS, **self.collect}.items():
             t_env.create_temporary_system_function(name, function)
         if self.is_endless:
             run_sql(t_env, "ddl/pulse")
@@ -145,7 +143,11 @@ def stages_of(configuration: Config) -> Stages:
         Judge(configuration.models, is_endless=pace is not None),
         Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy, skew_ms),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
-        collects(configuration.cost_column, money.exchange),
+        {
+            "collect_spans": collect.collect_spans(configuration.resources),
+            "collect_metrics": collect.collect_metrics(configuration.resources),
+            "collect_charges": collects(configuration.cost_column, money.exchange),
+        },
         ", ".join(f"'{name}'" for name in money.system_namespaces),
         is_endless=pace is not None,
         bundle_ms=int(configuration.engine[_BUNDLE_TIME]),

@@ -40,13 +40,15 @@ def resource(
     pod: str | None = None,
     node: str | None = None,
     namespace: str = "shop",
+    more: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """An OTLP resource with the attributes that are given."""
+    """An OTLP resource with the attributes that are given; more: others, by name."""
     attributes = {
         "service.name": otel_service_name,
         "k8s.namespace.name": namespace if pod else None,
         "k8s.pod.name": pod,
         "k8s.node.name": node,
+        **(more or {}),
     }
     return {
         "attributes": [

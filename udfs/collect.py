@@ -11,6 +11,7 @@ from pyflink.table.udf import (
     FunctionContext,
     ScalarFunction,
     TableFunction,
+    UserDefinedScalarFunctionWrapper,
     UserDefinedTableFunctionWrapper,
     udf,
     udtf,
@@ -20,6 +21,7 @@ from udfs import metrics
 from udfs.pure import focus, otlp, rates
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.rates import Exchange
+from udfs.pure.resources import Resources
 
 _COLLECTED = "ROW<fragments MAP<STRING, BYTES>, pods MAP<STRING, BYTES>, rejects ARRAY<STRING>>"
 
@@ -62,8 +64,11 @@ class _CollectSpans(_Collect):
 
     counted = "spans_in"
 
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
     def collect(self, line: bytes) -> tuple:
-        return otlp.collect_spans(line)
+        return otlp.collect_spans(line, self._resources)
 
     def records(self, fragments: dict[str, bytes]) -> int:
         return sum(len(spans) for packed in fragments.values() for *_, spans in orjson.loads(packed)[1])
@@ -74,8 +79,11 @@ class _CollectMetrics(_Collect):
 
     counted = "usage_points_in"
 
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
     def collect(self, line: bytes) -> tuple:
-        return otlp.collect_metrics(line)
+        return otlp.collect_metrics(line, self._resources)
 
     def records(self, fragments: dict[str, bytes]) -> int:
         # A point stands in its bucket and in neighbours.
@@ -95,8 +103,16 @@ class _CollectLogs(_Collect):
         return otlp.collect_logs(line)
 
 
-collect_spans = udf(_CollectSpans(), result_type=_COLLECTED, func_type="pandas", deterministic=False)
-collect_metrics = udf(_CollectMetrics(), result_type=_COLLECTED, func_type="pandas", deterministic=False)
+def collect_spans(resources: Resources) -> UserDefinedScalarFunctionWrapper:
+    """Function of a request of traces; resources: what ties telemetry to the bill."""
+    return udf(_CollectSpans(resources), result_type=_COLLECTED, func_type="pandas", deterministic=False)
+
+
+def collect_metrics(resources: Resources) -> UserDefinedScalarFunctionWrapper:
+    """Function of a request of metrics; resources as of collect_spans."""
+    return udf(_CollectMetrics(resources), result_type=_COLLECTED, func_type="pandas", deterministic=False)
+
+
 collect_logs = udf(
     _CollectLogs(),
     result_type="ROW<fragments MAP<STRING, BYTES>, rejects ARRAY<STRING>>",

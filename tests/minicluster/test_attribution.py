@@ -121,6 +121,57 @@ def test_an_hour_is_split_by_window_and_usage(tables) -> None:
 
 
 @in_the_world
+def spelt(world: Path) -> None:
+    """One machine, in the bill by its ARN and in the telemetry by its id, or by the node's providerID."""
+    by_id, by_node = (
+        {"host.id": "i-0bad0cafe0bad0caf"},
+        {"k8s.node.provider_id": "aws:///eu-west-1a/i-0bad0cafe0bad0caf"},
+    )
+    points = _steady(1.0, NOON_MS, NOON_MS + HOUR_MS // 2)
+    write_lines(
+        world / "metrics/spelt.jsonl",
+        [
+            cpu_gauge(resource("cart", "spelt-cart-1", more=by_id), points),
+            cpu_gauge(resource("search", "spelt-search-1", "ip-10-0-0-7", more=by_node), points),
+        ],
+    )
+    arn = "arn:aws:ec2:eu-west-1:123456789012:instance/i-0bad0cafe0bad0caf"
+    write_bill(world / "billing/spelt.csv", [_charge(arn, NOON_MS, NOON_MS + HOUR_MS // 2, "0.300000000001")])
+
+
+def test_a_machine_meets_its_bill_in_whatever_words(tables) -> None:
+    rows = _rows(tables["cost_allocations"], "i-0bad0cafe")
+    assert {key: row["allocated_cost"] for key, row in rows.items()} == {
+        ("12:00", "i-0bad0cafe0bad0caf", "cpu", "cart"): Decimal("0.150000000001"),
+        ("12:00", "i-0bad0cafe0bad0caf", "cpu", "search"): Decimal("0.150000000000"),
+    }
+
+
+@pytest.mark.slow
+def test_machines_of_a_set_meet_its_bill_by_an_alias(job, tmp_path: Path) -> None:
+    group = "/subscriptions/1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool"
+    write_lines(
+        tmp_path / "in/metrics/a.jsonl",
+        [
+            cpu_gauge(
+                resource(name, f"{name}-1", more={"k8s.node.provider_id": f"azure://{group}/virtualMachines/{number}"}),
+                _steady(cores, NOON_MS, NOON_MS + HOUR_MS // 2),
+            )
+            for number, (name, cores) in enumerate({"cart": 1.0, "search": 3.0}.items())
+        ],
+    )
+    write_bill(
+        tmp_path / "in/billing/a.csv", [charge(group.upper(), NOON_MS, NOON_MS + HOUR_MS // 2, "4.000000000004")]
+    )
+    (tmp_path / "aliases.csv").write_text(f"billed_id,observed_id\n{group},{group}/virtualMachines/*\n")
+    found = job(tmp_path / "in", f"resources.aliases={tmp_path / 'aliases.csv'}")["cost_allocations"].to_pylist()
+    assert {(row["resource_id"], row["otel_service_name"]): row["allocated_cost"] for row in found} == {
+        (group, "cart"): Decimal("1.000000000001"),
+        (group, "search"): Decimal("3.000000000003"),
+    }
+
+
+@in_the_world
 def untied(world: Path) -> None:
     """No telemetry, no resource id, nobody's usage, the cluster's own, an unused window."""
     end_ms = NOON_MS + HOUR_MS // 2
@@ -391,6 +442,7 @@ def test_allocations_are_the_bill(tables) -> None:
             allocated[row["resource_id"].partition("-")[0], row["billing_currency"]] += row["allocated_cost"]
     assert allocated == {
         ("split", "USD"): Decimal("0.800000000001"),
+        ("i", "USD"): Decimal("0.300000000001"),  # spelt
         ("untied", "USD"): Decimal("3.4"),
         ("__no_resource__", "USD"): Decimal("0.75"),
         ("__no_resource__", "EUR"): Decimal(2),

@@ -25,6 +25,14 @@ def test_cost_column_is_a_setting(tmp_path: Path) -> None:
     assert config.load(argv).cost_column == "BilledCost"
 
 
+def test_aliases_are_read_once_with_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "aliases.csv").write_text("billed_id,observed_id\npool,node-*\n")
+    argv = ["--input", str(tmp_path), "--output", str(tmp_path)]
+    loaded = config.load([*argv, "--set", f"resources.aliases={tmp_path / 'aliases.csv'}"])
+    assert loaded.resources.billed_as({"k8s.node.name": "node-1"}) == "pool"
+    assert config.load(argv).resources.billed_as({"k8s.node.name": "node-1"}) == "node-1"
+
+
 @pytest.mark.parametrize(("told", "ms"), [("250 ms", 250), ("2s", 2_000), ("3 min", 180_000)])
 def test_a_duration_has_its_unit(told: str, ms: int) -> None:
     argv = ["--input", "kafka://h:9092", "--output", "kafka://h:9092", "--set", f"emit.every={told}"]
@@ -50,6 +58,7 @@ def test_where_the_input_has_no_end_rows_wait_less_unless_set_otherwise(tmp_path
         (["--input", "{dir}", "--output", "{dir}", "--set", "colour=red"], "no such setting"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "cost.column=Price"], "EffectiveCost"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "system.namespaces=kube system"], "must be names"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "resources.aliases={dir}/none.csv"], "none.csv"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=two"], "whole number"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=0"], "whole number"),
         (["--input", "kafka://h:9092", "--output", "{dir}"], "kafka://"),

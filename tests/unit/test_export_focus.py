@@ -240,6 +240,16 @@ def test_the_columns_are_those_of_focus_in_its_order_and_then_ours():
     assert focus == sorted(RULES)
 
 
+def test_the_resource_is_written_as_the_bill_has_it(tmp_path):
+    arn = "arn:aws:ec2:us-east-1:123456789012:instance/i-0abc"
+    [row] = exported(
+        tmp_path,
+        [allocation("cart", "0.3", resource_id="i-0abc")],
+        [source_row(hours=0.5, EffectiveCost="0.3", ResourceId=arn)],
+    )
+    assert (row["ResourceId"], row["x_CostBasis"]) == (arn, "source")
+
+
 def test_a_row_is_an_allocated_charge(tmp_path):
     rows = exported(
         tmp_path,

@@ -15,6 +15,7 @@ import pytest
 
 from jobs.environment import SQL
 from tests.unit.literal_tables import write
+from udfs.pure.resources import kind
 
 QUERIES = SQL / "queries"
 BUDGETS = pa.schema(
@@ -413,6 +414,27 @@ def test_unallocated_cost_tells_why(tmp_path):
         (date(2024, 4, 1), "node-1", "cpu", "system", 1, Decimal("0.5"), 0.05),
         (date(2024, 4, 1), "node-1", "cpu", "unknown workload", 1, Decimal("0.25"), 0.025),
     ]
+
+
+@pytest.mark.parametrize(
+    "resource_id",
+    [
+        "arn:aws:eks:us-east-1:123456789012:cluster/my-cluster",
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/c",
+        "//container.googleapis.com/projects/p/locations/l/clusters/c",
+        "arn:aws:elasticloadbalancing:us-west-2:123456789012:loadbalancer/net/a/50dc6c495c0c9188",
+        "//compute.googleapis.com/projects/p/global/forwardingRules/r",
+        "nat-05dba92075d71c408",
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPAddresses/i",
+        "vol-049df61146c4d7901",
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/d",
+        "ocid1.bootvolume.oc1.phx.abuw4",
+    ],
+)
+def test_what_all_workloads_share_is_unallocated_for_its_kind(tmp_path, resource_id):
+    nothing = {"usage": None, "total_usage": None, "resource_id": resource_id}
+    [row] = ask(tmp_path, "unallocated_cost", cost_allocations=[cost(at(1), "__unallocated__", "1", **nothing)])
+    assert row["reason"] == kind(resource_id) != ""
 
 
 def test_late_bills_are_listed_with_their_age_and_corrections_with_them(tmp_path):

@@ -268,6 +268,16 @@ def test_a_price_book_is_read(tmp_path):
     assert (cpu.rate, io.rate) == (Decimal("0.00001"), 0)
 
 
+def test_a_line_of_the_book_may_name_its_resource_as_the_bill_does(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text(
+        "dimension,unit_price,unit,billing_currency,resource_id\n"
+        "cpu,1,vCPU-Hours,USD,arn:aws:ec2:us-east-1:123456789012:instance/i-0abc\n"
+    )
+    [line] = load_price_book(path)
+    assert line.match("i-0abc", ())
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [

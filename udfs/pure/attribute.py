@@ -784,6 +784,7 @@ def _explain(charge: Mapping[str, Any], cost: int) -> dict[str, Any]:
     """What a person needs to find a charge in the bill, and its part of this window's cost."""
     return {
         "key": charge["key"],
+        **({"billed_resource_id": charge["billed_resource_id"]} if "billed_resource_id" in charge else {}),
         "sku_id": charge["sku_id"],
         "focus_service_name": charge["focus_service_name"],
         "charge_class": charge["charge_class"],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, Generic, TypeVar
 
-Key = TypeVar("Key", str, bytes, tuple[str, ...])
+Key = TypeVar("Key", str, bytes, tuple[str, ...], tuple[bytes, Any])
 Value = TypeVar("Value")
 
 

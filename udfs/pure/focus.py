@@ -26,6 +26,7 @@ from udfs.pure.cache import cached, characters
 from udfs.pure.price import CORRECTION, MONEY_BOUND, plain, utc
 from udfs.pure.rates import DATA, MACHINE, Exchange, unit_kind
 from udfs.pure.reject import RejectedRecord, reject, shown
+from udfs.pure.resources import canonical
 from udfs.pure.windows import NO_RESOURCE
 
 STREAM = "focus_charges"
@@ -426,7 +427,8 @@ def collect_charge(
     version: sortable text of the delivery: the time of the export, of VERSION_COLUMNS, else
         ``delivery``; "" for a correction. Of one identity all rows of the greatest version stand
         (price.standing): different lines of one bill add up, a later bill takes their place
-    resource_id: ResourceId, else ``__no_resource__``
+    resource_id: ResourceId in its canonical form (``resources.canonical``), else ``__no_resource__``; where that form
+        is another one, ``billed_resource_id`` is as the bill has it
     parts: [[dimension, weight], ...], dimension cpu | memory | io | network | other; weights sum
         to 1; a whole machine has two, cpu and memory
     per: "unit" where use is metered (one part with a dimension of its own), else "hour"
@@ -481,13 +483,14 @@ def _charge(
     parts = _parts(row)
     metered = len(parts) == 1 and parts[0][0] != "other"
     charge_class = row.text("ChargeClass")
+    resource_id = names.name(canonical(row.resource_id or NO_RESOURCE))
     content, about = digests
     size = None if metered else _machine_size(_mapping(row["SkuPriceDetails"]))
     charge = {
         "key": _hex(content, b"%d" % (copy - 1)),
         "identity": _hex(about, b"-" if cost.startswith("-") else b"+"),
         "version": "" if charge_class == CORRECTION else _version(row.exported_ms(), delivery),
-        "resource_id": names.name(row.resource_id or NO_RESOURCE),
+        "resource_id": resource_id,
         "parts": parts,
         "per": "unit" if metered else "hour",
         "start_ms": start_ms,
@@ -512,6 +515,8 @@ def _charge(
             for key, value in sorted(_mapping(row["Tags"]).items())
         },
     }
+    if row.resource_id and resource_id != (as_billed := names.name(row.resource_id)):
+        charge["billed_resource_id"] = as_billed
     try:
         return exchange.convert(charge) if exchange else charge
     except ValueError as error:

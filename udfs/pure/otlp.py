@@ -29,6 +29,7 @@ from udfs.pure import names, otlp_proto
 from udfs.pure.cache import cached
 from udfs.pure.dimensions import CUMULATIVE, DELTA, DIMENSIONS, GAUGE
 from udfs.pure.reject import RejectedRecord, reject, shown
+from udfs.pure.resources import NO_ALIASES, Resources
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
 SPANS, METRICS, LOGS = "otlp_spans", "otlp_metrics", "otlp_logs"
@@ -155,7 +156,9 @@ def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Itera
             rejects.append(reject(stream, reason, {field: [child]}))
 
 
-def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tuple[_Resource, Iterator[Any]]]:
+def _records(
+    record: bytes, signal: _Signal, rejects: list[str], resources: Resources = NO_ALIASES
+) -> Iterator[tuple[_Resource, Iterator[Any]]]:
     """(resource, its records) of a request, one pair for each resource and scope. Records are dicts as of OTLP/JSON;
     spans of a protobuf request are its messages.
 
@@ -178,7 +181,7 @@ def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tup
         except ValueError as error:
             not_json = str(error)
         else:
-            yield from _json_records(request, text, signal, rejects)
+            yield from _json_records(request, text, signal, rejects, resources)
             return
     if may_be_protobuf:
         try:
@@ -189,7 +192,7 @@ def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tup
             rejects.append(reject(signal.stream, reason, shown_record))
             return
         for resource, records in entries:
-            yield _resource_of_message(resource), records
+            yield _resource_of_message((resource, resources)), records
         return
     reason = f"not a line of JSON ({not_json}): write one request a line"
     if not text.startswith(b"{"):
@@ -215,14 +218,14 @@ _CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def _json_records(
-    request: object, text: bytes, signal: _Signal, rejects: list[str]
+    request: object, text: bytes, signal: _Signal, rejects: list[str], resources: Resources
 ) -> Iterator[tuple[_Resource, Iterator[dict]]]:
     if type(request) is not dict or signal.resources not in request:
         reason = f"not an OTLP request of this stream: no object with {signal.resources}"
         rejects.append(reject(signal.stream, reason, text))
         return
     for entry in _objects(request, signal.resources, signal.stream, rejects):
-        resource = _resource(entry.get("resource"))
+        resource = _resource(entry.get("resource"), resources)
         for scopes in signal.scopes:
             for scope in _objects(entry, scopes, signal.stream, rejects):
                 yield resource, _objects(scope, signal.records, signal.stream, rejects)
@@ -379,34 +382,40 @@ class _Resource(NamedTuple):
 
 _RESOURCE_KEYS = frozenset(
     "service.name service.namespace k8s.pod.uid k8s.pod.name k8s.namespace.name container.id"
-    " container.name k8s.container.name cloud.resource_id host.id k8s.node.name".split()
+    " container.name k8s.container.name".split()
 )
 
 
-def _resource(resource: object) -> _Resource:
+def _resource(resource: object, resources: Resources) -> _Resource:
     """The resource of a request's entry; a fleet's few resources recur in every request."""
     pairs = resource.get("attributes") if type(resource) is dict else None
     try:
-        return _cached_resource(orjson.dumps(pairs))
+        return _cached_resource((orjson.dumps(pairs), resources))
     except TypeError:  # nested deeper than orjson writes
-        return _read_resource(pairs)
+        return _read_resource(pairs, resources)
 
 
-@cached(RESOURCE_CACHE_SIZE, RESOURCE_CACHE_CHARS)
-def _cached_resource(pairs: bytes) -> _Resource:
-    return _read_resource(orjson.loads(pairs))
+def _length(key: tuple[bytes, Any]) -> int:
+    return len(key[0])
 
 
-@cached(RESOURCE_CACHE_SIZE, RESOURCE_CACHE_CHARS)
-def _resource_of_message(message: bytes) -> _Resource:
-    return _read_resource(otlp_proto.resource(message)["attributes"])
+@cached(RESOURCE_CACHE_SIZE, RESOURCE_CACHE_CHARS, _length)
+def _cached_resource(key: tuple[bytes, Any]) -> _Resource:
+    pairs, resources = key
+    return _read_resource(orjson.loads(pairs), resources)
 
 
-def _read_resource(pairs: object) -> _Resource:
+@cached(RESOURCE_CACHE_SIZE, RESOURCE_CACHE_CHARS, _length)
+def _resource_of_message(key: tuple[bytes, Any]) -> _Resource:
+    message, resources = key
+    return _read_resource(otlp_proto.resource(message)["attributes"], resources)
+
+
+def _read_resource(pairs: object, resources: Resources) -> _Resource:
     """docs/interface.md §1: the attributes that tie work to money, in their order of trust."""
     found = {
         key: names.workload(names.name(_text(value).replace(SEPARATOR, " ").strip()))
-        for key, value in _attributes(pairs, _RESOURCE_KEYS).items()
+        for key, value in _attributes(pairs, _RESOURCE_KEYS | resources.attributes).items()
     }
 
     def first(*keys: str) -> str:
@@ -421,7 +430,7 @@ def _read_resource(pairs: object) -> _Resource:
         pod_uid=pod_uid,
         pod_name=_qualified(found.get("k8s.namespace.name"), pod_name) if found.get("k8s.pod.name") else pod_name,
         container=first("k8s.container.name", "container.name", "container.id"),
-        resource_id=first("cloud.resource_id", "host.id", "k8s.node.name"),
+        resource_id=resources.billed_as(found),
     )
 
 
@@ -492,7 +501,9 @@ def operation_name(span_name: str) -> str:
     return _OPERATION_IDS.sub("{}", _QUERY_STRING.sub("", span_name.replace("\x00", "")))[:OPERATION_MAX_CHARS]
 
 
-def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
+def collect_spans(
+    line: bytes, resources: Resources = NO_ALIASES
+) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
     """Spans of one request: (fragments by trace id, owners by pod, rejects).
 
     A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...]], ...]]`` with span =
@@ -504,7 +515,7 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
     traces: dict[str, list] = {}
     pods: dict[str, bytes] = {}
     rejects: list[str] = []
-    for resource, spans in _records(line, _TRACES, rejects):
+    for resource, spans in _records(line, _TRACES, rejects, resources):
         _note_owner(pods, resource)
         service = resource.service or UNKNOWN_SERVICE
         by_trace: dict[str, list] = {}  # trace id as written -> its spans of this resource
@@ -734,7 +745,9 @@ _NO_RECORDED_VALUE = 1  # bit of NumberDataPoint.flags
 _NOT_A_USAGE_METRIC = "metric not used: cost is allocated by " + ", ".join(sorted(USAGE_METRICS))
 
 
-def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
+def collect_metrics(
+    line: bytes, resources: Resources = NO_ALIASES
+) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
     """Usage points of one request: (fragments by usage key, owners by pod, rejects).
 
     A usage key is ``bucket_start_ms, pod_uid, pod_name, service, resource_id`` joined by
@@ -748,7 +761,7 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
     points: dict[str, list] = {}
     pods: dict[str, bytes] = {}
     rejects: list[str] = []
-    for resource, metrics in _records(line, _MEASURES, rejects):
+    for resource, metrics in _records(line, _MEASURES, rejects, resources):
         _note_owner(pods, resource)
         for metric in metrics:
             name, unit = _text(metric.get("name")), _text(metric.get("unit"))

@@ -7,11 +7,10 @@ text: of a window of one whole machine (its part of the dimension), or of one un
 
 from __future__ import annotations
 
-import csv
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, InvalidOperation
@@ -25,6 +24,8 @@ import orjson
 from udfs.pure.cache import cached, characters
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, MONEY_BOUND, plain, to_decimal, to_units, utc
+from udfs.pure.resources import canonical
+from udfs.pure.settings_file import lines
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE, WINDOW_MS
 
 # Where a provisional rate is from, in this order.
@@ -171,7 +172,7 @@ def load_exchange(path: Path, target: str) -> Exchange:
         ValueError: a line can't be used, or none is into ``target``; one line of text.
     """
     rates: dict[tuple[str, int], str] = {}
-    for where, row in _lines(path, ("from", "to", "rate", "valid_from")):
+    for where, row in lines(path, ("from", "to", "rate", "valid_from")):
         if row["to"].upper() != target:
             continue
         try:
@@ -229,7 +230,7 @@ def load_price_book(path: Path) -> tuple[BookPrice, ...]:
         ValueError: a line can't be used; one line of text that says which, and why.
     """
     book = []
-    for where, row in _lines(path, ("dimension", "unit_price", "unit", "billing_currency")):
+    for where, row in lines(path, ("dimension", "unit_price", "unit", "billing_currency")):
         if row["dimension"] not in DIMENSIONS:
             raise ValueError(f"{where}: dimension {row['dimension']!r} must be one of {', '.join(DIMENSIONS)}")
         if not usage_per_unit(row["unit"], row["dimension"]):
@@ -246,26 +247,11 @@ def load_price_book(path: Path) -> tuple[BookPrice, ...]:
                 plain(price),
                 row["unit"],
                 currency,
-                row.get("resource_id", ""),
+                canonical(row.get("resource_id", "")),
                 row.get("sku_id", ""),
             )
         )
     return tuple(sorted(book, key=repr))
-
-
-def _lines(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """("FILE line N", cells without blanks around them) of a CSV file that has these columns."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream)
-            missing = [name for name in columns if name not in (rows.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{path}: has no column {', '.join(missing)}")
-            for row in rows:
-                cells = {name: (cell or "").strip() for name, cell in row.items() if name}
-                yield f"{path} line {rows.line_num}", cells
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise ValueError(f"{path}: can't be read ({error})") from None
 
 
 def _positive(text: str, what: str, zero: bool = False) -> Decimal:

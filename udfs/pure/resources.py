@@ -1,0 +1,320 @@
+"""Which billed resource a charge and a workload's telemetry mean: canonical ids, the order of trust, aliases.
+
+A bill and telemetry name one thing in different words: ``arn:aws:ec2:us-east-1:123456789012:instance/i-0abc`` and
+``i-0abc``. Both are brought to one canonical form when they are read, and the job joins by it. The form is the one that
+the provider's bill or API writes. Text of no known form stays as it is, byte for byte, and two ids that differ in more
+than spelling never become one.
+
+What no rule knows, a file of aliases says (``load_aliases``): telemetry that an alias fits counts for its billed id.
+
+Sources: AWS "Amazon Resource Names", Azure Resource Manager (ids are case-insensitive), Google Cloud "Full resource
+names", OCI "Resource identifiers", ``spec.providerID`` of the Kubernetes cloud providers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from udfs.pure import names
+from udfs.pure.settings_file import lines
+
+# Attributes of a telemetry resource that name the billed resource, in the order of trust.
+CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID = "cloud.resource_id", "k8s.node.provider_id", "host.id"
+NODE_NAME, HOST_NAME = "k8s.node.name", "host.name"
+TRUST = (CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID, NODE_NAME, HOST_NAME)
+
+# What the Collector's detector says of a machine of Azure, whose host.id is in no bill.
+_AZURE_SUBSCRIPTION, _AZURE_GROUP = "cloud.account.id", "azure.resourcegroup.name"
+_AZURE_SCALE_SET, _AZURE_MACHINE = "azure.vm.scaleset.name", "azure.vm.name"
+
+# Inside of a pod or a container its SDK takes the pod's name or the container's id for the host's name.
+_NAMES_A_POD = ("k8s.pod.uid", "k8s.pod.name")
+CONTAINER_ID = "container.id"
+
+
+# ---- canonical forms ------------------------------------------------------------------------
+
+_SCHEME = re.compile(r"(?i)(aws|azure|gce|oci)://")
+
+_ARN = re.compile(r"(?i)arn:aws[a-z-]*:[a-z0-9-]+:[a-z0-9-]*:")
+# EC2 gives these ids once, and its bill and its machines say them without an ARN: type in the ARN -> prefix of the id.
+_EC2 = {
+    "capacity-reservation": "cr",
+    "dedicated-host": "h",
+    "elastic-ip": "eipalloc",
+    "image": "ami",
+    "instance": "i",
+    "internet-gateway": "igw",
+    "natgateway": "nat",
+    "network-interface": "eni",
+    "snapshot": "snap",
+    "subnet": "subnet",
+    "transit-gateway": "tgw",
+    "transit-gateway-attachment": "tgw-attach",
+    "volume": "vol",
+    "vpc": "vpc",
+    "vpc-endpoint": "vpce",
+    "vpn-connection": "vpn",
+}
+_EC2_ARN = re.compile(r"arn:aws[a-z-]*:ec2:[a-z0-9-]*:[0-9]*:([a-z-]+)/([a-z-]+)-([0-9a-f]+)")
+_EC2_NODE = re.compile(r"(?i:aws)://.*/(i-[0-9a-f]+)")
+# A version or an alias of a function is billed as the function.
+_LAMBDA_VERSION = re.compile(r"(arn:aws[a-z-]*:lambda:[^:]*:[^:]*:function:[^:]+):[^:]+")
+
+_AZURE = re.compile(r"(?i)(?:azure:/+|https://management\.azure\.com/+|/)?(subscriptions/[^/].*)")
+# Azure compares ids without case. Its types are shown as its API writes them, names in lower case.
+_AZURE_WORDS = {
+    word.lower(): word
+    for word in (
+        "resourceGroups Microsoft.Cache Microsoft.Compute Microsoft.ContainerInstance Microsoft.ContainerRegistry"
+        " Microsoft.ContainerService Microsoft.DBforMySQL Microsoft.DBforPostgreSQL Microsoft.DocumentDB"
+        " Microsoft.EventHub Microsoft.KeyVault Microsoft.Network Microsoft.OperationalInsights Microsoft.ServiceBus"
+        " Microsoft.Sql Microsoft.Storage Microsoft.Web"
+        " agentPools applicationGateways availabilitySets azureFirewalls bastionHosts containerGroups databaseAccounts"
+        " expressRouteCircuits flexibleServers loadBalancers managedClusters natGateways networkInterfaces"
+        " privateEndpoints proximityPlacementGroups publicIPAddresses serverFarms storageAccounts"
+        " virtualMachineScaleSets virtualMachines virtualNetworkGateways virtualNetworks"
+    ).split()
+}
+
+_GOOGLE_COMPUTE = re.compile(
+    r"(?:(?:https?:)?//(?:www\.googleapis\.com/compute/(?:v1|beta|alpha)|compute\.googleapis\.com(?:/compute/v1)?)/)?"
+    r"(projects/[^/]+/(?:uid/)?(?:zones/[^/]+|regions/[^/]+|global)/"
+    r"(?:addresses|disks|forwardingRules|instanceGroupManagers|instanceGroups|instances|routers|snapshots)/([^/]+))"
+)
+_GOOGLE_CLUSTER = re.compile(r"(projects/[^/]+/(?:locations|zones|regions)/[^/]+/clusters/[^/]+)")
+_GOOGLE_NODE = re.compile(r"(?i:gce)://([^/]+)/([^/]+)/([^/]+)")
+# Numbers that Google gives to machines have 16 to 20 digits, a machine's name begins with a letter.
+_GOOGLE_NUMBER = re.compile(r"[0-9]{8,}")
+
+_OCID = re.compile(r"(?i:oci)://(ocid1\..+)")
+
+
+def canonical(resource_id: str) -> str:
+    """The one way to write the id of a billed resource, from any of those that are known; else as it is.
+
+    canonical(canonical(x)) is canonical(x).
+
+    AWS: an id of EC2 (i-, vol-, nat-, eipalloc-, ...) without its ARN; any other ARN as it is.
+    Azure: types in the case of its API, names in lower case.
+    Google Cloud: the full resource name; of a machine that is named by its number that alone, as ``host.id`` has it.
+    OCI: the OCID.
+    """
+    if "/" not in resource_id and ":" not in resource_id:
+        return resource_id
+    text = resource_id.rstrip("/")
+    if _SCHEME.match(text):
+        return _provider_id(text) or resource_id
+    if _ARN.match(text):
+        return _arn(text)
+    if azure := _AZURE.fullmatch(text):
+        return _azure(azure[1])
+    if google := _GOOGLE_COMPUTE.fullmatch(text):
+        return _google_compute(google)
+    if cluster := _GOOGLE_CLUSTER.fullmatch(text):
+        return f"//container.googleapis.com/{cluster[1]}"
+    return text if text.startswith("//") and ".googleapis.com/" in text else resource_id
+
+
+def _provider_id(text: str) -> str | None:
+    """spec.providerID of a Kubernetes node; None where it names no machine that is billed."""
+    if node := _EC2_NODE.fullmatch(text):
+        return node[1]
+    if node := _GOOGLE_NODE.fullmatch(text):
+        project, zone, name = node.groups()
+        return f"//compute.googleapis.com/projects/{project}/zones/{zone}/instances/{name}"
+    if node := _OCID.fullmatch(text):
+        return node[1]
+    if node := _AZURE.fullmatch(text):
+        return _azure(node[1])
+    return None
+
+
+def _arn(text: str) -> str:
+    """An ARN; partition, service and region have no capitals."""
+    *head, account, rest = text.split(":", 5)
+    text = ":".join((*(part.lower() for part in head), account, rest))
+    found = _EC2_ARN.fullmatch(text)
+    if found and _EC2.get(found[1]) == found[2]:
+        return f"{found[2]}-{found[3]}"
+    return text
+
+
+def _azure(path: str) -> str:
+    """subscriptions/ID/resourceGroups/NAME/providers/NAMESPACE/TYPE/NAME[/TYPE/NAME ...], in any case."""
+    segments = path.lower().split("/")
+    for index, segment in enumerate(segments):
+        is_word = index % 2 == 0 or segments[index - 1] == "providers"
+        if is_word:
+            segments[index] = _AZURE_WORDS.get(segment, segment)
+    return "/" + "/".join(segments)
+
+
+def _google_compute(found: re.Match[str]) -> str:
+    path, name = found.groups()
+    if "/instances/" in path and _GOOGLE_NUMBER.fullmatch(name):
+        return name
+    return f"//compute.googleapis.com/{path}"
+
+
+# ---- aliases --------------------------------------------------------------------------------
+
+
+class Alias(NamedTuple):
+    """Telemetry whose ``attribute`` ("" = any of TRUST) fits ``observed_id`` is of ``billed_id``.
+
+    A ``*`` in observed_id is any text without a slash; each ``*`` of billed_id stands for the next of those texts.
+    """
+
+    billed_id: str
+    observed_id: str
+    attribute: str = ""
+
+    @property
+    def is_pattern(self) -> bool:
+        return "*" in self.observed_id
+
+
+class Resources:
+    """How telemetry is tied to billed resources. One instance is one identity: caches are kept by it."""
+
+    def __init__(self, aliases: Iterable[Alias] = ()) -> None:
+        aliases = tuple(aliases)
+        self._exact: dict[tuple[str, str], str] = {}
+        self._patterns: list[tuple[Alias, re.Pattern[str]]] = []
+        for alias in aliases:
+            if alias.is_pattern:
+                self._patterns.append((alias, _pattern(alias.observed_id)))
+            else:
+                self._exact.setdefault((alias.attribute, alias.observed_id), alias.billed_id)
+        named = {alias.attribute for alias in aliases if alias.attribute}
+        self._naming = (*TRUST, *sorted(named - set(TRUST)))
+        # What billed_as looks at.
+        self.attributes = frozenset(
+            (*self._naming, *_NAMES_A_POD, CONTAINER_ID)
+            + (_AZURE_SUBSCRIPTION, _AZURE_GROUP, _AZURE_SCALE_SET, _AZURE_MACHINE)
+        )
+
+    def billed_as(self, sent: Mapping[str, str]) -> str:
+        """Canonical id of the billed resource that the attributes name; "" if none.
+
+        An alias goes before all: lines without ``*`` first, then the others in their order in the file. Then the first
+        attribute of TRUST that was sent counts; what the bill names plays no part, since it may come later.
+        """
+        spelt = [
+            (attribute, spelling)
+            for attribute in self._naming
+            if sent.get(attribute)
+            for spelling in dict.fromkeys((sent[attribute], canonical(sent[attribute])))
+        ]
+        return names.name(self._by_name(spelt) or self._by_pattern(spelt) or self._by_trust(sent))
+
+    def _by_name(self, spelt: list[tuple[str, str]]) -> str:
+        for attribute, spelling in spelt:
+            for named in (attribute, "") if attribute in TRUST else (attribute,):
+                if billed_id := self._exact.get((named, spelling)):
+                    return billed_id
+        return ""
+
+    def _by_pattern(self, spelt: list[tuple[str, str]]) -> str:
+        for alias, pattern in self._patterns:
+            for attribute, spelling in spelt:
+                fits_here = alias.attribute == attribute if alias.attribute else attribute in TRUST
+                if fits_here and (found := pattern.fullmatch(spelling)):
+                    return canonical(_filled(alias.billed_id, found.groups()))
+        return ""
+
+    def _by_trust(self, sent: Mapping[str, str]) -> str:
+        for attribute in TRUST:
+            if attribute == HOST_ID and (machine := _azure_machine(sent)):
+                return machine
+            value = sent.get(attribute, "")
+            if value and (attribute != HOST_NAME or _is_of_the_host(value, sent)):
+                value = canonical(value)
+                function = _LAMBDA_VERSION.fullmatch(value)
+                return function[1] if function else value
+        return ""
+
+
+def _azure_machine(sent: Mapping[str, str]) -> str:
+    """What Azure bills of a machine that the Collector's detector describes: its scale set, else itself; "" if none."""
+    subscription, group = sent.get(_AZURE_SUBSCRIPTION), sent.get(_AZURE_GROUP)
+    for attribute, kind in ((_AZURE_SCALE_SET, "virtualMachineScaleSets"), (_AZURE_MACHINE, "virtualMachines")):
+        if subscription and group and (name := sent.get(attribute)):
+            return canonical(
+                f"/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/{kind}/{name}"
+            )
+    return ""
+
+
+def _is_of_the_host(host_name: str, sent: Mapping[str, str]) -> bool:
+    """host.name is the machine's, and not that of the pod or container in which it was asked for."""
+    return not any(map(sent.get, _NAMES_A_POD)) and not sent.get(CONTAINER_ID, "").startswith(host_name)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile("([^/]*)".join(map(re.escape, text.split("*"))), re.DOTALL)
+
+
+def _filled(template: str, texts: Iterable[str]) -> str:
+    """``template`` with each ``*`` replaced by the next of ``texts``; those that are left over count for nothing."""
+    first, *parts = template.split("*")
+    return first + "".join(text + part for text, part in zip(texts, parts, strict=False))
+
+
+NO_ALIASES = Resources()
+
+
+def load_aliases(path: Path) -> tuple[Alias, ...]:
+    """The lines of a CSV file with the columns billed_id, observed_id and, if need be, attribute.
+
+    billed_id: ResourceId of the bill, in any spelling. observed_id: what telemetry says, with ``*`` for any text
+    without a slash; as many or more of them as in billed_id. attribute: the resource attribute that says it (a label of
+    the node, for example); empty = any of TRUST.
+
+    Raises:
+        ValueError: a line can't be used; one line of text that says which, and why.
+    """
+    aliases = []
+    for where, row in lines(path, ("billed_id", "observed_id")):
+        billed_id, observed_id = row["billed_id"], row["observed_id"]
+        if not billed_id or not observed_id:
+            raise ValueError(f"{where}: billed_id and observed_id must both be given")
+        if billed_id in names.RESERVED:
+            raise ValueError(f"{where}: billed_id {billed_id!r} is a name of the tables and no resource")
+        if billed_id.count("*") > observed_id.count("*"):
+            raise ValueError(
+                f"{where}: billed_id {billed_id!r} has more * than observed_id {observed_id!r} gives texts for"
+            )
+        aliases.append(Alias(canonical(billed_id), canonical(observed_id), row.get("attribute", "")))
+    return tuple(aliases)
+
+
+# ---- kinds ----------------------------------------------------------------------------------
+
+# By canonical id, the first that fits.
+_KINDS = tuple(
+    (kind, re.compile("|".join(patterns)))
+    for kind, *patterns in (
+        ("machine", r"i-[0-9a-f]+", r"[0-9]{8,}", r".*/instances/[^/]+", r".*/virtualMachines/[^/]+",
+         r"ocid1\.instance\..*"),
+        ("group of machines", r".*/virtualMachineScaleSets/[^/]+", r"arn:.*:autoScalingGroup:.*",
+         r".*/instanceGroupManagers/[^/]+", r"ocid1\.instancepool\..*"),
+        ("control plane", r"arn:[^:]*:eks:.*:cluster/.*", r".*/managedClusters/[^/]+",
+         r"//container\.googleapis\.com/.*/clusters/[^/]+", r"ocid1\.cluster\..*"),
+        ("load balancer", r"arn:[^:]*:elasticloadbalancing:.*", r".*/loadBalancers/[^/]+", r".*/forwardingRules/[^/]+",
+         r".*/applicationGateways/[^/]+", r"ocid1\.(network)?loadbalancer\..*"),
+        ("NAT or egress", r"(nat|eipalloc|vpce|tgw|tgw-attach)-[0-9a-f]+", r".*/natGateways/[^/]+",
+         r".*/publicIPAddresses/[^/]+", r".*/(routers|addresses)/[^/]+", r"ocid1\.natgateway\..*"),
+        ("volume", r"(vol|snap)-[0-9a-f]+", r".*/(disks|snapshots)/[^/]+", r"ocid1\.(boot)?volume\..*"),
+        ("function", r"arn:[^:]*:lambda:.*"),
+    )
+)  # fmt: skip
+
+
+def kind(resource_id: str) -> str:
+    """What a billed resource is, by its canonical id; "" where that doesn't say."""
+    return next((kind for kind, pattern in _KINDS if pattern.fullmatch(resource_id)), "")
