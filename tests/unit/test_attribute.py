@@ -620,6 +620,20 @@ def test_a_bounded_input_is_sent_at_its_end_alone():
     assert len(by_kind(it.end(), "allocations")) == 4
 
 
+def test_what_was_paid_for_before_is_known_after_its_window_is_closed():
+    """A machine came in the second hour; half of that hour is still open when the hour before it is forgotten."""
+    it = stage(wait_ms=2 * HOUR_MS)
+    for each in (pool("2", 0), pool("3", 1)):
+        feed_charge(it, each)
+    half_open = HOUR + 3 * WINDOW_MS
+    sent = []
+    for window in range(10):
+        feed_usage(it, HOUR + window * WINDOW_MS, 0.6 * 3 * 14400)
+        sent += [rows for window_ms, rows in by_kind(it.fire(), "allocations").items() if window_ms == half_open]
+    assert sent[-1][0]["marginal_basis"] == "pool"
+    assert len(sent) == 2  # idle, and used
+
+
 def test_a_charge_for_a_closed_window_is_told_and_nothing_else_changes():
     it = stage(wait_ms=2 * HOUR_MS)
     for hour in range(8):

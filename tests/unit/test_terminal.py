@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import JobError
@@ -165,6 +166,14 @@ def test_the_table_shows_what_it_is_ordered_by(tmp_path):
     text = ranked_table(outputs, width=120)
     assert "on the bill" in text
     assert [row[7] for row in rows_of(text)] == ["0.1000", "–", "-0.0100"]
+
+
+def test_tables_of_an_earlier_release_are_read(tmp_path):
+    """Theirs lack a column."""
+    outputs = write_outputs(tmp_path, ranked_anomalies=by("excess", ORDERED))
+    path = outputs / "ranked_anomalies.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("billed_excess_cost"), path)
+    assert [row[4] for row in rows_of(ranked_table(outputs, width=120))] == ["payment", "search", "cart"]
 
 
 @pytest.mark.parametrize("order", ["excess", "excess_score", "billed_excess", "score"])
