@@ -353,7 +353,7 @@ def _row(
             billed_excess_cost,
             monthly,
             order,
-        ),  # fmt: skip
+        ),
         "updated_at": max(window_end_ms, rests_on.updated_ms or 0) if rests_on else window_end_ms,
     }
 
