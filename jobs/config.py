@@ -54,7 +54,8 @@ JOB_SETTINGS = {
     # CSV file of what no rule knows (billed_id, observed_id, and if need be attribute): which telemetry is of which
     # billed resource.
     "resources.aliases": "",
-    # What rank 1 has most of: the excess cost of the anomaly, S with it in place of c_s, or S of equation (2).
+    # What rank 1 has most of: the excess cost of the anomaly, S with it in place of c_s, what of it is on the bill, or
+    # S of equation (2).
     "rank.by": EXCESS,
     # What predicts a span: the masked-span model from the rest of its trace, or its operation's past alone.
     "detector": MASKED,

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from udfs.pure.rank import EXCESS, EXCESS_SCORE, SCORE
+from udfs.pure.attribute import CAPACITY, LIST, METERED, POOL, USED_SHARE
+from udfs.pure.rank import BILLED_EXCESS, EXCESS, EXCESS_SCORE, SCORE
 
 Number = float | Decimal
 
@@ -18,7 +19,20 @@ SIGNIFICANT_DIGITS = 4
 LEAST_PLACES, MOST_PLACES = 2, 12
 
 # What anomalies are ranked by, by the value of ``rank.by``.
-ORDERS = {EXCESS: "excess cost", EXCESS_SCORE: "α · ln(1 + excess cost)", SCORE: "cost-weighted score S"}
+ORDERS = {
+    EXCESS: "excess cost",
+    EXCESS_SCORE: "α · ln(1 + excess cost)",
+    BILLED_EXCESS: "excess cost on the bill",
+    SCORE: "cost-weighted score S",
+}
+# How the price of one more unit is known.
+PRICE_BASES = {
+    METERED: "unit price",
+    POOL: "machines that follow use",
+    CAPACITY: "capacity price",
+    LIST: "list price",
+    USED_SHARE: "cost over usage: size unknown",
+}
 
 _KIND_WORDS = str.maketrans("_", " ")
 

@@ -38,7 +38,7 @@ from jobs.report.html import (
 )
 from jobs.report.tables import Money, Summary, Tables
 from jobs.report.top import top_section
-from udfs.pure.rank import EXCESS, EXCESS_SCORE, SCORE
+from udfs.pure.rank import BILLED_EXCESS, EXCESS, EXCESS_SCORE, SCORE
 
 TEMPLATE = Path(__file__).with_name("template.html")
 
@@ -54,6 +54,7 @@ RANKED_COLUMNS = (
     ("Culprit", ""),
     ("Kind", ""),
     ("Excess cost", NUMBER),
+    ("On the bill", NUMBER),
     ("S", NUMBER),
     ("α", NUMBER),
     ("c_s", NUMBER),
@@ -61,7 +62,7 @@ RANKED_COLUMNS = (
     ("Cost status", ""),
 )
 # The column that shows what the rows are ordered by, if one does.
-SORTED_BY = {EXCESS: "Excess cost", EXCESS_SCORE: "", SCORE: "S"}
+SORTED_BY = {EXCESS: "Excess cost", EXCESS_SCORE: "", BILLED_EXCESS: "On the bill", SCORE: "S"}
 FILTER = (
     '<span class="soft" data-shown role="status"></span><label>Filter'
     '<input type="search" placeholder="service, kind, window"></label>'
@@ -120,6 +121,7 @@ def _ranked_section(rows: Sequence[dict], order: str, key: str, currency: str) -
             + row_head(text(culprit), "name", title=culprit)
             + td(text(fmt.kind(row["anomaly_kind"])))
             + number(meter + fmt.fixed(excess, excess_places), excess or 0)
+            + number(fmt.fixed(row["billed_excess_cost"], excess_places), row["billed_excess_cost"] or 0)
             + number(fmt.fixed(score, score_places), score)
             + number(fmt.fixed(row["anomaly_score"], 2), row["anomaly_score"])
             + number(f"{fmt.fixed(cost, money_places)} {text(row['billing_currency'])}", cost)

@@ -15,7 +15,8 @@ from pathlib import Path
 import duckdb
 
 from jobs.errors import JobError
-from udfs.pure.rank import EXCESS, EXCESS_SCORE, ORDERS, SCORE
+from udfs.pure import contract
+from udfs.pure.rank import BILLED_EXCESS, EXCESS, EXCESS_SCORE, ORDERS, SCORE
 from udfs.pure.windows import IDLE, UNALLOCATED
 
 TABLES = (
@@ -29,6 +30,7 @@ TABLES = (
 # What the rows of a currency are ordered by, as rank._merit has it for one window.
 _MERIT = {
     EXCESS: "coalesce(excess_cost, 0)",
+    BILLED_EXCESS: "coalesce(billed_excess_cost, 0)",
     EXCESS_SCORE: "sign(coalesce(excess_cost, 0)) * anomaly_score * ln(1 + abs(coalesce(excess_cost, 0)::double))",
     SCORE: "cost_weighted_score",
 }
@@ -96,7 +98,10 @@ class Tables:
             if not path.is_file():
                 raise JobError(f"{path}: no such table, run python -m jobs.anomaly_cost first")
             try:
-                self._connection.from_parquet(str(path)).create_view(table)
+                found = self._connection.from_parquet(str(path))
+                # An earlier release's tables lack what came later.
+                missing = [f"null as {name}" for name in contract.TABLES[table].names if name not in found.columns]
+                found.project(", ".join(["*", *missing])).create_view(table)
             except duckdb.Error as error:
                 raise JobError(f"{path}: cannot be read as Parquet, {str(error).splitlines()[0]}") from error
 
@@ -216,6 +221,7 @@ class Tables:
                 total_traces,
                 attributed_cost,
                 excess_cost,
+                billed_excess_cost,
                 projected_monthly_cost,
                 billing_currency,
                 cost_status,

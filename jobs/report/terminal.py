@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jobs.report import format as fmt
 from jobs.report.tables import Summary, Tables
+from udfs.pure.rank import BILLED_EXCESS
 
 NARROWEST, WIDEST = 80, 160
 # Where no terminal says how wide it is: a log, a pipe.
@@ -67,11 +68,12 @@ def _fit(columns: list[_Column], width: int) -> str:
     return separator
 
 
-def _columns(rows: list[dict]) -> list[_Column]:
+def _columns(rows: list[dict], order: str) -> list[_Column]:
     currencies = {row["billing_currency"] for row in rows}
     money_places = fmt.places(row["attributed_cost"] for row in rows)
     score_places = fmt.places(row["cost_weighted_score"] for row in rows)
-    excess_places = fmt.places(row["excess_cost"] or 0 for row in rows)
+    excess = "billed_excess_cost" if order == BILLED_EXCESS else "excess_cost"
+    excess_places = fmt.places(row[excess] or 0 for row in rows)
 
     def cost(row: dict) -> str:
         text = fmt.fixed(row["attributed_cost"], money_places)
@@ -86,7 +88,9 @@ def _columns(rows: list[dict]) -> list[_Column]:
         column("window", lambda row: fmt.utc(row["window_start_ms"], "%m-%d %H:%M"), right=False),
         column("culprit", lambda row: fmt.clean(row["otel_service_name"]), right=False, least=12),
         column("kind", lambda row: fmt.kind(row["anomaly_kind"]), right=False, least=8),
-        column("excess", lambda row: fmt.fixed(row["excess_cost"], excess_places)),
+        column(
+            "on the bill" if order == BILLED_EXCESS else "excess", lambda row: fmt.fixed(row[excess], excess_places)
+        ),
         column("S", lambda row: fmt.fixed(row["cost_weighted_score"], score_places)),
         column("c_s" if len(currencies) > 1 else f"c_s {fmt.clean(*currencies)}", cost),
         column("traces", lambda row: f"{row['anomalous_traces']:,}/{row['total_traces']:,}"),
@@ -143,7 +147,7 @@ def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) ->
         )
     lines = textwrap.wrap(heading, width)
     if rows:
-        columns = _columns(rows)
+        columns = _columns(rows, order)
         separator = _fit(columns, width)
         table = [
             separator.join(_pad(text, column) for text, column in zip(line, columns, strict=True)).rstrip()

@@ -52,6 +52,7 @@ EXCESS_COLUMNS = (
     ("Used beyond the usual", NUMBER),
     ("Unit", ""),
     ("Price of one more", NUMBER),
+    ("Known by", ""),
     ("Excess cost", NUMBER),
 )
 TREE_KEY = (
@@ -136,19 +137,21 @@ def _excess(row: dict, explanation: dict, currency: str) -> str:
         + number(fmt.significant(element["x_ExcessQuantity"]))
         + td(text(element["UsageUnit"]))
         + number(fmt.significant(Decimal(element["x_UnitRate"])))
+        + td(text(fmt.PRICE_BASES.get(element.get("x_PriceBasis"), "–")))
         + number(fmt.fixed(Decimal(element["x_Cost"]), decimal_places))
         for element in ordered[:MOST_TERMS]
     ]
     if len(ordered) > MOST_TERMS:
         rest = sum((Decimal(element["x_Cost"]) for element in ordered[MOST_TERMS:]), Decimal())
         rows.append(
-            row_head(f"{len(ordered) - MOST_TERMS:,} smaller ones", span=5) + number(fmt.fixed(rest, decimal_places))
+            row_head(f"{len(ordered) - MOST_TERMS:,} smaller ones", span=6) + number(fmt.fixed(rest, decimal_places))
         )
     caption = (
-        "What its traces used beyond such traces' usual, in all services that they touch, and what that"
-        f" cost; money in {currency}"
+        "What its traces used beyond such traces' usual, in all services that they touch, and what that is worth;"
+        f" money in {currency}. Of it {fmt.fixed(row['billed_excess_cost'], decimal_places)} changed the bill: machines"
+        " that are paid for anyway cost no more when they are used."
     )
-    foot = row_head("excess", span=5) + number(fmt.fixed(row["excess_cost"], decimal_places))
+    foot = row_head("excess", span=6) + number(fmt.fixed(row["excess_cost"], decimal_places))
     content = table(EXCESS_COLUMNS, rows, caption, foot)
     return scrollable("Excess cost, service by service", content)
 

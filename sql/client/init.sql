@@ -32,6 +32,7 @@ create table ranked_anomalies (
     `attributed_cost` decimal(28, 12),
     `excess_cost` decimal(28, 12),
     `projected_monthly_cost` decimal(28, 12),
+    `billed_excess_cost` decimal(28, 12),
     `billing_currency` string,
     `cost_status` string,
     `anomaly_kind` string,

@@ -2,8 +2,8 @@
 -- Grain: one row per ranked anomaly; old_rank is the table's, new_rank that of the scenario.
 -- Edit the three CTEs on top. prices: factor on the unit price of a dimension. severities: factor on alpha
 -- of a kind, and on its excess cost where that alone is ranked by. scenario: ranked_by 'excess' (the job's
--- default), 'excess_score' (alpha * ln(1 + excess)) or 'score' (S). A dimension or kind that isn't named
--- stays as it is. With all factors 1 and the job's own order the two ranks are equal.
+-- default), 'excess_score' (alpha * ln(1 + excess)), 'billed_excess' (what of the excess is on the bill) or
+-- 'score' (S). A dimension or kind that isn't named stays as it is. With all factors 1 and the job's own order the two ranks are equal.
 -- Tables: ranked_anomalies, of which the columns and the explanation alone are read.
 -- Run on DuckDB 2.0 and PostgreSQL 15; on Flink SQL it is the view of this name in sql/client/init.sql.
 with prices (dimension, factor) as (
@@ -30,7 +30,9 @@ costs as (
         select (explained.explanation -> 'Elements') -> cast(numbers.n as integer) as element
     ) as elements
     union all
-    select explained.anomaly_id, 'excess' as what, element ->> 'x_Dimension' as dimension,
+    select explained.anomaly_id,
+        case when element ->> 'x_PriceBasis' in ('metered', 'pool') then 'billed excess' else 'excess' end as what,
+        element ->> 'x_Dimension' as dimension,
         cast(element ->> 'x_Cost' as decimal(28, 12)) as cost
     from explained
     cross join lateral generate_series(
@@ -45,8 +47,10 @@ repriced as (
         costs.anomaly_id,
         sum(case when costs.what = 'attributed' then costs.cost * cast(coalesce(prices.factor, 1) as decimal(9, 6)) end)
             as attributed_cost,
-        sum(case when costs.what = 'excess' then costs.cost * cast(coalesce(prices.factor, 1) as decimal(9, 6)) end)
-            as excess_cost
+        sum(case when costs.what <> 'attributed' then costs.cost * cast(coalesce(prices.factor, 1) as decimal(9, 6)) end)
+            as excess_cost,
+        sum(case when costs.what = 'billed excess' then costs.cost * cast(coalesce(prices.factor, 1) as decimal(9, 6)) end)
+            as billed_excess_cost
     from costs
     left join prices on prices.dimension = costs.dimension
     group by costs.anomaly_id
@@ -64,6 +68,7 @@ judged as (
         cast(coalesce(repriced.attributed_cost, 0) as decimal(28, 12)) as new_attributed_cost,
         cast(case when ranked.excess_cost is not null then coalesce(repriced.excess_cost, 0) end as decimal(28, 12))
             as new_excess_cost,
+        coalesce(repriced.billed_excess_cost, 0) as new_billed_excess_cost,
         ranked.anomaly_score * cast(coalesce(severities.factor, 1) as double precision) as new_anomaly_score,
         cast(coalesce(severities.factor, 1) as double precision) as severity
     from ranked_anomalies as ranked
@@ -77,6 +82,7 @@ scored as (
             * ln(1 + abs(cast(new_attributed_cost as double precision))) as new_score,
         case scenario.ranked_by
             when 'excess' then severity * cast(coalesce(new_excess_cost, 0) as double precision)
+            when 'billed_excess' then severity * cast(new_billed_excess_cost as double precision)
             when 'excess_score' then new_anomaly_score * sign(cast(coalesce(new_excess_cost, 0) as double precision))
                 * ln(1 + abs(cast(coalesce(new_excess_cost, 0) as double precision)))
             else 0

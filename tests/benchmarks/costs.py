@@ -7,8 +7,9 @@ Worlds are simulated, or read from directories that have ``truth/costs.parquet``
 usage; of the arms of attribution all but the oracle have the detector's verdicts. Prints for each
 kind of bill two Markdown tables, mean ± 95 % t-interval over the seeds:
 
-attribution   A, bias and the share on the right service, of c_s (equation 1: proportional share), of excess cost,
-              and of an oracle that knows the anomalous traces and culprits and counts their excess as the job does
+attribution   A, bias and the share on the right service, of c_s (equation 1: proportional share), of excess cost, of
+              what of it is on the bill, and of an oracle that knows the anomalous traces and culprits and counts their
+              excess as the job does
 dollars       averted by repairing the first k rows a day (measures.averted), as a share of all that anomalies cost,
               which is the source's "cost savings"; beside it over what the oracle's order averts (a ratio of sums).
               Ranked by alpha alone (AIOps), by irregularity of the bill alone (FinOps), by alpha + log(1 + c_s) (naive
@@ -187,6 +188,7 @@ def evaluate(directory: Path) -> dict[str, dict[str, Measures]]:
     attribution = {
         "c_s": m.attribution(ranked, world.costs),
         "excess cost": m.attribution(ranked, world.costs, "excess_cost"),
+        "billed excess": m.attribution(ranked, world.costs, "billed_excess_cost"),
         "c_s, oracle's traces": m.attribution(known, world.costs),
         "excess, oracle's traces": m.attribution(known, world.costs, "excess_cost"),
     }

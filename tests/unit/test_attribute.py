@@ -321,7 +321,8 @@ def test_who_bears_what_nobody_used(policy, expected):
     assert {(r["idle_policy"], r["idle_share"], r["capacity"]) for r in rows} == {(policy, 0.5, 14400.0)}
     assert sum(row["share"] for row in rows) == pytest.approx(1.0)
     assert {row["total_usage"] for row in rows} == {7200.0}
-    assert {row["unit_rate"] for row in rows} == {"0.00005555555555555555555555555556"}
+    # 0.4 for 14,400 core-seconds, whoever bears what nobody used
+    assert {row["marginal_rate"] for row in rows} == {"0.00002777777777777777777777777778"}
 
 
 def test_the_clusters_own_pods_bear_what_they_use_and_no_equal_part_of_the_idle():
@@ -368,6 +369,158 @@ def test_before_the_bill_the_last_machine_tells_the_capacity():
     rows = all_rows(usage, delivered("0.8", **MACHINE), idle_policy="none")[LATER]
     assert costs(rows) == {IDLE: "0.200000000000", "cart": "0.200000000000"}
     assert {row["cost_status"] for row in rows} == {"provisional"}
+
+
+# ---- the price of one more unit -------------------------------------------------------------------
+
+# An 8-core machine at 0.34 USD an hour, all of it cpu's: a core-second is 0.34 / 8 / 3600.
+CORE_SECOND = Decimal("0.34") / 8 / 3600
+
+
+def price_of_more(rows):
+    """(basis, rate) of the rows, which have it in common."""
+    [found] = {(row["marginal_basis"], row["marginal_rate"]) for row in rows}
+    return found[0], found[1] and Decimal(found[1])
+
+
+@pytest.mark.parametrize("policy", ["proportional", "none", "even"])
+@pytest.mark.parametrize("used", [0.03, 0.30, 0.80, 1.00])
+def test_use_of_a_machine_costs_its_capacity_price_however_full_it_is(used, policy):
+    half, quarter = used * 14400 * 0.75, used * 14400 * 0.25
+    consumers = [("cart", {HOUR: {"cpu": half}, LATER: {"cpu": half}}), ("checkout", {HOUR: {"cpu": quarter}})]
+    rows = resource_rows("node-1", consumers, [delivered("0.34", **MACHINE)], idle_policy=policy)
+    for window in (HOUR, LATER):  # billed, and at the rate of that bill
+        basis, rate = price_of_more(rows[window])
+        assert basis == "capacity"
+        assert abs(rate / CORE_SECOND - 1) < Decimal("1e-20")
+    assert sum(row["allocated_cost"] for row in rows[HOUR]) == Decimal("0.17")
+
+
+def test_a_daily_bill_of_a_machine_has_the_same_price():
+    day = delivered("8.16", hours=24, **MACHINE | {"consumed_quantity": "24"})
+    rows = all_rows({HOUR: {"cpu": 432.0}, HOUR + 9 * HOUR_MS: {"cpu": 14400.0}}, day)
+    for window in (HOUR, HOUR + 9 * HOUR_MS):
+        basis, rate = price_of_more(rows[window])
+        assert (basis, round(rate / CORE_SECOND, 12)) == ("capacity", 1)
+
+
+def test_what_is_charged_by_the_unit_costs_its_unit_price():
+    """Two vCPU hours for 0.8, all of them used, unevenly in the hour; operations, of which the bill counts fewer."""
+    rows = all_rows({HOUR: {"cpu": 5400.0}, HOUR + WINDOW_MS: {"cpu": 1800.0}}, delivered("0.8"))
+    for window in (HOUR, HOUR + WINDOW_MS):
+        assert price_of_more(rows[window]) == ("metered", round(Decimal("0.8") / 7200, 31))
+    io = delivered("0.8", parts=[["io", "1"]], consumed_unit="Operations", consumed_quantity="10")
+    assert price_of_more(all_rows({HOUR: {"io": 100.0}}, io)[HOUR]) == ("metered", Decimal("0.004"))
+    later = all_rows({HOUR: {"io": 100.0}, LATER: {"io": 7.0}}, io)[LATER]
+    assert price_of_more(later) == ("metered", Decimal("0.004"))
+
+
+def test_cores_of_a_machine_that_are_charged_by_the_unit_are_paid_for_used_or_not():
+    cores = delivered("0.34", consumed_quantity="8", is_provisioned=True)
+    for window in (HOUR, LATER):
+        rows = all_rows({HOUR: {"cpu": 432.0}, LATER: {"cpu": 432.0}}, cores)[window]
+        basis, rate = price_of_more(rows)
+        assert (basis, round(rate / CORE_SECOND, 12)) == ("capacity", 1)
+
+
+def test_a_correction_and_a_licence_have_no_size_and_change_the_price():
+    more = (
+        delivered("0.17", key="c", charge_class="Correction", consumed_quantity=None, consumed_unit=None),
+        delivered("0.34", key="l", identity="l", is_licence=True, **MACHINE),
+    )
+    basis, rate = price_of_more(all_rows({HOUR: {"cpu": 432.0}}, delivered("0.34", **MACHINE), *more)[HOUR])
+    assert (basis, round(rate / CORE_SECOND, 12)) == ("capacity", Decimal("2.5"))
+
+
+UNSIZED = {"per": "hour", "consumed_unit": "Hours", "consumed_quantity": "1"}
+
+
+@pytest.mark.parametrize("window", [HOUR, LATER])
+def test_without_a_size_a_list_price_counts_and_else_cost_over_usage_which_is_told(window):
+    usage = {HOUR: {"cpu": 432.0}, LATER: {"cpu": 432.0}}
+
+    def price(*book, card=()):
+        return price_of_more(all_rows(usage, delivered("0.34", **UNSIZED), prices=Prices(card, book))[window])
+
+    assert price() == ("used_share", round(Decimal("0.17") / 432, 31))
+    assert price(BookPrice("cpu", "0.036", "vCPU-Hours", "USD")) == ("list", Decimal("0.00001"))
+    assert price(BookPrice("cpu", "0.036", "vCPU-Hours", "EUR"))[0] == "used_share"
+    of_sku = {"sku_id": "SKU-1", "currency": "USD", "dimension": "cpu", "per": "window", "resources": 1,
+              "list": "0.18", "capacity": "14400", "rates": []}  # fmt: skip
+    assert price(card=(of_sku,)) == ("list", Decimal("0.0000125"))
+    assert price(card=(of_sku | {"capacity": None},))[0] == "used_share"
+
+
+def test_a_size_that_is_missing_for_a_part_is_missing():
+    charges = delivered("0.34", **MACHINE), delivered("0.1", identity="b", key="b", **UNSIZED)
+    assert price_of_more(all_rows({HOUR: {"cpu": 432.0}}, *charges)[HOUR])[0] == "used_share"
+
+
+def test_a_machine_that_no_bill_names_costs_what_its_skus_machines_do():
+    card = Prices(({"sku_id": "SKU-1", "currency": "USD", "dimension": "cpu", "per": "window", "resources": 1,
+                    "list": "0.5", "capacity": "14400", "rates": [[HOUR, "0.17"]]},))  # fmt: skip
+    for policy in ("proportional", "none", "even"):
+        rows = all_rows({LATER: {"cpu": 432.0}}, prices=card, idle_policy=policy)[LATER]
+        basis, rate = price_of_more(rows)
+        assert (basis, round(rate / CORE_SECOND, 12)) == ("capacity", 1)
+        assert sum(row["allocated_cost"] for row in rows) == Decimal("0.17")
+
+
+def test_a_resource_that_the_price_book_alone_prices_has_its_price():
+    book = Prices((), (BookPrice("cpu", "0.036", "vCPU-Hours", "USD"), BookPrice("io", "2", "Operations", "USD")))
+    rows = all_rows({HOUR: {"cpu": 10.0, "io": 1.0}}, prices=book)[HOUR]
+    assert [price_of_more([row]) for row in rows] == [("list", Decimal("0.00001")), ("metered", 2)]
+
+
+def pool(machines, hour=0, cost="0.34"):
+    """So many of the machines in an hour."""
+    each = MACHINE | {"consumed_quantity": machines}
+    return delivered(str(Decimal(cost) * Decimal(machines)), hour=hour, **each)
+
+
+@pytest.mark.parametrize(
+    ("hours", "used", "expected"),
+    [
+        (["3", "3"], 0.6, ("capacity", 1)),  # as many as before
+        (["2", "3"], 0.6, ("pool", Decimal("0.6"))),  # one came
+        (["4", "3"], 0.6, ("pool", Decimal("0.6"))),  # one went
+        (["3", "2.5"], 0.8, ("pool", Decimal("0.8"))),
+        (["3.5"], 0.6, ("pool", Decimal("0.6"))),
+        (["3"], 0.6, ("capacity", 1)),  # nobody knows what was before
+        (["2", "3"], 1.2, ("pool", 1)),
+        (["2", "3"], 0.4, ("capacity", 1)),  # no machine is added to an empty pool
+        (["0.5", "1"], 0.6, ("capacity", 1)),  # one that was started
+        (["0.25", "0.75"], 0.6, ("capacity", 1)),
+    ],
+)
+def test_a_pool_whose_machines_come_and_go_costs_as_much_more_as_it_is_less_than_full(hours, used, expected):
+    last = HOUR + (len(hours) - 1) * HOUR_MS
+    of_half = {"cpu": used * 14400 * float(hours[-1])}
+    usage = {last: of_half, last + WINDOW_MS: of_half, LATER + 2 * HOUR_MS: {"cpu": 9.0}}
+    rows = all_rows(usage, *(pool(machines, hour) for hour, machines in enumerate(hours)))
+    for window in usage:  # billed, and at the rate of that bill
+        basis, rate = price_of_more(rows[window])
+        assert (basis, round(CORE_SECOND / rate, 12)) == expected
+
+
+def test_a_pool_grows_with_its_fullest_dimension():
+    """Machines are three quarters full of memory, and come for that: they cost the memory, and cpu is to spare."""
+    each = MACHINE | {"machine": {"cpu": "8", "memory": "100"}, "parts": [["cpu", "0.5"], ["memory", "0.5"]]}
+    charges = [pool(n, hour) | each | {"consumed_quantity": n} for hour, n in enumerate(("2", "3"))]
+    used = {"cpu": 0.3 * 3 * 14400, "memory": 0.75 * 3 * 180_000}
+    usage = {HOUR + HOUR_MS: used, HOUR + HOUR_MS + WINDOW_MS: used, LATER: {"cpu": 1.0, "memory": 1.0}}
+    rows = all_rows(usage, *charges)
+    for window in usage:
+        cpu, memory = rows[window]
+        assert price_of_more([cpu]) == ("pool", 0)
+        assert (memory["marginal_basis"], cpu["marginal_basis"]) == ("pool", "pool")
+        assert round(Decimal(memory["marginal_rate"]) * Decimal(used["memory"]), 12) == Decimal("0.51")
+
+
+def test_machines_of_several_sizes_are_no_pool():
+    small = pool("2", 1) | {"key": "small", "identity": "small", "machine": {"cpu": "2"}}
+    rows = all_rows({HOUR + HOUR_MS: {"cpu": 30_000.0}}, pool("1"), pool("2", 1), small)[HOUR + HOUR_MS]
+    assert price_of_more(rows)[0] == "capacity"
 
 
 # ---- rates of others --------------------------------------------------------------------------
@@ -465,6 +618,20 @@ def test_a_bounded_input_is_sent_at_its_end_alone():
     assert it.timers == set() and it.sent == []
     feed_charge(it, delivered("0.8", hour=-9999))  # nothing is late
     assert len(by_kind(it.end(), "allocations")) == 4
+
+
+def test_what_was_paid_for_before_is_known_after_its_window_is_closed():
+    """A machine came in the second hour; half of that hour is still open when the hour before it is forgotten."""
+    it = stage(wait_ms=2 * HOUR_MS)
+    for each in (pool("2", 0), pool("3", 1)):
+        feed_charge(it, each)
+    half_open = HOUR + 3 * WINDOW_MS
+    sent = []
+    for window in range(10):
+        feed_usage(it, HOUR + window * WINDOW_MS, 0.6 * 3 * 14400)
+        sent += [rows for window_ms, rows in by_kind(it.fire(), "allocations").items() if window_ms == half_open]
+    assert sent[-1][0]["marginal_basis"] == "pool"
+    assert len(sent) == 2  # idle, and used
 
 
 def test_a_charge_for_a_closed_window_is_told_and_nothing_else_changes():

@@ -47,7 +47,7 @@ class Resource:
         self._told[key] = windows, (text.decode() if used is not None else None)
 
     def bill(self, hour: int, cost: str = "0.8", dimension: str = "cpu", **columns: object) -> None:
-        each = charge(cost, hour=hour, parts=[[dimension, "1"]], **columns)
+        each = charge(cost, hour=hour, **{"parts": [[dimension, "1"]], **columns})
         each = {"identity": f"{hour}/{dimension}", "version": "0 a", "charge_category": "Usage", **each}
         self.it.feed("charge", f"{each['key']}/{dimension}", each)
 
@@ -59,6 +59,7 @@ CHANGES = st.lists(
         st.tuples(st.just("use now"), st.sampled_from(["a", "b"]), st.integers(0, 2), AMOUNTS, st.just("x")),
         st.tuples(st.just("use no more"), st.sampled_from(["a", "b"]), st.integers(0, 60)),
         st.tuples(st.just("bill"), st.integers(0, 20), st.sampled_from(["0.8", "2"]), st.sampled_from(["cpu", "io"])),
+        st.tuples(st.just("machines"), st.integers(0, 30), st.sampled_from(["1", "2", "3", "2.5"])),
         st.tuples(st.just("fee"), st.integers(0, 30), st.integers(1, 12)),
         st.tuples(st.just("call")),
         st.tuples(st.just("pass"), st.integers(1, 8)),
@@ -84,6 +85,10 @@ def run(it: Stage, changes: list[tuple], is_clock_set: bool) -> None:
             resource.tell(*of, None)
         elif what == "bill":
             resource.bill(of[0], of[1], of[2], key=f"{of}")
+        elif what == "machines":
+            parts, size = [["cpu", "0.6"], ["memory", "0.4"]], {"cpu": "100", "memory": "200"}
+            resource.bill(of[0], parts=parts, key=f"{of}", per="hour", machine=size, consumed_unit="Hours",
+                          consumed_quantity=of[1], identity=f"{of[0]}/machines")  # fmt: skip
         elif what == "fee":
             resource.bill(of[0], hours=of[1], key=f"fee {of}", per="hour", charge_category="Purchase")
         elif what == "call":

@@ -85,6 +85,7 @@ def test_a_charge_carries_every_field_of_the_contract():
         "converted": None,
         "machine": None,
         "is_licence": False,
+        "is_provisioned": False,
         "sku_id": "SKU1",
         "focus_service_name": "Amazon Elastic Compute Cloud",
         "provider_name": "AWS",

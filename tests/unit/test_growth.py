@@ -77,7 +77,7 @@ def test_windows_before_their_bill_take_as_much_work_as_there_are(cost: str) -> 
 def of_resources(resources: int) -> list[dict]:
     """What two services are allocated of each."""
     return [
-        allocation(service, "0.5", resource_id=f"node-{n}", unit_rate="0.25")
+        allocation(service, "0.5", resource_id=f"node-{n}", marginal_rate="0.25", marginal_basis="metered")
         for n in range(resources)
         for service in ("cart", "checkout")
     ]

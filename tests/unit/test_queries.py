@@ -102,9 +102,13 @@ def ranked(
     is_priced=True,
     **columns,
 ):
-    """A row whose figures follow from its elements and excess, [(dimension, cost), ...]."""
+    """A row whose figures follow from its elements and excess, [(dimension, cost[, price basis]), ...]."""
+    excess = [(*each, "metered")[:3] for each in excess]
     attributed = sum((Decimal(e["x_AllocatedCost"]) for e in elements), Decimal("0.000000000000"))
-    excess_cost = sum((Decimal(c) for _, c in excess), Decimal(0)) if is_priced else None
+    excess_cost, billed = (
+        sum((Decimal(c) for _, c, basis in excess if basis in bases), Decimal(0)) if is_priced else None
+        for bases in (("metered", "pool", "capacity"), ("metered", "pool"))
+    )
     alpha = mean * math.log2(1 + traces)
     score = math.copysign(alpha * math.log1p(abs(float(attributed))), attributed)
     explanation = {
@@ -113,7 +117,16 @@ def ranked(
         "x_AnomalyScore": alpha,
         "x_AttributedCost": str(attributed),
         "x_CostWeightedScore": score,
-        "x_ExcessUsage": [{"x_Dimension": d, "x_Cost": c} for d, c in excess],
+        "x_ExcessUsage": [
+            {
+                "x_Dimension": d,
+                "x_Cost": c,
+                "x_PriceBasis": basis,
+                "x_ExcessQuantity": 2.0,
+                "x_UnitRate": str(Decimal(c) / 2),
+            }
+            for d, c, basis in excess
+        ],
         "x_MeanTraceScore": mean,
     }
     return {
@@ -129,6 +142,7 @@ def ranked(
         "total_traces": 10,
         "attributed_cost": attributed,
         "excess_cost": excess_cost,
+        "billed_excess_cost": billed,
         "billing_currency": currency,
         "cost_status": "billed",
         "anomaly_kind": kind,
@@ -290,6 +304,14 @@ def test_other_prices_and_severities_change_ranks(tmp_path):
     assert columns(rows, "otel_service_name", "new_rank") == [("pay", 1), ("cart", 2), ("ship", 3)]
 
 
+def test_what_if_ranks_by_what_is_on_the_bill_too(tmp_path):
+    """cart's machines are paid for anyway."""
+    rows = [WHAT_IF[0] | {"explanation": WHAT_IF[0]["explanation"].replace("metered", "capacity")}, *WHAT_IF[1:]]
+    found = ask(tmp_path, "what_if", scenario("billed_excess"), ranked_anomalies=rows)
+    assert columns(found, "otel_service_name", "new_rank") == [("pay", 1), ("ship", 2), ("cart", 3)]
+    assert {row["old_excess_cost"] == row["new_excess_cost"] for row in found} == {True}
+
+
 def test_what_if_ranks_by_the_score_too(tmp_path):
     rows = ask(tmp_path, "what_if", scenario("score"), ranked_anomalies=WHAT_IF)
     assert columns(rows, "otel_service_name", "new_rank") == [("ship", 1), ("cart", 2), ("pay", 3)]
@@ -341,6 +363,8 @@ def test_every_row_follows_from_its_explanation_and_one_that_does_not_is_listed(
         ranked(at(1), "free", []),
         ranked(at(1), "next to nothing", [element("io", "0.000000030820")], traces=400, mean=9.0),
         ranked(at(1), "credit", [element("io", "-5.000000000000")]),
+        ranked(at(1), "used", [], [("cpu", "3.000000000001", "capacity"), ("cpu", "0.5", "pool"), ("io", "-0.25")]),
+        ranked(at(1), "of an earlier release", [], [("cpu", "3")], billed_excess_cost=None),
     ]
     assert ask(tmp_path, "recompute", ranked_anomalies=sound) == []
     wrong = [
@@ -348,9 +372,13 @@ def test_every_row_follows_from_its_explanation_and_one_that_does_not_is_listed(
         sound[1] | {"cost_weighted_score": sound[1]["cost_weighted_score"] * 1.000001},
         ranked(at(1), "ratio", [element("cpu", "0.5", 1.0, 3.0, "1.0")]),
         ranked(at(1), "sign", [element("cpu", "-5")], cost_weighted_score=1.0),
+        ranked(at(1), "the bill", [], [("cpu", "3", "capacity")], billed_excess_cost=Decimal(3)),
+        ranked(at(1), "the price", [], [("cpu", "3")]),
     ]
+    wrong[-1]["explanation"] = wrong[-1]["explanation"].replace('"x_UnitRate": "1.5"', '"x_UnitRate": "1.4"')
     rows = ask(tmp_path, "recompute", ranked_anomalies=wrong)
-    assert [row["anomaly_id"].split("/")[1] for row in rows] == ["cart", "pay", "ratio", "sign"]
+    found = [row["anomaly_id"].split("/")[1] for row in rows]
+    assert found == ["cart", "pay", "ratio", "sign", "the bill", "the price"]
 
 
 # ---- costs ------------------------------------------------------------------------------------

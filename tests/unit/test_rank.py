@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from udfs.pure.attribute import allocate_window
 from udfs.pure.contract import TABLES
 from udfs.pure.price import cost_by_window
-from udfs.pure.rank import EXCESS, EXCESS_SCORE, ORDERS, SCORE, rank_window
+from udfs.pure.rank import BILLED_EXCESS, EXCESS, EXCESS_SCORE, ORDERS, SCORE, rank_window
 from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
 
 HOUR = 400_000 * HOUR_MS
@@ -54,7 +54,8 @@ def allocation(service, cost, currency="USD", status="billed", resource_id="node
         "cost_status": status,
         "charges": [],
         "rate": None,
-        "unit_rate": None,
+        "marginal_rate": None,
+        "marginal_basis": None,
         "idle_policy": "proportional",
         "idle_share": None,
         "charge_period_end": HOUR + HOUR_MS if is_billed else None,
@@ -80,7 +81,7 @@ def test_one_row_has_every_column_of_the_interface():
     assert row["attributed_cost"] == Decimal("1.5")
     assert str(row["attributed_cost"]) == "1.500000000000"
     assert (row["anomalous_traces"], row["total_traces"], row["threshold"]) == (2, 30, 3.0)
-    assert (row["excess_cost"], row["projected_monthly_cost"]) == (Decimal(0), Decimal(0))
+    assert (row["excess_cost"], row["billed_excess_cost"], row["projected_monthly_cost"]) == (0, 0, 0)
     assert row["anomaly_id"] == "2015-08-19T16:00:00Z/cart/USD"
     assert (row["rank"], row["model_version"]) == (1, "usual-1")
 
@@ -203,8 +204,14 @@ def test_updated_at_is_the_event_time_that_the_row_is_known_at():
 # ---- excess -----------------------------------------------------------------------------------
 
 
-def dear(service, rate, usage=1.0, **columns):
-    return allocation(service, "1", usage=usage, unit_rate=rate, **columns)
+def dear(service, rate, usage=1.0, basis="metered", **columns):
+    return allocation(service, "1", usage=usage, marginal_rate=rate, marginal_basis=basis, **columns)
+
+
+def excess_of(row):
+    """[(service, dimension, basis, quantity, rate, cost), ...] of the explanation."""
+    names = ("x_OtelServiceName", "x_Dimension", "x_PriceBasis", "x_ExcessQuantity", "x_UnitRate", "x_Cost")
+    return [tuple(element[name] for name in names) for element in json.loads(row["explanation"])["x_ExcessUsage"]]
 
 
 def test_excess_is_usage_beyond_the_usual_at_the_price_of_one_more_unit():
@@ -238,16 +245,65 @@ def test_what_the_rank_is_by_can_be_chosen():
         incident("grave", 6.0, excess_usage={"grave": {"cpu": 4.0}}),
     ]
     allocations = [
-        allocation("loud", "9", unit_rate="1"), *(dear(name, "1") for name in ("dear", "grave")),
+        allocation("loud", "9", marginal_rate="1", marginal_basis="metered"),
+        dear("dear", "1", basis="capacity"), dear("grave", "1"),
     ]  # fmt: skip
     first = {order: rank(incidents, allocations, order=order)[0]["otel_service_name"]
-             for order in (SCORE, EXCESS, EXCESS_SCORE)}  # fmt: skip
-    assert first == {SCORE: "loud", EXCESS: "dear", EXCESS_SCORE: "grave"}
+             for order in (SCORE, EXCESS, EXCESS_SCORE, BILLED_EXCESS)}  # fmt: skip
+    assert first == {SCORE: "loud", EXCESS: "dear", EXCESS_SCORE: "grave", BILLED_EXCESS: "grave"}
+
+
+@pytest.mark.parametrize(
+    ("basis", "billed"), [("metered", 1), ("pool", 1), ("capacity", 0), ("list", 0), ("used_share", 0)]
+)
+def test_the_bill_changes_where_more_use_is_more_money(basis, billed):
+    [row] = rank([incident("cart", 4.0, excess_usage={"cart": {"cpu": 0.5}})], [dear("cart", "2", basis=basis)])
+    assert (row["excess_cost"], row["billed_excess_cost"]) == (1, billed)
+    assert excess_of(row) == [("cart", "cpu", basis, 0.5, "2", "1.000000000000")]
+    why = json.loads(row["explanation"])
+    assert (Decimal(why["x_ExcessCost"]), Decimal(why["x_BilledExcessCost"])) == (1, billed)
+
+
+def test_of_several_resources_each_bears_excess_as_it_bears_use():
+    rows = [dear("cart", "2"), dear("cart", "8", usage=3.0, basis="capacity", resource_id="node-2")]
+    [row] = rank([incident("cart", 4.0, excess_usage={"cart": {"cpu": 4.0}})], rows)
+    assert excess_of(row) == [
+        ("cart", "cpu", "capacity", 3.0, "8", "24.000000000000"),
+        ("cart", "cpu", "metered", 1.0, "2", "2.000000000000"),
+    ]
+    assert (row["excess_cost"], row["billed_excess_cost"]) == (26, 2)
+
+
+def test_allocations_that_an_earlier_release_left_in_state_are_priced():
+    old = {name: value for name, value in dear("cart", "2").items() if not name.startswith("marginal")}
+    [row] = rank([incident("cart", 4.0, excess_usage={"cart": {"cpu": 0.5}})], [old | {"unit_rate": "2"}])
+    assert excess_of(row) == [("cart", "cpu", "used_share", 0.5, "2", "1.000000000000")]
+
+
+# An 8-core machine at 0.34 USD an hour, all of it cpu's: a core-hour of capacity costs 0.0425.
+NODE = {"per": "hour", "consumed_unit": "Hours", "consumed_quantity": "1", "machine": {"cpu": "8"}}
+
+
+@pytest.mark.parametrize("policy", ["proportional", "none", "even"])
+@pytest.mark.parametrize("used", [0.03, 0.30, 0.80, 1.00])
+def test_excess_on_a_machine_is_worth_its_capacity_and_changes_no_bill(used, policy):
+    """A quarter of the use is beyond the usual, by two services; the machine costs 0.17 in W however much is used."""
+    whole = used * 8 * 1800
+    usage = {HOUR: {"cpu": {"cart": 0.7 * whole, "web": 0.2 * whole, "": 0.1 * whole}}}
+    node = charge("m", "0.34", [["cpu", "1"]], per="hour") | NODE
+    bill = {window_ms: [(node, parts)] for window_ms, parts in cost_by_window(node).items()}
+    rows = allocate_window("node-1", HOUR, usage, bill, {"cpu"}, idle_policy=policy)
+    assert sum(row["allocated_cost"] for row in rows) == Decimal("0.17")
+    beyond = {"cart": {"cpu": 0.2 * whole}, "web": {"cpu": 0.05 * whole}}
+    [row] = rank([incident("cart", 4.0, excess_usage=beyond)], orjson.loads(orjson.dumps(rows, default=str)))
+    assert float(row["excess_cost"]) == pytest.approx(0.25 * whole * 0.0425 / 3600, rel=1e-9)
+    assert row["billed_excess_cost"] == 0
+    assert {basis for _, _, basis, *_ in excess_of(row)} == {"capacity"}
 
 
 def test_without_any_price_no_excess_is_known():
     [row] = rank([incident("cart", 4.0, excess_usage={"cart": {"cpu": 1.0}})])
-    assert (row["excess_cost"], row["projected_monthly_cost"]) == (None, None)
+    assert (row["excess_cost"], row["billed_excess_cost"], row["projected_monthly_cost"]) == (None, None, None)
 
 
 def test_a_month_of_it_costs_what_a_minute_of_it_does_as_often_as_it_comes():

@@ -108,6 +108,44 @@ def test_a_machines_rate_is_of_one_machine_and_window():
     assert round(of_both, 12) == Decimal("0.2")  # 0.8 for two machines and an hour
 
 
+def test_a_machines_size_is_known_by_its_sku():
+    size = '{"CoreCount": 8, "MemorySize": 16}'
+    card = card_of(charge("0.8", "Hours", SkuPriceDetails=size), charge("0.8", "Hours", hour=1))
+    assert [(e["dimension"], e["capacity"]) for e in card] == [("cpu", "14400"), ("memory", str(16 * GIB * 1800))]
+    [licence] = {
+        e["capacity"] for e in card_of(charge("1", "Hours", SkuPriceDetails=size, ChargeDescription="a licence"))
+    }
+    assert licence == "0"
+    assert rates(card)["USD"]["capacity"] == "14400"
+    more = card_of(charge("1", "Hours", sku="more", SkuPriceDetails=size, ChargeDescription="a licence"))
+    assert rates(card + more, skus=("cpu", "more"))["USD"]["capacity"] == "14400"
+    assert rates(more, skus=("more",))["USD"]["capacity"] is None
+    unknown = card_of(charge("1", "Hours", sku="more"))
+    assert rates(card + unknown, skus=("cpu", "more"))["USD"]["capacity"] is None
+    # what an earlier release offered has no size
+    sku, at_ms, text = offer(charge("0.8", "Hours", SkuPriceDetails=size))
+    old = orjson.loads(text)
+    old[4] = [price[:4] for price in old[4]]
+    assert {e["capacity"] for e in orjson.loads(rate_card([(1, orjson.dumps(old).decode())]))} == {None}
+
+
+def test_a_list_price_of_use_is_that_of_the_sku_or_of_the_book():
+    size = '{"CoreCount": 8, "MemorySize": 16}'
+    machines = card_of(charge("0.8", "Hours", SkuPriceDetails=size, ListUnitPrice="1"))
+
+    def listed(card, skus=("cpu",), book=(), currency="USD"):
+        found = Prices(card, tuple(book)).listed("i-9", "cpu", set(skus), currency)
+        return found and round(found * 3600, 9)
+
+    cpu_weight = Decimal(machines[0]["list"]) * 2  # of an hour of one machine
+    assert listed(machines) == round(cpu_weight / 8, 9)
+    assert listed(card_of(charge("0.36"))) == Decimal("0.25")
+    assert listed(machines, skus=("another",)) is None
+    assert listed(machines, currency="EUR") is None
+    assert listed((), book=[BOOK], currency="EUR") == Decimal("0.036")
+    assert listed((), book=[BOOK]) is None
+
+
 def test_only_where_the_rate_changes_it_is_told():
     [entry] = card_of(*(charge(cost, hour=i) for i, cost in enumerate(("0.36", "0.36", "0.72"))))
     assert entry["rates"] == [[START_MS, "0.00005"], [START_MS + 2 * HOUR_MS, "0.0001"]]

@@ -227,7 +227,8 @@ def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
         "billing_currency": "USD",
         "cost_status": "billed",
         "rate": None,
-        "unit_rate": "0.005",
+        "marginal_rate": "0.005",
+        "marginal_basis": "capacity",
         "idle_policy": "proportional",
         "idle_share": None,
     }
@@ -242,6 +243,8 @@ def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
     rows = rank_window(T0, [[incident]], [{"payment": 10}], costs)
     text = Page(report(tmp_path, ranked_anomalies=rows)).text
     assert "node-1 cpu 2 8 Core-Seconds 0.25 0.04000000 0.01000000 SKU-CPU billed" in text
+    assert "payment cpu 0.5 Core-Seconds 0.005 capacity price 0.002500" in text
+    assert "Of it 0.000000 changed the bill" in text
     assert "= 5.000000 · log2(1 + 3) = 10.000000" in text
     assert "ln(1 + 0.01) = 10.000000 · 0.009950331 = 0.099503309" in text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import JobError
@@ -138,9 +139,9 @@ def by(order: str, rows: list[dict]) -> list[dict]:
 
 # S of cart is the highest, its excess the lowest; search has many faint traces and the middle excess.
 ORDERED = [
-    ranked("cart", 9.0, anomaly_score=2.0, excess_cost="0.1"),
+    ranked("cart", 9.0, anomaly_score=2.0, excess_cost="0.1", billed_excess_cost="0.1"),
     ranked("search", 1.0, anomaly_score=90.0, excess_cost="0.2"),
-    ranked("payment", 2.0, anomaly_score=1.0, excess_cost="0.3"),
+    ranked("payment", 2.0, anomaly_score=1.0, excess_cost="0.3", billed_excess_cost="-0.01"),
 ]
 
 
@@ -149,6 +150,7 @@ ORDERED = [
     [
         ("excess", "Anomalies by excess cost, 3 of 3", ["payment", "search", "cart"]),
         ("excess_score", "Anomalies by α · ln(1 + excess cost), 3 of 3", ["search", "payment", "cart"]),
+        ("billed_excess", "Anomalies by excess cost on the bill, 3 of 3", ["cart", "search", "payment"]),
         ("score", "Anomalies by cost-weighted score S, 3 of 3", ["cart", "payment", "search"]),
         ("of a later version", "Anomalies by excess cost", ["payment", "search", "cart"]),
     ],
@@ -159,14 +161,29 @@ def test_the_order_of_the_run_is_that_of_rank_by(tmp_path, order, heading, expec
     assert text.startswith(heading)
 
 
-@pytest.mark.parametrize("order", ["excess", "excess_score", "score"])
+def test_the_table_shows_what_it_is_ordered_by(tmp_path):
+    outputs = write_outputs(tmp_path, ranked_anomalies=by("billed_excess", ORDERED))
+    text = ranked_table(outputs, width=120)
+    assert "on the bill" in text
+    assert [row[7] for row in rows_of(text)] == ["0.1000", "–", "-0.0100"]
+
+
+def test_tables_of_an_earlier_release_are_read(tmp_path):
+    """Theirs lack a column."""
+    outputs = write_outputs(tmp_path, ranked_anomalies=by("excess", ORDERED))
+    path = outputs / "ranked_anomalies.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("billed_excess_cost"), path)
+    assert [row[4] for row in rows_of(ranked_table(outputs, width=120))] == ["payment", "search", "cart"]
+
+
+@pytest.mark.parametrize("order", ["excess", "excess_score", "billed_excess", "score"])
 def test_the_order_of_one_window_is_that_of_its_ranks(tmp_path, order):
     """One with a credit and one whose excess nobody knows among them."""
     incidents = [incident(name, score) for name, score in (("a", 9.0), ("b", 4.0), ("c", 5.0), ("d", 3.0))]
     for each, excess in zip(incidents, (0.5, 3.0, -2.0), strict=False):
         each["excess_usage"] = {each["otel_service_name"]: {"cpu": excess}}
     costs = [
-        allocation_of_rank(name, cost, currency, unit_rate="0.5")
+        allocation_of_rank(name, cost, currency, marginal_rate="0.5", marginal_basis="metered")
         for name, cost in (("a", "0.1"), ("b", "-3"), ("c", "7"), ("d", "2"))
         for currency in ("USD", "JPY")
     ]

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.horizon import Horizon, agreed
 from udfs.pure.names import RESERVED
 from udfs.pure.price import (
@@ -39,7 +40,7 @@ from udfs.pure.price import (
     utc,
     windows_of,
 )
-from udfs.pure.rates import RESOURCE, Prices, capacity
+from udfs.pure.rates import PRICE_BOOK, RESOURCE, Prices, capacity
 from udfs.pure.reject import reject
 from udfs.pure.versioned import Versioned
 from udfs.pure.windows import (
@@ -70,6 +71,14 @@ IDLE_POLICIES = (PROPORTIONAL, NONE, EVEN)
 # Of whom nobody knows who it is. The cluster's own use has a name, given by the meter alone.
 NAMELESS = frozenset({"", *RESERVED}) - {SYSTEM}
 
+# How the price of one more unit of usage is known. See ``_price_of_more``.
+METERED, POOL, CAPACITY, LIST, USED_SHARE = "metered", "pool", "capacity", "list", "used_share"
+# Those under which more use is more money; elsewhere a machine is paid for whether it is used or not.
+GROWING = frozenset({METERED, POOL})
+
+# No autoscaler adds machines to a pool that is emptier than that in all dimensions.
+_BUSY = Fraction(1, 2)
+
 # A unit rate is a quotient; as many digits as DECIMAL(28, 12) has, so that a rate times a usage
 # is good to the last decimal.
 RATE_DIGITS = Context(prec=28)
@@ -79,11 +88,13 @@ RATE_DIGITS = Context(prec=28)
 class Known(Versioned):
     """What a resource's forgotten windows still say.
 
-    metered: dimensions with telemetry. rates: of ``Past.rates`` by dimension, as of their end.
+    metered: dimensions with telemetry. rates: of ``Past.rates`` by dimension, as of their end. paid: of ``Past.paid``
+    by dimension, for the windows that come after them.
     """
 
     metered: frozenset[str] = frozenset()
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    paid: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -205,7 +216,7 @@ class Resource:
         self._known = known or Known()
         self._delivered, self.charges = charges, standing(charges)
         self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
-        self._past = Past(self._usage, self.bill)
+        self._past = Past(self._usage, self.bill, self._known.paid)
         self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
 
     def rows(
@@ -229,7 +240,7 @@ class Resource:
 
     def known_before(self, closed_ms: int) -> Known:
         """What is still known once the windows before ``closed_ms`` are forgotten."""
-        return Known(frozenset(self._metered), self._rates(closed_ms))
+        return Known(frozenset(self._metered), self._rates(closed_ms), self._paid(closed_ms))
 
     def recent(self, told: Mapping[str, str]) -> Recent:
         """Its newest windows, but those in which anything is charged by the unit: their usage says what a unit costs.
@@ -242,6 +253,7 @@ class Resource:
                 self.bill.get(window_ms, []),
                 self._rates(window_ms),
                 {dimension: self._past.skus(window_ms, dimension) for dimension in self._metered},
+                self._paid(window_ms),
             )
             for window_ms in range(newest_ms - RECENT_MS, newest_ms + RECENT_MS, WINDOW_MS)
             if all(charge["per"] == "hour" for charge, _ in self.bill.get(window_ms, []))
@@ -257,17 +269,21 @@ class Resource:
             for dimension in sorted(self._metered)
         }
 
+    def _paid(self, window_ms: int) -> dict[str, Mapping[str, str]]:
+        return {dimension: self._past.paid(window_ms, dimension) for dimension in DIMENSIONS}
+
 
 # So long usage still changes, as a rule.
 RECENT_MS = 2 * USAGE_BUCKET_MS
 
 
 class Priced(NamedTuple):
-    """Of a window: its bill, and by dimension the rates by currency and SKUs before it."""
+    """Of a window: its bill, and by dimension the rates by currency, SKUs, and capacity before it."""
 
     bill: Bill
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]]
     skus: Mapping[str, set[str]]
+    paid: Mapping[str, Mapping[str, str]]
 
 
 @dataclass
@@ -340,6 +356,10 @@ class Recent:
         """As of ``Past``."""
         return self._windows[window_start_ms].skus[dimension]
 
+    def paid(self, window_start_ms: int, dimension: str) -> Mapping[str, str]:
+        """As of ``Past``."""
+        return self._windows[window_start_ms].paid.get(dimension, {})
+
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
@@ -403,13 +423,13 @@ def allocate_window(
     usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
         window, or what is kept of it. See ``allocate``.
 
-    A window's rows change with its own usage and bill; with ``metered_dimensions``; and, as long
-    as it has usage and no bill, with anything earlier, from which it takes its rate, and with
-    ``prices``.
+    A window's rows change with its own usage and bill; with ``metered_dimensions``; with what was paid for before its
+    charges; with ``prices`` where nobody tells the size of what it is charged for; and, as long as it has usage and no
+    bill, with anything earlier, from which it takes its rate, and with ``prices``.
     """
     charges = bill.get(window_start_ms, ())
     used = usage.get(window_start_ms, {})
-    past = past or Past(usage, bill)
+    past = past or Past(usage, bill, known.paid if known else None)
     billed = {dimension for _, parts in charges for dimension in parts}
     rates: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for dimension in used:
@@ -421,16 +441,22 @@ def allocate_window(
         if not rates[dimension] and prices:
             skus = past.skus(window_start_ms, dimension)
             rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, past.is_billed)
-    return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy)
+    before = {dimension: past.paid(window_start_ms, dimension) for dimension in billed}
+    return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy, before, prices)
 
 
 class Past:
     """What a resource's own usage and bill say of windows whose bill is not there yet; each window of the bill is read
     once, however many ask."""
 
-    def __init__(self, usage: Mapping[int, Usage], bill: Mapping[int, Bill]) -> None:
-        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand."""
-        self._usage, self._bill = usage, bill
+    def __init__(
+        self,
+        usage: Mapping[int, Usage],
+        bill: Mapping[int, Bill],
+        known_paid: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``."""
+        self._usage, self._bill, self._known_paid = usage, bill, known_paid or {}
         self.is_billed = bool(bill)
         self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
         for window_ms in sorted(bill):
@@ -498,12 +524,18 @@ class Past:
                 EXACT.multiply(to_decimal(cost), Decimal(metered_ms)), Decimal(overlap(rated_ms, *period))
             )
             per_usage = EXACT.add(per_usage, EXACT.divide(cost_of_metered, _exactly(used)))
-        paid = None if is_metered else _capacity(rated_ms, dimension, [charge for charge, _ in entries])
+        charges = [charge for charge, _ in entries]
+        paid = _capacity(rated_ms, dimension, charges)
+        pools = _pool_prices(rated_ms, self._usage.get(rated_ms, {}), self._bill[rated_ms], self.paid)
+        pool = pools.get((dimension, charges[0]["currency"]))
+        basis, marginal = _price_of_more(sum(cost for _, cost in entries), dimension, charges, paid, pool)
         return {
             "source": RESOURCE,
             "cost_per_window": _text(to_decimal(flat)),
             "cost_per_usage": _text(RATE_DIGITS.plus(per_usage)) if is_metered else None,
-            "capacity": None if paid is None else str(paid),
+            "capacity": None if paid is None or is_metered else str(paid),
+            "marginal_basis": basis,
+            "marginal_rate": None if marginal is None else _text(marginal),
             "window_start": utc(rated_ms),
             "charges": [_explain(charge, cost) for charge, cost in entries],
         }
@@ -526,6 +558,27 @@ class Past:
             )
             self._used[key] = used, sum(metered.values())
         return self._used[key]
+
+    def paid(self, window_start_ms: int, dimension: str) -> dict[str, str]:
+        """What was paid for before the charges for machines that W is part of began, by the latest bill before.
+
+        returns: {currency: text of the usage that one window of it paid for}; {} where nobody knows.
+        """
+        began = (
+            charge["start_ms"]
+            for charge, parts in self._bill.get(window_start_ms, ())
+            if dimension in parts and charge.get("machine")
+        )
+        windows = self._billed.get(dimension, [])
+        place = bisect_left(windows, window_start(min(began, default=window_start_ms))) - 1
+        if place < 0:
+            return dict(self._known_paid.get(dimension, {}))
+        charged: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for charge, parts in self._bill[windows[place]]:
+            if dimension in parts:
+                charged[charge["currency"]].append(charge)
+        paid = {currency: _capacity(windows[place], dimension, of) for currency, of in sorted(charged.items())}
+        return {currency: str(amount) for currency, amount in paid.items() if amount is not None}
 
     def skus(self, window_start_ms: int, dimension: str) -> set[str]:
         """What the resource is, by the bill of the window nearest to W that charges its usage."""
@@ -560,21 +613,25 @@ def allocate(
     metered_dimensions: Collection[str],
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]],
     idle_policy: str = PROPORTIONAL,
+    before: Mapping[str, Mapping[str, str]] | None = None,
+    prices: Prices | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window.
 
     usage, charges: of this window. metered_dimensions: those of which this resource has usage
         telemetry in any window. rates: {dimension: {currency: rate}} of ``Past.rates`` or
         ``Prices.rates``, for the dimensions that have usage in this window and no charge.
-    idle_policy: one of IDLE_POLICIES.
+    idle_policy: one of IDLE_POLICIES. before: {dimension: {currency: capacity}} of ``Past.paid``. prices: list prices,
+        for machines of unknown size.
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
         resource_cost and allocated_cost Decimal with 12 places; usage and total_usage None where
         no telemetry exists. Beside the table's columns, for the explanation: ``charges`` (those
         that make up resource_cost, money and times as text), ``rate`` (of a provisional row, else
         None), ``charge_period_end`` (ms, the latest of the charges; None if provisional),
-        ``unit_rate`` (text: resource_cost / total_usage, None where nothing was used or measured),
-        ``idle_policy``, ``capacity`` (what is paid for in W, in units of usage, None if unknown)
-        and ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown).
+        ``idle_policy``, ``capacity`` (what is paid for in W, in units of usage, None if unknown),
+        ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown), ``marginal_rate``
+        (text: what one more unit of usage costs, whoever bears the idle part) and ``marginal_basis``
+        (how that is known, see ``_price_of_more``); both None where nothing was used or measured.
 
     A dimension is billed in W as soon as any charge of it touches W, and corrected if one of them
     has ChargeClass Correction or took the place of one with another cost. Usage without a charge is
@@ -586,16 +643,21 @@ def allocate(
         for dimension, cost in parts.items():
             billed[dimension, charge["currency"]].append((charge, cost))
 
-    costs = []  # (dimension, currency, cost in units, capacity, the columns that tell its origin)
+    pools = _pool_prices(window_start_ms, usage, charges, lambda _, dimension: (before or {}).get(dimension, {}))
+    costs = []  # (dimension, currency, cost in units, capacity, price of more, SKUs, columns that tell its origin)
     for (dimension, currency), entries in billed.items():
         is_corrected = any(charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge, _ in entries)
-        of_window = _capacity(window_start_ms, dimension, [charge for charge, _ in entries])
+        of_dimension = [charge for charge, _ in entries]
+        of_window = _capacity(window_start_ms, dimension, of_dimension)
+        cost = sum(cost for _, cost in entries)
         costs.append(
             (
                 dimension,
                 currency,
-                sum(cost for _, cost in entries),
+                cost,
                 of_window,
+                _price_of_more(cost, dimension, of_dimension, of_window, pools.get((dimension, currency))),
+                {charge["sku_id"] for charge in of_dimension if charge["sku_id"] is not None},
                 {
                     "cost_status": CORRECTED if is_corrected else BILLED,
                     "charges": [_explain(charge, cost) for charge, cost in entries],
@@ -614,6 +676,8 @@ def allocate(
                     currency,
                     provisional_cost(rate, used),
                     of_window,
+                    _price_of_more_at(dimension, rate),
+                    set(rate.get("sku_ids") or (charge["sku_id"] for charge in rate["charges"])) - {None},
                     {
                         "cost_status": PROVISIONAL,
                         "charges": [],
@@ -624,13 +688,17 @@ def allocate(
             )
 
     rows = []
-    for dimension, currency, cost, of_window, origin in sorted(costs, key=lambda entry: entry[:2]):
+    for dimension, currency, cost, of_window, price, skus, origin in sorted(costs, key=lambda entry: entry[:2]):
         can_allocate = resource_id != NO_RESOURCE and dimension != OTHER and dimension in metered_dimensions
         services = usage.get(dimension, {}) if can_allocate else None
         idle_share = _idle_share(services, of_window)
         whole = math.fsum((services or {}).values())
         resource_cost = to_decimal(cost)
-        unit_rate = RATE_DIGITS.divide(resource_cost, _exactly(whole)) if whole else None
+        basis, marginal = price
+        if whole and marginal is None:
+            listed = prices.listed(resource_id, dimension, skus, currency) if prices and basis != METERED else None
+            basis = basis if listed is None else LIST
+            marginal = RATE_DIGITS.divide(resource_cost, _exactly(whole)) if listed is None else listed
         for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy):
             rows.append(
                 {
@@ -645,13 +713,96 @@ def allocate(
                     "allocated_cost": to_decimal(part),
                     "billing_currency": currency,
                     **origin,
-                    "unit_rate": None if unit_rate is None else _text(unit_rate),
+                    "marginal_rate": None if marginal is None or not whole else _text(marginal),
+                    "marginal_basis": basis if whole else None,
                     "idle_policy": idle_policy,
                     "capacity": None if of_window is None else float(of_window),
                     "idle_share": None if idle_share is None else float(idle_share),
                 }
             )
     return rows
+
+
+def _price_of_more(
+    cost: int, dimension: str, charges: Sequence[Mapping[str, Any]], paid: Fraction | None, pool: Decimal | None
+) -> tuple[str, Decimal | None]:
+    """How the price of one more unit of usage is known, and the price; None where the charges alone don't tell it.
+
+    cost: of ``charges`` in W, in units of 1e-12. paid: usage that they pay for in W. pool: see ``_pool_prices``.
+    returns: METERED where use is charged: cost over the quantity that is charged. CAPACITY where machines are: cost
+        over all that they can give, whether it is used or not. POOL where their number follows the use.
+        Without a price: METERED where the quantity says nothing of usage, USED_SHARE where a size is missing; then
+        a list price counts, else cost over usage, which is too much on a machine that is mostly idle.
+    """
+    of_use = [charge for charge in charges if _is_of_use(charge)]
+    is_metered = bool(of_use) and all(map(_is_metered, of_use))
+    is_size_told = all(capacity(of).get(dimension) is not None for of in of_use if of["charge_class"] != CORRECTION)
+    if pool is not None:
+        return POOL, pool
+    if not (paid and of_use and is_size_told):
+        return METERED if is_metered else USED_SHARE, None
+    return METERED if is_metered else CAPACITY, RATE_DIGITS.divide(to_decimal(cost), _decimal(paid))
+
+
+def _pool_prices(
+    window_start_ms: int, usage: Usage, charges: Bill, paid_before: Callable[[int, str], Mapping[str, str]]
+) -> dict[tuple[str, str], Decimal]:
+    """What one more unit of usage costs by (dimension, currency) in a pool whose machines come and go with the use.
+
+    paid_before: of ``Past.paid``. Machines are added for the dimension that is fullest: what all of a machine costs
+    goes with its use, and use of the others costs nothing more. {} of a pool that is less than half full in each.
+    """
+    of_dimension: dict[str, dict[str, list[tuple[Mapping[str, Any], int]]]] = defaultdict(lambda: defaultdict(list))
+    for charge, parts in charges:
+        for dimension, cost in parts.items():
+            of_dimension[charge["currency"]][dimension].append((charge, cost))
+    prices: dict[tuple[str, str], Decimal] = {}
+    for currency, dimensions in of_dimension.items():
+        cost, full = 0, {}
+        for dimension, entries in dimensions.items():
+            of_use = [charge for charge, _ in entries if _is_of_use(charge)]
+            paid = _capacity(window_start_ms, dimension, of_use)
+            if paid and _is_scaled(dimension, of_use, paid, paid_before(window_start_ms, dimension).get(currency)):
+                cost += sum(each for _, each in entries)
+                full[dimension] = sum(map(Fraction, usage.get(dimension, {}).values()), Fraction(0)) / paid, paid
+        fullest = max(full, key=lambda dimension: (full[dimension], dimension), default=None)
+        if fullest is not None and full[fullest][0] >= _BUSY:
+            share, paid = full[fullest]
+            prices |= {(dimension, currency): Decimal(0) for dimension in full}
+            prices[fullest, currency] = RATE_DIGITS.divide(to_decimal(cost), _decimal(paid * min(share, Fraction(1))))
+    return prices
+
+
+def _is_scaled(dimension: str, charges: Iterable[Mapping[str, Any]], paid: Fraction, paid_before: str | None) -> bool:
+    """Whether the charges are for several machines of one size, of which some came or went just before or meanwhile."""
+    sizes = {(charge.get("machine") or {}).get(dimension) for charge in charges}
+    size = sizes.pop()
+    if sizes or size is None:
+        return False
+    number = paid / (Fraction(size) * (WINDOW_MS // 1000))
+    is_changed = paid_before is not None and Fraction(paid_before) != paid
+    return number > 1 and (is_changed or number.denominator > 1)
+
+
+def _price_of_more_at(dimension: str, rate: Mapping[str, Any]) -> tuple[str, Decimal | None]:
+    """As ``_price_of_more``, by a rate of ``Past.rates`` or ``Prices.rates``."""
+    if rate.get("marginal_rate"):
+        return rate["marginal_basis"], Decimal(rate["marginal_rate"])
+    if rate.get("capacity"):
+        return CAPACITY, RATE_DIGITS.divide(Decimal(rate["cost_per_window"]), _decimal(Fraction(rate["capacity"])))
+    if rate["source"] == PRICE_BOOK and DIMENSIONS[dimension].is_capacity:
+        return LIST, Decimal(rate["cost_per_usage"])
+    return METERED if rate["cost_per_usage"] is not None else USED_SHARE, None
+
+
+def _is_of_use(charge: Mapping[str, Any]) -> bool:
+    """Whether it is for use, or for what can be used; not a credit, a fee or a licence."""
+    return charge.get("charge_category") in (None, "Usage") and not charge.get("is_licence")
+
+
+def _is_metered(charge: Mapping[str, Any]) -> bool:
+    """Whether it grows with use."""
+    return charge["per"] == "unit" and not charge.get("is_provisioned")
 
 
 def _capacity(window_start_ms: int, dimension: str, charges: Iterable[Mapping[str, Any]]) -> Fraction | None:
@@ -802,6 +953,11 @@ def _explain(charge: Mapping[str, Any], cost: int) -> dict[str, Any]:
 def _exactly(value: float) -> Decimal:
     """The decimal that a float is printed as: the one a reader of the explanation works with."""
     return Decimal(repr(value))
+
+
+def _decimal(amount: Fraction) -> Decimal:
+    """To as many digits as a rate has."""
+    return RATE_DIGITS.divide(Decimal(amount.numerator), Decimal(amount.denominator))
 
 
 def _text(amount: Decimal) -> str:

@@ -101,13 +101,19 @@ _RANKED_ANOMALIES = Table(
         Column(
             "excess_cost",
             MONEY,
-            "Cost above what it would have been without the anomaly, negative where it cost less; null where no price"
-            " is known",
+            "What the use beyond the usual is worth at the price of one more unit (on a machine: of its capacity),"
+            " negative where less was used; null where no price is known",
         ),
         Column(
             "projected_monthly_cost",
             MONEY,
             "excess_cost of 30 days in which the anomaly recurs as often as it did; null where that is unknown",
+        ),
+        Column(
+            "billed_excess_cost",
+            MONEY,
+            "What of excess_cost changed the bill: all of it where use is charged, 0 on a machine that was paid for"
+            " anyway, at most what machines cost that were added",
         ),
         _CURRENCY,
         _COST_STATUS,

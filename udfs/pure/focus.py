@@ -352,6 +352,9 @@ _CORE_OF_MACHINE = re.compile(r"\binstance core\b", re.IGNORECASE)
 # Below it a size is a broken cell.
 _MIN_SIZE = Decimal("1E-6")
 
+# Both are of a machine, which is paid for whether it is used or not.
+_PART_OF_MACHINE = re.compile(r"\binstance (?:core|ram)\b", re.IGNORECASE)
+
 # What runs on a machine is billed by the same hours, and has no cores of its own.
 _LICENCE = re.compile(r"licen[cs]", re.IGNORECASE)
 
@@ -438,6 +441,7 @@ def collect_charge(
     converted: None, or {"from": currency, "rate", "cost"} of the bill
     machine: {"cpu": cores, "memory": bytes} of the machine whose hours are charged; None if unknown
     is_licence: it is for what runs on a resource
+    is_provisioned: it is charged by the unit, and yet for what a machine has, used or not
     sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity, pricing_unit,
     consumed_quantity, consumed_unit, charge_category, charge_class; tags: {name: text or None}
 
@@ -486,6 +490,7 @@ def _charge(
     resource_id = names.name(canonical(row.resource_id or NO_RESOURCE))
     content, about = digests
     size = None if metered else _machine_size(_mapping(row["SkuPriceDetails"]))
+    meter = f"{row.text('SkuMeter')} {row.text('ChargeDescription')}"
     charge = {
         "key": _hex(content, b"%d" % (copy - 1)),
         "identity": _hex(about, b"-" if cost.startswith("-") else b"+"),
@@ -499,7 +504,8 @@ def _charge(
         "currency": currency,
         "converted": None,
         "machine": size and {"cpu": plain(size[0]), "memory": plain(size[1] * _GIB)},
-        "is_licence": bool(_LICENCE.search(f"{row.text('SkuMeter')} {row.text('ChargeDescription')}")),
+        "is_licence": bool(_LICENCE.search(meter)),
+        "is_provisioned": metered and bool(_PART_OF_MACHINE.search(meter)),
         "sku_id": row.text("SkuId"),
         "focus_service_name": row.text("ServiceName"),
         "provider_name": row.text("ServiceProviderName", "ProviderName"),

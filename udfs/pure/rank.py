@@ -9,10 +9,14 @@ Grain: one row per (window, culprit, currency). Equation (2) of docs/interface.m
 c_s is what the culprit costs anyway. Beside it stands what the anomaly costs, signed:
 
     excess = sum over services and dimensions of (usage beyond the usual) * (price of one more unit)
+    billed excess = the same, of those services' resources of which more use is more money
 
 where the usage beyond the usual is what the anomalous traces did otherwise than such traces do, in all services that
 they touch, and what the culprit used beyond all its work, if that is no noise (detect, workload, usage_watch).
-The price is that of the resources that the service used in W, in proportion.
+The price is that of the resources that the service used in W, in proportion: the unit price where use is charged; on a
+machine that of its capacity, whoever bears the idle part; in a pool of machines that follows the use, what the machines
+cost that it takes (see ``_price_of_more`` in attribute). On a machine that is paid for anyway the excess is what the
+use is worth: it takes room that others could use. The bill stays as it is, and the billed excess is 0.
 
 One trace leaves its score as it is, and evidence grows with the logarithm of the number: a
 hundred traces weigh not quite seven times as much as one. A negative c_s (a credit) gives a
@@ -30,7 +34,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, RATE_DIGITS, utc
+from udfs.pure.attribute import BILLED, CORRECTED, GROWING, PROVISIONAL, RATE_DIGITS, USED_SHARE, utc
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
@@ -47,9 +51,10 @@ EXEMPLARS = 5
 # Of the evidence, what is in the explanation only.
 _EXPLAIN_ONLY = ("mean_trace_score", "anomalous_minutes", "recurrence")
 
-# What the rows of a window may be ordered by: S of equation (2), alpha * log(1 + excess), or excess alone.
-SCORE, EXCESS_SCORE, EXCESS = "score", "excess_score", "excess"
-ORDERS = (EXCESS, EXCESS_SCORE, SCORE)
+# What the rows of a window may be ordered by: S of equation (2), alpha * log(1 + excess), excess alone, or what the
+# excess changed on the bill.
+SCORE, EXCESS_SCORE, EXCESS, BILLED_EXCESS = "score", "excess_score", "excess", "billed_excess"
+ORDERS = (EXCESS, EXCESS_SCORE, BILLED_EXCESS, SCORE)
 
 # Use of the culprit that its work doesn't explain counts beyond so many standard deviations.
 SIGNIFICANT = 2.0
@@ -64,7 +69,12 @@ FORMULAS = {
     " even adds x_IdleShare / services",
     "x_AttributedCost": "c_s = sum of x_AllocatedCost",
     "x_AnomalyScore": "alpha = x_MeanTraceScore * log2(1 + x_AnomalousTraces)",
-    "x_ExcessCost": "sum of x_ExcessUsage's Cost, each x_ExcessQuantity * x_UnitRate, to 12 places",
+    "x_BilledExcessCost": "sum of x_ExcessUsage's x_Cost where x_PriceBasis is metered or pool",
+    "x_ExcessCost": "sum of x_ExcessUsage's x_Cost, each x_ExcessQuantity * x_UnitRate, to 12 places",
+    "x_UnitRate": "price of one more unit, by x_PriceBasis: metered (of the unit that is charged), pool (machines whose"
+    " number follows the use: their whole cost / usage of the fullest dimension, 0 of the others), capacity (machines"
+    " that are paid for anyway: cost / capacity), list (no size is known: list price), used_share (nor that: cost /"
+    " usage, too much where much is idle); mean over the service's resources by usage",
     "x_ProjectedMonthlyCost": "x_ExcessCost / x_AnomalousMinutes * x_RecurringMinutes / x_ObservedMinutes * 43200",
     "x_CostWeightedScore": "S = sign(c_s) * alpha * ln(1 + abs(c_s))",
     "x_ResourceCost": "sum of x_Charges' cost_in_window; of a provisional one x_Rate's"
@@ -85,7 +95,8 @@ def rank_window(
     allocations: rows of attribute.allocate of all resources in W; money as Decimal or as text.
     order: one of ORDERS, what rank 1 has most of.
     returns: all columns of docs/interface.md §3; times in ms, money Decimal with 12 places,
-        explanation compact JSON. excess_cost and projected_monthly_cost are None where no price is known.
+        explanation compact JSON. excess_cost, billed_excess_cost and projected_monthly_cost are None where no price is
+        known.
 
     A culprit has a row in each currency in which cost is allocated to it. One to which none is
     allocated at all has a row with attributed_cost 0 in each currency of the window's bill; where
@@ -176,6 +187,8 @@ def _merit(row: Row, order: str) -> float:
     """What the rank is by. An excess that isn't known counts as none."""
     if order == SCORE:
         return row["cost_weighted_score"]
+    if order == BILLED_EXCESS:
+        return float(row["billed_excess_cost"] or 0)
     excess = row["excess_cost"] or Decimal()
     return float(excess) if order == EXCESS else cost_weighted_score(row["anomaly_score"], excess)
 
@@ -202,34 +215,45 @@ def _excess(
 ) -> list[dict[str, Any]]:
     """Elements of x_ExcessUsage: what each service used beyond the usual, and what that costs.
 
-    of_service: allocations of W, in one currency. A service and dimension of which no price is known has no element.
+    of_service: allocations of W, in one currency. Resources bear the usage in proportion to what the service used of
+    each. A service and dimension has an element for each way in which a price was found, none where no price is known.
     """
     elements = []
     for (service, dimension), used in usage.items():
-        priced = [
-            (row["usage"], Decimal(row["unit_rate"]))
-            for row in of_service.get(service, ())
-            if row["dimension"] == dimension and row["unit_rate"] is not None and row["usage"]
-        ]
-        if not priced:
-            continue
-        whole = EXACT.create_decimal_from_float(math.fsum(amount for amount, _ in priced))
-        weighted = Decimal()
-        for amount, rate in priced:
-            weighted = EXACT.fma(EXACT.create_decimal_from_float(amount), rate, weighted)
-        rate = RATE_DIGITS.divide(weighted, whole)
-        cost = to_decimal(to_units(EXACT.multiply(Decimal(repr(used)), rate)))
-        elements.append(
-            {
-                "x_OtelServiceName": service,
-                "x_Dimension": dimension,
-                "x_ExcessQuantity": used,
-                "UsageUnit": USAGE_UNITS[dimension],
-                "x_UnitRate": format(rate, "f"),
-                "x_Cost": format(cost, "f"),
-            }
-        )
+        by_basis: dict[str, list[tuple[float, Decimal]]] = defaultdict(list)  # (usage, rate) of a resource
+        for row in of_service.get(service, ()):
+            if row["dimension"] == dimension and row["usage"] and (price := _priced(row)):
+                by_basis[price[0]].append((row["usage"], price[1]))
+        whole = math.fsum(amount for priced in by_basis.values() for amount, _ in priced)
+        for basis, priced in sorted(by_basis.items()):
+            own = math.fsum(amount for amount, _ in priced)
+            weighted = Decimal()
+            for amount, rate in priced:
+                weighted = EXACT.fma(EXACT.create_decimal_from_float(amount), rate, weighted)
+            rate = RATE_DIGITS.divide(weighted, EXACT.create_decimal_from_float(own))
+            quantity = used * (own / whole)
+            cost = to_decimal(to_units(EXACT.multiply(Decimal(repr(quantity)), rate)))
+            elements.append(
+                {
+                    "x_OtelServiceName": service,
+                    "x_Dimension": dimension,
+                    "x_ExcessQuantity": quantity,
+                    "UsageUnit": USAGE_UNITS[dimension],
+                    "x_PriceBasis": basis,
+                    "x_UnitRate": format(rate, "f"),
+                    "x_Cost": format(cost, "f"),
+                }
+            )
     return elements
+
+
+def _priced(row: Mapping[str, Any]) -> tuple[str, Decimal] | None:
+    """How the price of one more unit is known, and the price."""
+    if row.get("marginal_rate") is not None:
+        return row["marginal_basis"], Decimal(row["marginal_rate"])
+    if row.get("unit_rate") is not None:  # an earlier release's row, still in state
+        return USED_SHARE, Decimal(row["unit_rate"])
+    return None
 
 
 def cost_weighted_score(alpha: float, attributed_cost: Decimal) -> float:
@@ -300,7 +324,10 @@ def _row(
     attributed = to_decimal(sum(to_units(element["allocated_cost"]) for element in elements))
     score = cost_weighted_score(evidence["anomaly_score"], attributed)
     columns = {name: value for name, value in evidence.items() if name not in _EXPLAIN_ONLY}
-    excess_cost = sum((Decimal(e["x_Cost"]) for e in excess), to_decimal(0)) if rests_on else None
+    excess_cost, billed_excess_cost = (
+        sum((Decimal(e["x_Cost"]) for e in elements), to_decimal(0)) if rests_on else None
+        for elements in (excess, [e for e in excess if e["x_PriceBasis"] in GROWING])
+    )
     monthly = _projected(excess_cost, evidence)
     return {
         "anomaly_id": f"{utc(window_start_ms)}/{evidence['otel_service_name']}/{currency}",
@@ -310,11 +337,22 @@ def _row(
         "cost_weighted_score": score,
         "attributed_cost": attributed,
         "excess_cost": excess_cost,
+        "billed_excess_cost": billed_excess_cost,
         "projected_monthly_cost": monthly,
         "billing_currency": currency,
         "cost_status": rests_on.status if rests_on else PROVISIONAL,
         "explanation": _explanation(
-            window_start_ms, currency, evidence, elements, attributed, score, excess, excess_cost, monthly, order
+            window_start_ms,
+            currency,
+            evidence,
+            elements,
+            attributed,
+            score,
+            excess,
+            excess_cost,
+            billed_excess_cost,
+            monthly,
+            order,
         ),
         "updated_at": max(window_end_ms, rests_on.updated_ms or 0) if rests_on else window_end_ms,
     }
@@ -341,6 +379,7 @@ def _explanation(
     score: float,
     excess: list[dict[str, Any]],
     excess_cost: Decimal | None,
+    billed_excess_cost: Decimal | None,
     monthly: Decimal | None,
     order: str,
 ) -> str:
@@ -354,6 +393,7 @@ def _explanation(
         {
             "Elements": [_element(element) for element in elements],
             "x_AnomalousMinutes": evidence["anomalous_minutes"],
+            "x_BilledExcessCost": None if billed_excess_cost is None else format(billed_excess_cost, "f"),
             "x_ExcessCost": None if excess_cost is None else format(excess_cost, "f"),
             "x_ExcessUsage": excess,
             "x_ObservedMinutes": evidence["recurrence"][1],

@@ -271,9 +271,9 @@ def offer(charge: Mapping[str, Any]) -> tuple[str, int, str] | None:
     """(SKU and currency in one string, start of the charge period in ms, offer) of a charge that
     tells what a unit of its SKU costs; None of any other.
 
-    offer: JSON [start_ms, snapshot, sku_id, currency, [[dimension, "window" or "usage", rate or
-        None, list price or None], ...]]. Of several offers at one time the greater text counts: that of
-        the latest snapshot, where the bill names them.
+    offer: JSON [start_ms, snapshot, sku_id, currency, [[dimension, "window" or "usage", rate or None, list price or
+        None, usage that one machine gives in a window or None], ...]]. Of several offers at one time the greater text
+        counts: that of the latest snapshot, where the bill names them.
     """
     category = charge["charge_category"]
     cost = Decimal(charge["cost"])
@@ -306,12 +306,22 @@ def offer(charge: Mapping[str, Any]) -> tuple[str, int, str] | None:
         )
         of_list = of_list if list_price else None
         if rate is not None or of_list is not None:
-            prices.append([dimension, per, rate, of_list])
+            prices.append([dimension, per, rate, of_list, _machine_gives(charge, dimension)])
     if not prices:
         return None
     snapshot = charge["version"] if charge["version"].startswith("1 ") else ""
     content = [charge["start_ms"], snapshot, charge["sku_id"], charge["currency"], prices]
     return f"{charge['sku_id']}\x1f{charge['currency']}", charge["start_ms"], orjson.dumps(content).decode()
+
+
+def _machine_gives(charge: Mapping[str, Any], dimension: str) -> str | None:
+    """Usage that one machine of a charge by the hour gives in a window; 0 for a licence, None if unknown."""
+    if charge["per"] == "unit":
+        return None
+    if charge.get("is_licence"):
+        return "0"
+    size = (charge.get("machine") or {}).get(dimension)
+    return None if size is None else plain(EXACT.multiply(Decimal(size), Decimal(WINDOW_MS // 1000)))
 
 
 def _rate(cost: Decimal, weight: str, quantity: str | None, unit: str | None, per: str, dimension: str) -> str | None:
@@ -329,21 +339,24 @@ def _rate(cost: Decimal, weight: str, quantity: str | None, unit: str | None, pe
 def rate_card(offers: Iterable[tuple[int, str]]) -> str:
     """All that the bills say of SKUs' rates, as JSON; a function of the set of (resources, offer).
 
-    returns: [{"sku_id", "currency", "dimension", "per", "resources": on how many it was charged at
-        most, "list": list price or None, "rates": [[since_ms, rate], ...] where it changed}, ...]
+    returns: [{"sku_id", "currency", "dimension", "per", "resources": on how many it was charged at most, "list": list
+        price or None, "capacity": usage that one machine gives in a window or None, "rates": [[since_ms, rate], ...]
+        where it changed}, ...]
     """
     rates: dict[tuple[str, str, str, str], dict[int, str]] = defaultdict(dict)
     lists: dict[tuple[str, str, str, str], str | None] = {}
+    capacities: dict[tuple[str, str, str, str], str | None] = {}
     charged: Counter[tuple[str, str, str, str]] = Counter()
     ordered = sorted(offers, key=lambda entry: (entry[1], entry[0]))
     for resources, text in ordered:
         start_ms, _, sku_id, currency, prices = orjson.loads(text)
-        for dimension, per, rate, list_price in prices:
+        for dimension, per, rate, list_price, *of_machine in prices:  # an earlier release told no capacity
             key = sku_id, currency, dimension, per
             of_key = rates[key]
             if rate is not None:
                 of_key[start_ms] = rate
             lists[key] = list_price or lists.get(key)
+            capacities[key] = next(iter(of_machine), None) or capacities.get(key)
             charged[key] = max(charged[key], resources)
     card = []
     for key, by_time in sorted(rates.items()):
@@ -356,6 +369,7 @@ def rate_card(offers: Iterable[tuple[int, str]]) -> str:
                 **dict(zip(("sku_id", "currency", "dimension", "per"), key, strict=True)),
                 "resources": charged[key],
                 "list": lists[key],
+                "capacity": capacities[key],
                 "rates": changes,
             }
         )
@@ -413,6 +427,24 @@ class Prices:
                 found = self._of_skus([most["sku_id"]], how, dimension, window_start_ms)
         return found
 
+    def listed(self, resource_id: str, dimension: str, skus: Collection[str], currency: str) -> Decimal | None:
+        """What one unit of usage of a resource costs by list, where its own bill tells no size; None if nobody says.
+
+        skus: that it is charged for. By the list price of these, which other charges may tell the size of, else by the
+        price book.
+        """
+        for sku_id in sorted(skus):
+            for entry in self.card:
+                found = entry["sku_id"], entry["dimension"], entry["currency"]
+                if found != (sku_id, dimension, currency) or entry["list"] is None:
+                    continue
+                if entry["per"] == "usage":
+                    return Decimal(entry["list"])
+                if Decimal(entry.get("capacity") or 0):
+                    return _DIGITS.divide(Decimal(entry["list"]), Decimal(entry["capacity"]))
+        line = self._book_line(resource_id, dimension, skus)
+        return line.rate if line and line.billing_currency == currency else None
+
     def _book_line(self, resource_id: str, dimension: str, skus: Collection[str]) -> BookPrice | None:
         fitting = [
             (match, line)
@@ -426,7 +458,7 @@ class Prices:
         self, skus: Iterable[str], how: str, dimension: str, window_start_ms: int
     ) -> dict[str, dict[str, Any]]:
         """The SKUs' rates, added up, in the one currency in which they are charged most."""
-        source, since, used = SKU, -1, []
+        source, since, used, capacities = SKU, -1, [], []
         per = {"window": Decimal(0), "usage": None}
         currency = None
         for sku_id in skus:
@@ -449,6 +481,7 @@ class Prices:
                 continue
             currency = entry["currency"]
             used.append(sku_id)
+            capacities.append(entry.get("capacity"))
             per[entry["per"]] = EXACT.add(per[entry["per"]] or Decimal(0), Decimal(rate))
         if currency is None:
             return {}
@@ -460,10 +493,17 @@ class Prices:
                 {
                     "sku_ids": used,
                     "sku_known_by": how,
+                    "capacity": _sum(capacities),
                     "window_start": utc(since) if since >= 0 and source == SKU else None,
                 },
             )
         }
+
+
+def _sum(amounts: Collection[str | None]) -> str | None:
+    """None where one is unknown, or all are 0."""
+    total = sum((Decimal(amount) for amount in amounts if amount is not None), Decimal())
+    return plain(total) if total and None not in amounts else None
 
 
 def _descending(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
