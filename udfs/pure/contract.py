@@ -209,9 +209,19 @@ _REJECTED_RECORDS = Table(
     columns=(
         Column("stream", TEXT, "The input it came by: otlp_spans, otlp_metrics, otlp_logs or focus_charges"),
         Column("reason", TEXT, "Why it could not be used, and what to do"),
-        Column("payload", TEXT, "The record as it came; base64 of its start where it is no text"),
+        Column(
+            "payload",
+            TEXT,
+            "The record, whole, in base64 where it is no text; of one that is too long its start; of a file its name",
+        ),
         Column("event_time", TIME, "The record's own time; null where it has none"),
         Column("rejected_at", TIME, "When the job rejected it"),
+        Column(
+            "reason_code",
+            TEXT,
+            "Why, for programs: unreadable, too_long, invalid, not_used, no_resource, ahead, late, file_skipped or"
+            " file_broken",
+        ),
     ),
 )
 

@@ -28,7 +28,7 @@ import orjson
 from udfs.pure import names, otlp_proto
 from udfs.pure.cache import cached
 from udfs.pure.dimensions import CUMULATIVE, DELTA, DIMENSIONS, GAUGE
-from udfs.pure.reject import RejectedRecord, reject, shown
+from udfs.pure.reject import Code, RejectedRecord, reject, shown
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
 SPANS, METRICS, LOGS = "otlp_spans", "otlp_metrics", "otlp_logs"
@@ -57,7 +57,7 @@ MAX_VALUE_DEPTH = 16
 # A longer request is rejected unread: decoded, it would take some twenty times its size in memory.
 # The Collector's Kafka exporter sends at most 1 MB, its OTLP receiver takes at most 4 MiB.
 MAX_REQUEST_BYTES = 16 << 20
-# Bytes of a request's start that a reject shows in base64; PAYLOAD_MAX_CHARS holds their 4/3.
+# Bytes of its start that its reject shows.
 _SHOWN_BYTES = 2048
 
 
@@ -165,7 +165,7 @@ def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tup
     """
     if len(record) > MAX_REQUEST_BYTES:
         reason = f"a request of {len(record)} bytes is longer than {MAX_REQUEST_BYTES}: send smaller batches"
-        rejects.append(reject(signal.stream, reason, _excerpt(record)))
+        rejects.append(reject(signal.stream, reason, _excerpt(record), code=Code.TOO_LONG))
         return
     text = record.removeprefix(b"\xef\xbb\xbf").strip()
     if not text:
@@ -186,7 +186,7 @@ def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tup
         except otlp_proto.NotProtobuf as error:
             reason = f"{error}, nor in JSON ({not_json})" if not_json else str(error)
             shown_record = _excerpt(record, None if not_json else False)
-            rejects.append(reject(signal.stream, reason, shown_record))
+            rejects.append(reject(signal.stream, reason, shown_record, code=Code.UNREADABLE))
             return
         for resource, records in entries:
             yield _resource_of_message(resource), records
@@ -194,18 +194,18 @@ def _records(record: bytes, signal: _Signal, rejects: list[str]) -> Iterator[tup
     reason = f"not a line of JSON ({not_json}): write one request a line"
     if not text.startswith(b"{"):
         reason += "; nor protobuf, which starts with byte 0x0a"
-    rejects.append(reject(signal.stream, reason, _excerpt(text)))
+    rejects.append(reject(signal.stream, reason, _excerpt(text), code=Code.UNREADABLE))
 
 
 def _excerpt(record: bytes, is_text: bool | None = None) -> bytes:
-    """What a reject shows of a record: text as it is, else base64 of its start; of what is too long
-    to be read the start alone. is_text: None = by the bytes."""
+    """What a reject shows of a record: text as it is, else in base64; of what is too long to be read the start alone,
+    with its length and digest. is_text: None = by the bytes."""
     if is_text is None:
-        is_text = not _CONTROL_CHARACTERS.search(record[:_SHOWN_BYTES])
-    if is_text and len(record) <= MAX_REQUEST_BYTES:
-        return record
-    start = record[:_SHOWN_BYTES] if is_text else base64.b64encode(record[:_SHOWN_BYTES])
-    if len(record) <= _SHOWN_BYTES:
+        is_text = not _CONTROL_CHARACTERS.search(record[:MAX_REQUEST_BYTES])
+    start = record if len(record) <= MAX_REQUEST_BYTES else record[:_SHOWN_BYTES]
+    if not is_text:
+        start = base64.b64encode(start)
+    if len(record) <= MAX_REQUEST_BYTES:
         return start
     digest = hashlib.blake2b(record, digest_size=8).hexdigest()
     return start + f"... ({len(record)} bytes, blake2b {digest})".encode()
@@ -219,7 +219,7 @@ def _json_records(
 ) -> Iterator[tuple[_Resource, Iterator[dict]]]:
     if type(request) is not dict or signal.resources not in request:
         reason = f"not an OTLP request of this stream: no object with {signal.resources}"
-        rejects.append(reject(signal.stream, reason, text))
+        rejects.append(reject(signal.stream, reason, text, code=Code.UNREADABLE))
         return
     for entry in _objects(request, signal.resources, signal.stream, rejects):
         resource = _resource(entry.get("resource"))
@@ -376,6 +376,18 @@ class _Resource(NamedTuple):
         """The consumer: pod uid, else pod name, else container id, else ""."""
         return self.pod_uid or self.pod_name
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Attributes that are read as this resource: what a reject tells of the one that it came with."""
+        told = {
+            "service.name": self.service,
+            "k8s.pod.uid": self.pod_uid,
+            "k8s.pod.name": self.pod_name,
+            "container.name": self.container,
+            "cloud.resource_id": self.resource_id,
+        }
+        return {key: value for key, value in told.items() if value}
+
 
 _RESOURCE_KEYS = frozenset(
     "service.name service.namespace k8s.pod.uid k8s.pod.name k8s.namespace.name container.id"
@@ -525,7 +537,7 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
             except RejectedRecord as error:
                 span = span if type(span) is dict else otlp_proto.span(span, _SPAN_KEYS)
                 event_time_ms = _time_ms_or_none(span.get("startTimeUnixNano"), span.get("endTimeUnixNano"))
-                record = {"otel_service_name": service, "span": span}
+                record = {"otel_service_name": service, "resource": resource.attributes, "span": span}
                 rejects.append(reject(SPANS, error.reason, record, event_time_ms))
     return {t: orjson.dumps(["spans", groups]) for t, groups in traces.items()}, pods, rejects
 
@@ -674,7 +686,7 @@ def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
                     " spanId (log correlation of the OpenTelemetry SDK) to have it counted"
                 )
                 payload = {"otel_service_name": service, "severity_number": severity}
-                rejects.append(reject(LOGS, reason, payload))
+                rejects.append(reject(LOGS, reason, payload, code=Code.NOT_USED))
                 continue
             times = record.get("timeUnixNano"), record.get("observedTimeUnixNano")
             try:
@@ -688,7 +700,7 @@ def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
                     )
                 )
             except RejectedRecord as error:
-                record = {"otel_service_name": service, "log_record": record}
+                record = {"otel_service_name": service, "resource": resource.attributes, "log_record": record}
                 rejects.append(reject(LOGS, error.reason, record, _time_ms_or_none(*times)))
                 continue
             body = zlib.crc32(_text(_plain(record.get("body"))).encode())
@@ -755,7 +767,7 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
             usage = USAGE_METRICS.get(name)
             if usage is None:
                 record: dict[str, Any] = {"metric": name, "unit": unit}
-                rejects.append(reject(METRICS, _NOT_A_USAGE_METRIC, record))
+                rejects.append(reject(METRICS, _NOT_A_USAGE_METRIC, record, code=Code.NOT_USED))
                 continue
             try:
                 kind, data_points = _data_points(metric, unit, usage, rejects)
@@ -769,6 +781,7 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
                 except RejectedRecord as error:
                     time_ms = _time_ms_or_none(point.get("timeUnixNano"))
                     record = {"metric": name, "unit": unit, "pod": resource.pod, "point": point}
+                    record |= {"resource": resource.attributes, "kind": kind}
                     rejects.append(reject(METRICS, f"{name}: {error.reason}", record, time_ms))
                 except _NoConsumer as error:
                     record = {
@@ -776,7 +789,7 @@ def collect_metrics(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], li
                         "otel_service_name": resource.service or UNKNOWN_SERVICE,
                         "resource_id": resource.resource_id,
                     }
-                    rejects.append(reject(METRICS, str(error), record))
+                    rejects.append(reject(METRICS, str(error), record, code=Code.NOT_USED))
     return {k: orjson.dumps(rows) for k, rows in points.items()}, pods, sorted(set(rejects))
 
 
