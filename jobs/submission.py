@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,8 +38,6 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
         target.mkdir(parents=True, exist_ok=True)
     with state.folder(configuration.state, target) as scratch:
         changes = scratch / "changes"
-        # Of a run that was killed.
-        shutil.rmtree(changes, ignore_errors=True)
         outputs = _reached(configuration, changes)
         rest_port = free_port()
         failure = JobError
@@ -48,7 +45,8 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
             jars = connectors.jars() if _needs_connectors(configuration) else []
             engine = configuration.engine | state.settings(configuration, scratch)
             t_env = start_engine(engine, scratch, rest_port, jars)
-            running = prepare(t_env, _with_extents(configuration, scratch), outputs).execute()
+            here = replace(_with_extents(configuration, scratch), scratch=scratch)
+            running = prepare(t_env, here, outputs).execute()
             if configuration.state or not configuration.bounded:
                 # Without an end, what a job fails of is tried again within the engine: what comes out is the
                 # engine's end. With one, another engine starts over.
