@@ -43,6 +43,8 @@ _FORMATS = {
     b"PK\x03\x04": "zip",
     b"PAR1": "Parquet",
 }
+# First line of a document as everybody prints one.
+_OPENINGS = (b"{", b"[")
 _BOM = b"\xef\xbb\xbf"
 # A file that is one JSON document is read whole, and no longer one than this.
 _DOCUMENT_MAX_BYTES = 4 * MAX_REQUEST_BYTES
@@ -253,13 +255,14 @@ def _document(path: Path) -> bytes | None:
                 raise _Unreadable(f"{name}, not JSON: unpack it first")
         opening = first.removeprefix(_BOM).strip()
         # Most files: told by the first line alone.
-        if not opening.startswith((b"{", b"[")) or len(first) == MAX_REQUEST_BYTES or _is_object(opening):
+        if not opening.startswith(_OPENINGS) or len(first) == MAX_REQUEST_BYTES or _is_object(opening):
             return None
         text = first + stream.read(_DOCUMENT_MAX_BYTES)
     try:
         decoded = orjson.loads(text.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
-        if any(map(_is_object, text.splitlines())):
+        # A line that is broken is a record's affair, as in any other file.
+        if opening not in _OPENINGS or any(map(_is_object, text.splitlines())):
             return None
         if len(text) >= _DOCUMENT_MAX_BYTES:
             raise _Unreadable(f"one JSON document of more than {_DOCUMENT_MAX_BYTES >> 20} MiB") from None

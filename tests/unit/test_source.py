@@ -174,6 +174,11 @@ def test_lines_of_which_the_first_is_broken_are_read_one_by_one(tmp_path: Path) 
     assert _look(tmp_path, text, "a.json") == (text.splitlines(), [])
 
 
+def test_a_line_that_is_broken_is_a_record_even_where_it_is_alone(tmp_path: Path) -> None:
+    """... so that its reject is the same in whatever file it stands."""
+    assert _look(tmp_path, b"{ not json", "a.json") == ([b"{ not json"], [])
+
+
 def test_a_document_longer_than_is_read_at_once_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_DOCUMENT_MAX_BYTES", 2 << 20)
     text = json.dumps({"resourceSpans": ["x" * (3 << 20)]}, indent=1).encode()
