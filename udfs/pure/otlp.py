@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from udfs.pure import names, otlp_proto
+from udfs.pure import names, otlp_proto, sampling
 from udfs.pure.cache import cached
 from udfs.pure.dimensions import CUMULATIVE, DELTA, DIMENSIONS, GAUGE
 from udfs.pure.reject import Code, RejectedRecord, reject, shown
+from udfs.pure.sampling import adjusted_count
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
 SPANS, METRICS, LOGS = "otlp_spans", "otlp_metrics", "otlp_logs"
@@ -483,7 +484,7 @@ _PEER_KEYS = (
     "db.system.name",
     "db.system",
 )
-_SPAN_KEYS: frozenset[str] = frozenset((_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS))
+_SPAN_KEYS: frozenset[str] = sampling.KEYS | {_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS}
 _HTTP_SERVER_ERROR = 500
 
 _OPERATION_IDS = re.compile(
@@ -509,7 +510,8 @@ def collect_spans(line: bytes) -> tuple[dict[str, bytes], dict[str, bytes], list
 
     A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...]], ...]]`` with span =
     ``[span_id, parent_span_id or "", operation, kind 0..5, error 0|1, start_ns, end_ns, peer or
-    ""]``; ids in lower-case hex, ``unknown_service`` where the emitter names none, "" for unknown
+    ""]``, and last, where a sampler says so, how many spans it stands for; ids in lower-case hex,
+    ``unknown_service`` where the emitter names none, "" for unknown
     pods and resources. An owner is JSON ``[service or "", resource_id or ""]``, null where the
     request's own resources contradict each other.
     """
@@ -569,7 +571,8 @@ def _span(span: dict) -> list:
     operation = operation_name(operation if type(operation) is str else _text(operation))
     pairs = get("attributes")
     found = _attributes(pairs, _SPAN_KEYS) if pairs else {}
-    return _row(span_id, parent_span_id, operation, kind or 0, bool(error), start_ns, end_ns, found)
+    state = get("traceState")
+    return _row(span_id, parent_span_id, operation, kind or 0, bool(error), start_ns, end_ns, found, state)
 
 
 def _span_of_message(span: otlp_proto.Span) -> list:
@@ -593,12 +596,13 @@ def _span_of_message(span: otlp_proto.Span) -> list:
         start_ns,
         end_ns,
         found,
+        span.trace_state,
     )
 
 
 def _row(
     span_id: str, parent_span_id: str, operation: str, kind: int, is_error: bool, start_ns: int, end_ns: int,
-    attributes: dict[str, object],
+    attributes: dict[str, object], trace_state: object,
 ) -> list:  # fmt: skip
     """The packed span; attributes: of _SPAN_KEYS those that it has."""
     peer = ""
@@ -610,7 +614,12 @@ def _row(
                 if attributes.get(key):
                     peer = names.workload(names.name(_text(attributes[key])))
                     break
-    return [span_id, parent_span_id, operation, kind, 1 if is_error else 0, start_ns, end_ns, peer]
+    row = [span_id, parent_span_id, operation, kind, 1 if is_error else 0, start_ns, end_ns, peer]
+    if attributes or trace_state:
+        count = adjusted_count(trace_state, attributes)
+        if count:
+            row.append(count)
+    return row
 
 
 def _implausible_times(start: object, end: object) -> RejectedRecord:
