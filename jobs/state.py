@@ -11,12 +11,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from jobs import folders
 from jobs.config import Config
 from jobs.environment import CHECKPOINT_INTERVAL, NEVER
 from jobs.errors import JobError, UsageError
@@ -27,6 +29,8 @@ RETRIES = "restart-strategy.type"
 
 # State folder -> the file descriptor that locks it. Held as long as the process lives: its engine does, too.
 _locks: dict[Path, int] = {}
+# What of the folder is of no use to a later run: changelogs, what the engine spills, links to the input's files.
+_PASSING = ("changes", "engine", "input")
 # In the environment of what takes the place of a process: the descriptor that it takes over.
 _LOCK = "ANOMALY_COST_LOCK"
 
@@ -41,10 +45,36 @@ def folder(state: Path | None, target: Path | None) -> Iterator[Path]:
     if state is not None:
         state.mkdir(parents=True, exist_ok=True)
         _lock(state)
-        yield state
+        # Of a run that was killed.
+        _forget_passing(state)
+        _forget_checkpoints(state)
+        try:
+            yield state
+        finally:
+            _forget_passing(state)
         return
-    with tempfile.TemporaryDirectory(prefix=".anomaly_cost-", dir=target) as scratch:
-        yield Path(scratch)
+    scratch = folders.make(target or Path(tempfile.gettempdir()), ".anomaly_cost-")
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _forget_passing(state: Path) -> None:
+    for name in _PASSING:
+        shutil.rmtree(state / name, ignore_errors=True)
+
+
+def _forget_checkpoints(state: Path) -> None:
+    """Keep the last checkpoint that was completed, and what it shares with others of its start; a start of the job
+    that restores it copies all of it with its own first one."""
+    kept = newest(state)
+    for start in (state / "checkpoints").glob("*"):
+        if kept is None or start != kept.parent:
+            shutil.rmtree(start, ignore_errors=True)
+    for checkpoint in kept.parent.glob("chk-*") if kept else ():
+        if checkpoint != kept:
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _lock(state: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -12,13 +14,15 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyflink.table import StatementSet, StreamTableEnvironment
 from pyflink.util.exceptions import JavaException
 
-from jobs import connectors, kafka, progress, sinks, state, tables
+from jobs import connectors, folders, kafka, progress, sinks, state, tables
 from jobs.config import Config
 from jobs.environment import cluster_engine, engine_output, free_port, start_engine
 from jobs.errors import EngineLost, JobError, UsageError
 from jobs.kafka import KafkaInput
 from jobs.recovery import reach
 from jobs.sinks import Output
+
+_NO_SPACE = os.strerror(errno.ENOSPC)
 
 # The job that a configuration asks for, from its sources to the outputs, ready to be executed.
 Prepare = Callable[[StreamTableEnvironment, Config, Sequence[Output]], StatementSet]
@@ -39,8 +43,6 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
         target.mkdir(parents=True, exist_ok=True)
     with state.folder(configuration.state, target) as scratch:
         changes = scratch / "changes"
-        # Of a run that was killed.
-        shutil.rmtree(changes, ignore_errors=True)
         outputs = _reached(configuration, changes)
         rest_port = free_port()
         failure = JobError
@@ -48,13 +50,20 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
             jars = connectors.jars() if _needs_connectors(configuration) else []
             engine = configuration.engine | state.settings(configuration, scratch)
             t_env = start_engine(engine, scratch, rest_port, jars)
-            running = prepare(t_env, _with_extents(configuration, scratch), outputs).execute()
+            here = replace(_with_extents(configuration, scratch), scratch=scratch)
+            running = prepare(t_env, here, outputs).execute()
             if configuration.state or not configuration.bounded:
                 # Without an end, what a job fails of is tried again within the engine: what comes out is the
                 # engine's end. With one, another engine starts over.
                 failure = EngineLost
-            progress.wait(running, rest_port, scratch)
-        except (Py4JError, JavaException) as error:
+            progress.wait(running, rest_port, scratch, target or scratch)
+            rows = {name: tables.fold(changes, name, target) for name in tables.SCHEMAS} if target else {}
+        except (Py4JError, JavaException, OSError) as error:
+            if _NO_SPACE in str(error):
+                # Neither Java, nor Arrow, nor a write that Python made says where.
+                raise JobError(_full(target or scratch, folders.without_blanks())) from None
+            if isinstance(error, OSError):
+                raise
             log = (target or configuration.state or scratch.parent) / "anomaly_cost.log"
             log.write_text(f"{error}\n{engine_output()}", encoding="utf-8")
             is_told = isinstance(error, (Py4JJavaError, JavaException))
@@ -62,7 +71,6 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
             if told := progress.unreadable_state(why):
                 raise JobError(f"--state {configuration.state}: {told} (the engine's account: {log})") from None
             raise failure(f"{why} (the engine's account: {log})") from None
-        rows = {name: tables.fold(changes, name, target) for name in tables.SCHEMAS} if target else {}
         state.forget_extents(scratch)
         return rows
 
@@ -114,6 +122,12 @@ def _with_extents(configuration: Config, scratch: Path | None = None) -> Config:
         return configuration
     extents = state.extents(source, scratch) if scratch else source.ask_extents()
     return replace(configuration, input=replace(source, extents=extents))
+
+
+def _full(*places: Path) -> str:
+    """Which of the places that a run writes to has the least left."""
+    place = min(places, key=lambda place: shutil.disk_usage(place).free)
+    return f"{place}: the disk is full"
 
 
 def _needs_connectors(configuration: Config) -> bool:

@@ -182,8 +182,8 @@ def collect_charge_records(cost_column: str, exchange: Exchange | None) -> UserD
     return udtf(_CollectChargeRecord(cost_column, exchange), result_types=_CHARGE_TYPES)
 
 
-@udtf(result_types=["STRING", "STRING", "STRING", "BIGINT"])
+@udtf(result_types=["STRING", "STRING", "STRING", "BIGINT", "STRING"])
 def reject_columns(reject: str) -> Iterator[tuple]:
-    """A reject as JSON -> (stream, reason, payload, event_time_ms or NULL)."""
+    """A reject as JSON -> (stream, reason, payload, event_time_ms or NULL, reason_code)."""
     fields = orjson.loads(reject)
-    yield fields["stream"], fields["reason"], fields["payload"], fields["event_time_ms"]
+    yield fields["stream"], fields["reason"], fields["payload"], fields["event_time_ms"], fields["code"]

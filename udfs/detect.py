@@ -25,7 +25,7 @@ from udfs.pure.detect import EPISODES, Detector
 from udfs.pure.horizon import SKEW_MS, clock_at, latest
 from udfs.pure.pace import Pace, Progress
 from udfs.pure.predict import ModelsOfWorker
-from udfs.pure.reject import reject
+from udfs.pure.reject import Code, reject
 from udfs.pure.versioned import Kept
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
 from udfs.traces import Traces
@@ -159,7 +159,7 @@ class Detect(KeyedProcessFunction):
         )
         pods = sorted(pod.replace(SEPARATOR, " ") for pod in trace.pods)
         record = {"trace_id": trace.trace_id, "start_time_ms": start_ms, "pods": pods}
-        text = reject("otlp_spans", reason, record, start_ms)
+        text = reject("otlp_spans", reason, record, start_ms, code=Code.AHEAD)
         return payload_row(AHEAD_TRACES, start_ms - start_ms % MINUTE_MS, trace.trace_id, text.encode())
 
 

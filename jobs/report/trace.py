@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
+from jobs import telemetry
 from udfs.pure.otlp import collect_spans
 
 
@@ -37,18 +37,8 @@ class Span:
         return self.end_ns - self.start_ns
 
 
-def _lines(input_dir: Path) -> Iterator[bytes]:
-    for path in sorted((input_dir / "traces").glob("*.jsonl*")):
-        if path.suffixes[-2:] == [".jsonl", ".gz"]:
-            with gzip.open(path, "rb") as file:
-                yield from file
-        elif path.suffix == ".jsonl":
-            with path.open("rb") as file:
-                yield from file
-
-
 def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[Span]:
-    """The spans of one trace out of ``traces/*.jsonl[.gz]``, each once, in no tree yet.
+    """The spans of one trace out of the files of ``traces``, each once, in no tree yet.
 
     Lines are told by their bytes, so that a scan costs little more than the decompression; it ends
     with the files, or before that once ``span_count`` spans are found. Spans that the job rejected
@@ -56,7 +46,7 @@ def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[S
     """
     spellings = trace_id.lower().encode(), trace_id.upper().encode()
     spans: dict[str, Span] = {}
-    for line in _lines(input_dir):
+    for line in (line for path in telemetry.found(input_dir, "traces") for line in telemetry.lines(path)):
         if not any(spelling in line for spelling in spellings):
             continue
         fragment = collect_spans(line)[0].get(trace_id.lower())

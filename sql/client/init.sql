@@ -139,6 +139,7 @@ create table rejected_records (
     `payload` string not null,
     `event_time` timestamp_ltz(3),
     `rejected_at` timestamp_ltz(3),
+    `reason_code` string,
     primary key (`stream`, `reason`, `payload`) not enforced
 ) with (
     'connector' = 'upsert-kafka',

@@ -16,6 +16,9 @@ with delivered as (
     cross join unnest(rs) as r (reject)
     union all
     select reject
+    from rejected_files
+    union all
+    select reject
     from collected_charges
     where reject is not null
     union all
@@ -36,16 +39,18 @@ select
     `stream`,
     reason,
     payload,
-    min(event_time_ms) as event_time_ms
+    min(event_time_ms) as event_time_ms,
+    min(reason_code) as reason_code
 from (
-    select `stream`, reason, payload, event_time_ms
-    from delivered, lateral table(reject_columns(reject)) as c (`stream`, reason, payload, event_time_ms)
+    select `stream`, reason, payload, event_time_ms, reason_code
+    from delivered, lateral table(reject_columns(reject)) as c (`stream`, reason, payload, event_time_ms, reason_code)
     union all
     select
         'otlp_metrics' as `stream`,
         'usage of a pod whose billed resource is unknown: send cloud.resource_id, host.id or k8s.node.name with it' as reason,
         json_object('pod' value pod, 'otel_service_name' value otel_service_name) as payload,
-        bucket_ms as event_time_ms
+        bucket_ms as event_time_ms,
+        'no_resource' as reason_code
     from usage_owned
     where resource_id = ''
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from jobs import config
@@ -15,6 +16,7 @@ def test_each_python_function_is_called_once(tmp_path: Path) -> None:
     (tmp_path / "traces").mkdir()
     (tmp_path / "traces/a.jsonl").write_text("{}")
     configuration = config.load(["--input", str(tmp_path), "--output", str(tmp_path), "--set", "detector=usual"])
+    configuration = replace(configuration, scratch=tmp_path / "scratch")
     t_env = start_engine(configuration.engine, tmp_path / "scratch", free_port())
     inserts = prepare(t_env, configuration, [Directory(tmp_path / "changes")])
     # What comes before a keyed function is planned apart from the sinks.

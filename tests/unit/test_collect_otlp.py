@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from udfs.pure import otlp
 from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans, merge_owner, operation_name
+from udfs.pure.reject import PAYLOAD_MAX_CHARS, Code, reject
 from udfs.pure.windows import MAX_GAP_MS, USAGE_BUCKET_MS, bucket_start
 
 TRACE, SPAN, PARENT = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174", "eee19b7ec3c1b173"
@@ -66,8 +67,8 @@ def spans_of(line: bytes) -> dict[str, list]:
 def only_reject(rejects: list[str]) -> dict:
     assert len(rejects) == 1, rejects
     rejected = orjson.loads(rejects[0])
-    assert set(rejected) == {"stream", "reason", "payload", "event_time_ms"}
-    assert len(rejected["payload"]) <= 4096
+    assert set(rejected) == {"stream", "reason", "payload", "event_time_ms", "code"}
+    assert rejected["code"] in set(Code)
     return rejected
 
 
@@ -171,7 +172,7 @@ def test_a_bad_span_is_rejected_and_the_rest_of_its_request_used(changes, reason
     expected = START // 10**6 if event_time_ms is True else event_time_ms
     assert rejected["event_time_ms"] == expected
     payload = orjson.loads(rejected["payload"])
-    assert payload == {"otel_service_name": "cart", "span": span(**changes)}
+    assert payload == {"otel_service_name": "cart", "resource": {"service.name": "cart"}, "span": span(**changes)}
 
 
 @pytest.mark.parametrize(
@@ -274,10 +275,18 @@ def test_an_unusable_line_is_one_reject(line, reason):
     assert rejected["event_time_ms"] is None
 
 
-def test_long_payloads_are_cut_but_stay_different():
-    payloads = {only_reject(collect_spans(b"x" * 10_000 + end)[2])["payload"] for end in (b"a", b"b")}
+def test_a_payload_is_whole():
+    line = b'{"resourceSpans": [' + b"x" * 10_000
+    rejected = only_reject(collect_spans(line)[2])
+    assert (rejected["payload"], rejected["code"]) == (line.decode(), "unreadable")
+
+
+def test_what_is_longer_than_any_request_is_cut_but_stays_different():
+    payloads = {reject("otlp_spans", "why", b"x" * PAYLOAD_MAX_CHARS + end) for end in (b"a", b"b")}
     assert len(payloads) == 2
-    assert all(len(payload) == 4096 and "10001 characters" in payload for payload in payloads)
+    for payload in payloads:
+        payload = orjson.loads(payload)["payload"]
+        assert len(payload) == PAYLOAD_MAX_CHARS and f"{PAYLOAD_MAX_CHARS + 1} characters" in payload
 
 
 def test_what_only_careless_writers_call_json_is_read():
@@ -687,7 +696,7 @@ def assert_all_is_bytes_or_rejects(line: bytes) -> None:
                 orjson.loads(value)
         for rejected in map(orjson.loads, rejects):
             assert rejected["stream"] == stream
-            assert rejected["reason"] and len(rejected["payload"]) <= 4096
+            assert rejected["reason"] and rejected["payload"] and rejected["code"] in set(Code)
 
 
 def replace_somewhere(data, node, replacement):

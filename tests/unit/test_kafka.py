@@ -96,10 +96,12 @@ def test_a_missing_topic_is_waited_for_and_by_what_ends_left_out() -> None:
         execute_sql = made.append
 
     ends = KafkaInput("h:9092", bounded=True, extents={"otlp_spans": Extent({0: 1})})
-    source.create(Environment(), ends, "EffectiveCost")
+    source.create(Environment(), ends, "EffectiveCost", None)
     spans, *others = made
     assert "'topic' = 'otlp_spans'" in spans
-    assert len(others) == len(TOPICS) - 1 and not any("connector" in statement for statement in others)
+    assert len(others) == len(TOPICS) - 1 + len(["rejected_files"]) and not any(
+        "connector" in statement for statement in others
+    )
 
 
 @pytest.mark.parametrize(

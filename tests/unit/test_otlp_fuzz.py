@@ -19,6 +19,7 @@ from tests.unit.test_collect_otlp import NOON, POD, attributes, log, metric, req
 from tests.unit.test_otlp_proto import REQUESTS, protobuf
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.otlp import MAX_TIME_NS, MIN_TIME_NS, USAGE_METRICS
+from udfs.pure.reject import PAYLOAD_MAX_CHARS, Code
 
 pytestmark = pytest.mark.long
 
@@ -106,7 +107,8 @@ def collected(signal: str, record: bytes) -> tuple[list[dict], list[dict]]:
             orjson.loads(value)
     rows = [orjson.loads(reject) for reject in rejects]
     for row in rows:
-        assert row["stream"] == STREAMS[signal] and row["reason"] and len(row["payload"]) <= 4096
+        assert row["stream"] == STREAMS[signal] and row["reason"] and row["code"] in set(Code)
+        assert len(row["payload"]) <= PAYLOAD_MAX_CHARS
         assert row["event_time_ms"] is None or 0 < row["event_time_ms"] < MAX_TIME_NS // 10**6
     return tables, rows
 
@@ -238,7 +240,7 @@ def test_mutated_charges_never_raise() -> None:
             continue
         assert kind == "reject"
         rejected = orjson.loads(value)
-        assert rejected["stream"] == "focus_charges" and rejected["reason"] and len(rejected["payload"]) <= 4096
+        assert rejected["stream"] == "focus_charges" and rejected["reason"] and rejected["code"] in set(Code)
         try:
             cells = orjson.loads(record)
         except orjson.JSONDecodeError:

@@ -83,7 +83,19 @@ def test_every_table_has_a_sink_and_is_written_to_it(output: sinks.Output) -> No
         for name, table in TABLES.items()
     }
     assert created(output) == expected
-    assert list(output.inserts("output0_")) == [f"insert into output0_{n} select * from {n}_rows" for n in TABLES]
+    inserts = [re.sub("select .* from", "select * from", statement) for statement in output.inserts("output0_")]
+    assert inserts == [f"insert into output0_{n} select * from {n}_rows" for n in TABLES]
+
+
+def test_a_topic_gets_no_payload_that_a_broker_refuses() -> None:
+    """... which is in the key, too, in up to six bytes a character: 1 MB is what brokers take."""
+    *_, insert = Kafka("one:9092", PROPERTIES).inserts("output0_")
+    columns = re.sub(r"case .* end", "payload", insert)
+    names = ", ".join("payload" if name == "payload" else f"`{name}`" for name in TABLES["rejected_records"].names)
+    assert columns == f"insert into output0_rejected_records select {names} from rejected_records_rows"
+    (sent,) = re.findall(r"substring\(payload from 1 for (\d+)\)", insert)
+    assert f"char_length(payload) <= {sent} then payload" in insert and "md5(payload)" in insert
+    assert 2 * 6 * int(sent) <= 1_000_000
 
 
 def test_postgresql_is_sent_each_table_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,36 @@ def test_a_bounded_run_starts_over_and_one_without_end_goes_on(tmp_path: Path) -
     asked = _loaded(tmp_path, "--bounded", "--set", f"{CHECKPOINT_INTERVAL}=1 s")
     for kept in (state.settings(asked, tmp_path), state.checkpointing(asked)):
         assert (asked.engine | kept)[CHECKPOINT_INTERVAL] == NEVER
+
+
+def test_of_a_state_folder_only_what_a_later_run_needs_is_kept(tmp_path: Path) -> None:
+    """The last checkpoint with what it shares; not those before it, nor what the engine spilled."""
+    checkpoints = tmp_path / "checkpoints"
+    for number, name in enumerate(["old/chk-3", "new/chk-6", "new/chk-7", "killed/chk-1"]):
+        (checkpoints / name).mkdir(parents=True)
+        if name != "killed/chk-1":
+            metadata = checkpoints / name / "_metadata"
+            metadata.touch()
+            os.utime(metadata, (number, number))
+    for name in ("new/shared", "old/shared"):
+        (checkpoints / name).mkdir()
+    for name in ("changes", "engine", "input"):
+        (tmp_path / name).mkdir()
+    with state.folder(tmp_path, None) as scratch:
+        assert scratch == tmp_path
+        left = {str(path.relative_to(checkpoints)) for path in checkpoints.rglob("*")}
+        assert left == {"new", "new/chk-7", "new/chk-7/_metadata", "new/shared"}
+        (scratch / "engine").mkdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "lock"}
+
+
+def test_a_passing_folder_goes_and_so_does_one_of_a_run_that_was_killed(tmp_path: Path) -> None:
+    left = tmp_path / ".anomaly_cost-left"
+    left.mkdir()
+    (left / "lock").touch()
+    with state.folder(None, tmp_path) as scratch:
+        assert [path.name for path in tmp_path.iterdir()] == [scratch.name]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

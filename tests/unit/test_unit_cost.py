@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from decimal import Decimal
 
 import orjson
@@ -137,6 +138,15 @@ def test_a_minute_tells_its_requests_and_what_each_asked_of_whom(case: Case) -> 
     assert sum(calls.values()) == case.work.times.sum()
     assert set(told["work"]) <= set(case.services)
     assert any(usage["cpu"] > 0 for by_kind in told["work"].values() for usage in by_kind.values())
+
+
+def test_a_sampled_minute_tells_what_all_would_have(case: Case) -> None:
+    sampled = demand(replace(case, weight=case.weight * 10))
+    whole = demand(case)
+    assert sampled["requests"] == {kind: 10 * count for kind, count in whole["requests"].items()}
+    for service, by_kind in whole["work"].items():
+        for kind, usage in by_kind.items():
+            assert sampled["work"][service][kind] == pytest.approx({of: 10 * used for of, used in usage.items()})
 
 
 def test_the_parts_of_a_minute_ask_for_what_the_whole_asks(case: Case) -> None:

@@ -21,13 +21,13 @@ def taught(**shapes: tuple[int, ...]) -> Workload:
     workload = Workload()
     for minute in range(10):
         done = traces(*shapes.values())
-        workload.learn(minute * MINUTE_MS, list(shapes), done, np.ones(len(shapes)))
+        workload.learn(minute * MINUTE_MS, list(shapes), done, np.ones(len(shapes)), np.ones(len(shapes)))
     return workload
 
 
 def beyond(workload: Workload, roots: list[str], done, *chosen: int) -> dict[int, float]:
     """What the chosen traces did beyond the usual of their kinds."""
-    return excess(workload.shapes(set(roots)), roots, done, np.array(chosen), int)
+    return excess(workload.shapes(set(roots)), roots, done, np.ones(len(roots)), np.array(chosen), int)
 
 
 def test_a_retry_is_excess_and_a_tree_cut_short_is_less() -> None:
@@ -44,7 +44,7 @@ def test_what_is_not_known_yet_says_nothing_and_the_ill_teach_nothing() -> None:
     workload = taught(buy=(1, 2))
     assert beyond(workload, ["new"], traces((1, 2)), 0) == {}
     for minute in range(50):
-        workload.learn(minute * MINUTE_MS, ["buy"], traces((1, 2, 2, 2)), np.array([0.2]))
+        workload.learn(minute * MINUTE_MS, ["buy"], traces((1, 2, 2, 2)), np.array([0.2]), np.ones(1))
     assert beyond(workload, ["buy"], traces((1, 2)), 0) == {1: 0, 2: 0}
 
 
@@ -52,7 +52,7 @@ def test_the_usual_follows_a_change_that_is_sound() -> None:
     workload = taught(buy=(1, 2))
     for minute in range(10):
         many = traces(*[(1, 2, 3)] * 500)
-        workload.learn(minute * MINUTE_MS, ["buy"] * 500, many, np.ones(500))
+        workload.learn(minute * MINUTE_MS, ["buy"] * 500, many, np.ones(500), np.ones(500))
     found = beyond(workload, ["buy"], traces((1, 2, 3)), 0)
     assert found == pytest.approx({1: 0, 2: 0, 3: 0}, abs=0.01)
 

@@ -1,8 +1,8 @@
 """assemble: the fragments of one trace -> one packed trace, and back.
 
 Grain: one trace. A packed trace is a header (JSON: the trace's id, the start of its first span,
-its vocabulary and the hosts of its pods) and an array of SPAN rows, parents before children. The root (its row is not
-always the first) is the earliest span without a parent in the trace.
+its vocabulary, the hosts of its pods, and its weight if that isn't 1) and an array of SPAN rows, parents before
+children. The root (its row is not always the first) is the earliest span without a parent in the trace.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Trace(NamedTuple):
     pods: list[str]  # service, pod
     hosts: list[str]  # (pods,) the resource that each runs on, "" = unknown
     spans: np.ndarray  # (spans,) of SPAN
+    weight: float = 1.0  # how many traces it stands for, at least 1: those that a sampler left out are like it
 
 
 def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | None:
@@ -66,6 +67,7 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
     rows: dict[str, Span] = {}
     logs: set[tuple] = set()
     hosts: dict[str, str] = {}
+    counts: dict[str, float] = {}  # what samplers say, by span
     for fragment in fragments:
         what, groups = orjson.loads(fragment)[:2]
         if what == "logs":
@@ -77,6 +79,8 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
             hosts[name] = max(host, hosts.get(name, ""))
             for span in group[3]:
                 span_id, parent, operation, kind, error, start, end, peer = span[:8]
+                if len(span) > 8:
+                    counts[span_id] = max(span[8], counts.get(span_id, 0.0))
                 row = (start, span_id, end, parent, service, pod, operation, kind, error, peer)
                 known = rows.get(span_id)
                 if known is None or (row[2], row) > (known[2], known):
@@ -85,10 +89,17 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
         return None
     spans = sorted(rows.values())
     start_ns = spans[0][0]
-    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs, hosts)
+    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs, hosts, counts)
 
 
-def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple], hosts: Mapping[str, str]) -> bytes:
+def _pack(
+    trace_id: str,
+    start_ns: int,
+    spans: list[Span],
+    logs: set[tuple],
+    hosts: Mapping[str, str],
+    counts: Mapping[str, float],
+) -> bytes:
     tree = call_tree(spans)
     parents, own_ns = tree.parents, tree.own_ns
     error_logs = _error_logs(spans, logs) if logs else {}
@@ -130,9 +141,12 @@ def _pack(trace_id: str, start_ns: int, spans: list[Span], logs: set[tuple], hos
             depths[i],
             flags,
         ))  # fmt: skip
-    header = orjson.dumps([
-        trace_id, start_ns, row_of[root], list(operations), list(pods), [hosts[name] for name in pods],
-    ])  # fmt: skip
+    parts = [trace_id, start_ns, row_of[root], list(operations), list(pods), [hosts[name] for name in pods]]
+    # A sampler decides on a trace at its root; some say so there alone, others on spans that came without their root.
+    weight = counts.get(spans[root][1]) or max(counts.values(), default=1.0)
+    if weight > 1:
+        parts.append(weight)
+    header = orjson.dumps(parts)
     return b"".join([_HEADER_LENGTH.pack(len(header)), header, *body])
 
 
@@ -152,9 +166,10 @@ def _error_logs(spans: list[Span], logs: set[tuple]) -> dict[int, int]:
 
 def unpack(packed: bytes) -> Trace:
     """What ``assemble`` packed; the array is a view of ``packed`` and read-only. Traces that were packed before they
-    told hosts have none."""
+    told hosts have none, and those that tell no weight have 1."""
     (length,) = _HEADER_LENGTH.unpack_from(packed)
     start = _HEADER_LENGTH.size
-    trace_id, start_ns, root, operations, pods, *hosts = orjson.loads(packed[start : start + length])
-    hosts = hosts[0] if hosts else [""] * len(pods)
-    return Trace(trace_id, start_ns, root, operations, pods, hosts, np.frombuffer(packed, SPAN, offset=start + length))
+    trace_id, start_ns, root, operations, pods, *more = orjson.loads(packed[start : start + length])
+    hosts = more[0] if more else [""] * len(pods)
+    spans = np.frombuffer(packed, SPAN, offset=start + length)
+    return Trace(trace_id, start_ns, root, operations, pods, hosts, spans, more[1] if len(more) > 1 else 1.0)

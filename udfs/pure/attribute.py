@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from udfs.pure.dimensions import DIMENSIONS
+from udfs.pure.focus_record import record_of
 from udfs.pure.horizon import Horizon, agreed
 from udfs.pure.names import RESERVED
 from udfs.pure.price import (
@@ -41,7 +42,7 @@ from udfs.pure.price import (
     windows_of,
 )
 from udfs.pure.rates import PRICE_BOOK, RESOURCE, Prices, capacity
-from udfs.pure.reject import reject
+from udfs.pure.reject import Code, reject
 from udfs.pure.versioned import Versioned
 from udfs.pure.windows import (
     HOUR_MS,
@@ -162,7 +163,7 @@ def ahead_charge(charge: Mapping[str, Any], skew_ms: int) -> str:
         f"a charge for use at {utc(charge['start_ms'])}, more than {skew_ms // 60_000} min ahead of the clock: correct"
         " its ChargePeriodStart, or deliver it when that has come"
     )
-    return reject("focus_charges", reason, charge, charge["start_ms"])
+    return reject("focus_charges", reason, record_of(charge), charge["start_ms"], code=Code.AHEAD)
 
 
 def ahead_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], skew_ms: int) -> str:
@@ -172,7 +173,7 @@ def ahead_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], skew_
         " higher"
     )
     record = {"consumer": consumer.split("\x1f"), "windows": windows}
-    return reject("otlp_metrics", reason, record, max(map(int, windows)))
+    return reject("otlp_metrics", reason, record, max(map(int, windows)), code=Code.AHEAD)
 
 
 def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, float]]:
@@ -909,7 +910,7 @@ def late_charge(charge: Mapping[str, Any], closed_ms: int, wait_ms: int) -> str 
         f" {utc(closed_ms)} were closed: set billing.wait to {hours} h or more, or run the bill from a"
         " directory"
     )
-    return reject("focus_charges", reason, charge, charge["start_ms"])
+    return reject("focus_charges", reason, record_of(charge), charge["start_ms"], code=Code.LATE)
 
 
 def late_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], closed_ms: int, wait_ms: int) -> str | None:
@@ -922,7 +923,7 @@ def late_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], closed
         " set billing.wait higher, or see why the metrics are late"
     )
     record = {"consumer": consumer.split("\x1f"), "windows": windows}
-    return reject("otlp_metrics", reason, record, newest_ms)
+    return reject("otlp_metrics", reason, record, newest_ms, code=Code.LATE)
 
 
 def provisional_cost(rate: Mapping[str, Any], total_usage: float) -> int:

@@ -64,6 +64,7 @@ class Case:
     depth: np.ndarray  # (spans,)
     work: Work  # pieces of work by place of the service
     unexplained: np.ndarray  # (services, dimensions, 2) see UsageWatch
+    weight: np.ndarray = field(default_factory=_none)  # (traces,) how many each stands for
     loop_operation: np.ndarray = field(default_factory=_none)  # (loops,) the operation that makes the repeated call
     # What the guards asked beyond THRESHOLD in this minute.
     asked: np.ndarray = field(default_factory=_none)  # (services, channels)
@@ -90,6 +91,10 @@ class Case:
     def __getstate__(self) -> dict[str, Any]:
         """Without what follows from the rest."""
         return {name: value for name, value in self.__dict__.items() if name not in _DERIVED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an earlier release, whose traces stood for themselves alone, too."""
+        self.__dict__.update({"weight": np.ones(len(state["trace_ids"]))} | state)
 
     @cached_property
     def trace(self) -> np.ndarray:
@@ -131,6 +136,7 @@ class Case:
             start_ms=self.start_ms[chosen],
             is_warming=self.is_warming[chosen],
             reaches_on=self.reaches_on[chosen],
+            weight=self.weight[chosen],
             root=np.searchsorted(rows, self.root[chosen]),
             tokens=self.tokens.of_traces(chosen),
             clues=self.clues.of_rows(rows, loops),

@@ -227,7 +227,11 @@ _UNIT_COSTS = Table(
             " anything of the workload, and for what is no workload its name",
         ),
         Column("root_operation", TEXT, "Their operation there: the name of the root span; empty where there is none"),
-        Column("requests", INTEGER, "Such requests in the window; null where there is none"),
+        Column(
+            "requests",
+            INTEGER,
+            "Such requests in the window, those that samplers left out among them; null where there is none",
+        ),
         Column("cost", MONEY, "What of the workload's cost in the window they caused, in billing_currency"),
         Column("cost_per_request", MONEY, "cost / requests, rounded half to even; null where there is none"),
         _CURRENCY,
@@ -244,9 +248,19 @@ _REJECTED_RECORDS = Table(
     columns=(
         Column("stream", TEXT, "The input it came by: otlp_spans, otlp_metrics, otlp_logs or focus_charges"),
         Column("reason", TEXT, "Why it could not be used, and what to do"),
-        Column("payload", TEXT, "The record as it came; base64 of its start where it is no text"),
+        Column(
+            "payload",
+            TEXT,
+            "The record, whole, in base64 where it is no text; of one that is too long its start; of a file its name",
+        ),
         Column("event_time", TIME, "The record's own time; null where it has none"),
         Column("rejected_at", TIME, "When the job rejected it"),
+        Column(
+            "reason_code",
+            TEXT,
+            "Why, for programs: unreadable, too_long, invalid, not_used, no_resource, ahead, late, file_skipped or"
+            " file_broken",
+        ),
     ),
 )
 

@@ -276,6 +276,7 @@ class Detector(Generic[Told]):
             is_warming=is_warming,
             reaches_on=last_ms >= minute_ms + MINUTE_MS,
             root=frame.root,
+            weight=frame.weight,
             model=self.predictor.version,
             services=[base.services.names[i] for i in here.tolist()],
             operations=frame.operations,
@@ -425,7 +426,7 @@ class Detector(Generic[Told]):
         # What is only half suspected is no usual trace either.
         sound = 1 / (1 + np.exp(np.clip(of_trace + SUSPICION, -50, 50)))
         work = case.work._replace(piece=here[case.work.piece // PIECES] * PIECES + case.work.piece % PIECES)
-        self._impact.learn(case.minute_ms, case.roots, work, sound)
+        self._impact.learn(case.minute_ms, case.roots, work, sound, case.weight)
 
     def _is_crowded(self) -> bool:
         return self._baselines.is_crowded() or self._pods.is_crowded() or self._usage.is_crowded()

@@ -39,6 +39,7 @@ def _excess_usage(case: Case, chosen: np.ndarray) -> dict[str, dict[str, float]]
         case.believed.shapes,
         case.roots,
         case.work,
+        case.weight,
         chosen,
         lambda piece: (case.services[piece // PIECES], piece % PIECES),
     )

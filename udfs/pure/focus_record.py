@@ -5,11 +5,16 @@ Source: FOCUS 1.0 to 1.4, keys = column names; what the cells may hold is in ``u
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
 
 from udfs.pure.focus import COST_COLUMNS, RAGGED, STREAM, collect_charge, reject_row
 from udfs.pure.rates import Exchange
-from udfs.pure.reject import RejectedRecord, reject
+from udfs.pure.reject import Code, RejectedRecord, reject
 
 # A row of FOCUS holds about 2 kB, its Tags some more.
 MAX_ROW_BYTES = 1 << 20
@@ -18,6 +23,8 @@ _SHOWN_BYTES = 2048
 
 # Key-value columns as a list of pairs take four levels.
 MAX_DEPTH = 32
+# Columns of a record that holds a charge which was read before, and the digest that tells so.
+_CHARGE, _DIGEST = "x_Charge", "x_ChargeDigest"
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH}: a FOCUS row is an object of plain cells and Tags"
 
 
@@ -49,11 +56,37 @@ def collect_charge_record(
     try:
         row = _decode(line)
     except RejectedRecord as error:
-        return "reject", reject(STREAM, error.reason, line[:_SHOWN_BYTES] if len(line) > MAX_ROW_BYTES else line)
+        if len(line) > MAX_ROW_BYTES:
+            return "reject", reject(STREAM, error.reason, line[:_SHOWN_BYTES], code=Code.TOO_LONG)
+        return "reject", reject(STREAM, error.reason, line, code=Code.UNREADABLE)
     try:
+        if _CHARGE in row:
+            return "charge", _charge_again(row)
         return "charge", collect_charge(row, cost_column, delivery=delivery, exchange=exchange)
     except RejectedRecord as error:
         return "reject", reject_row(row, error)
+
+
+def record_of(charge: Mapping[str, Any]) -> dict[str, Any]:
+    """A record that gives just this charge again, as the payload of a reject: it has the key, identity and version that
+    the row gave it, which other columns than those kept here are part of."""
+    return {_CHARGE: dict(charge), _DIGEST: _digest(charge)}
+
+
+def _charge_again(row: Mapping[str, Any]) -> dict:
+    """The charge of a record of ``record_of``. Raises RejectedRecord for what was not made by it."""
+    charge = row[_CHARGE]
+    if not isinstance(charge, dict) or row.get(_DIGEST) != _digest(charge):
+        raise RejectedRecord(f"{_CHARGE} was changed: send the FOCUS row that it was made of, or the record as it was")
+    return charge
+
+
+def _digest(charge: Mapping[str, Any]) -> str:
+    try:
+        written = orjson.dumps(charge, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # integers beyond 64 bits, which no charge of ours has
+        return ""
+    return hashlib.blake2b(written, digest_size=16).hexdigest()
 
 
 def _decode(line: bytes) -> dict[str, object]:

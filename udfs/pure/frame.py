@@ -29,6 +29,7 @@ class Frame:
         first = np.cumsum(lengths) - lengths  # row of each trace's first span
         spans = np.frombuffer(b"".join([trace.spans.tobytes() for trace in traces]), SPAN)
         self.traces = traces
+        self.weight = np.array([trace.weight for trace in traces])  # (traces,) how many each stands for
         self.spans_of_trace = lengths
         self.count = len(spans)
         self.trace = np.repeat(np.arange(len(traces)), lengths)

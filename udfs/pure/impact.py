@@ -41,12 +41,13 @@ class Impact:
         """How often each incident came by now."""
         return self._recurrence.by_now()
 
-    def learn(self, minute_ms: int, roots: list[str], work: Work, sound: np.ndarray) -> None:
+    def learn(self, minute_ms: int, roots: list[str], work: Work, sound: np.ndarray, weight: np.ndarray) -> None:
         """Take in what the traces of a minute ask.
 
         work: by number of the service. sound: (traces,) the chance that nothing ails each of them.
+        weight: (traces,) how many each stands for.
         """
-        self._workload.learn(minute_ms, roots, work, sound)
+        self._workload.learn(minute_ms, roots, work, sound, weight)
 
     def shapes(self, roots: Iterable[str], services: Vocabulary) -> dict[str, dict[tuple[str, int], float]]:
         """How often a usual trace of each of these kinds does each (service, slot)."""

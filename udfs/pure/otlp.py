@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from udfs.pure import names, otlp_proto
+from udfs.pure import names, otlp_proto, sampling
 from udfs.pure.cache import cached
 from udfs.pure.dimensions import CUMULATIVE, DELTA, DIMENSIONS, GAUGE
-from udfs.pure.reject import RejectedRecord, reject, shown
+from udfs.pure.reject import Code, RejectedRecord, reject, shown
 from udfs.pure.resources import NO_ALIASES, Resources
+from udfs.pure.sampling import adjusted_count
 from udfs.pure.windows import MAX_GAP_MS, UNKNOWN_SERVICE, USAGE_BUCKET_MS, bucket_start
 
 SPANS, METRICS, LOGS = "otlp_spans", "otlp_metrics", "otlp_logs"
@@ -58,7 +59,7 @@ MAX_VALUE_DEPTH = 16
 # A longer request is rejected unread: decoded, it would take some twenty times its size in memory.
 # The Collector's Kafka exporter sends at most 1 MB, its OTLP receiver takes at most 4 MiB.
 MAX_REQUEST_BYTES = 16 << 20
-# Bytes of a request's start that a reject shows in base64; PAYLOAD_MAX_CHARS holds their 4/3.
+# Bytes of its start that its reject shows.
 _SHOWN_BYTES = 2048
 
 
@@ -168,7 +169,7 @@ def _records(
     """
     if len(record) > MAX_REQUEST_BYTES:
         reason = f"a request of {len(record)} bytes is longer than {MAX_REQUEST_BYTES}: send smaller batches"
-        rejects.append(reject(signal.stream, reason, _excerpt(record)))
+        rejects.append(reject(signal.stream, reason, _excerpt(record), code=Code.TOO_LONG))
         return
     text = record.removeprefix(b"\xef\xbb\xbf").strip()
     if not text:
@@ -189,7 +190,7 @@ def _records(
         except otlp_proto.NotProtobuf as error:
             reason = f"{error}, nor in JSON ({not_json})" if not_json else str(error)
             shown_record = _excerpt(record, None if not_json else False)
-            rejects.append(reject(signal.stream, reason, shown_record))
+            rejects.append(reject(signal.stream, reason, shown_record, code=Code.UNREADABLE))
             return
         for resource, records in entries:
             yield _resource_of_message((resource, resources)), records
@@ -197,18 +198,18 @@ def _records(
     reason = f"not a line of JSON ({not_json}): write one request a line"
     if not text.startswith(b"{"):
         reason += "; nor protobuf, which starts with byte 0x0a"
-    rejects.append(reject(signal.stream, reason, _excerpt(text)))
+    rejects.append(reject(signal.stream, reason, _excerpt(text), code=Code.UNREADABLE))
 
 
 def _excerpt(record: bytes, is_text: bool | None = None) -> bytes:
-    """What a reject shows of a record: text as it is, else base64 of its start; of what is too long
-    to be read the start alone. is_text: None = by the bytes."""
+    """What a reject shows of a record: text as it is, else in base64; of what is too long to be read the start alone,
+    with its length and digest. is_text: None = by the bytes."""
     if is_text is None:
-        is_text = not _CONTROL_CHARACTERS.search(record[:_SHOWN_BYTES])
-    if is_text and len(record) <= MAX_REQUEST_BYTES:
-        return record
-    start = record[:_SHOWN_BYTES] if is_text else base64.b64encode(record[:_SHOWN_BYTES])
-    if len(record) <= _SHOWN_BYTES:
+        is_text = not _CONTROL_CHARACTERS.search(record[:MAX_REQUEST_BYTES])
+    start = record if len(record) <= MAX_REQUEST_BYTES else record[:_SHOWN_BYTES]
+    if not is_text:
+        start = base64.b64encode(start)
+    if len(record) <= MAX_REQUEST_BYTES:
         return start
     digest = hashlib.blake2b(record, digest_size=8).hexdigest()
     return start + f"... ({len(record)} bytes, blake2b {digest})".encode()
@@ -222,7 +223,7 @@ def _json_records(
 ) -> Iterator[tuple[_Resource, Iterator[dict]]]:
     if type(request) is not dict or signal.resources not in request:
         reason = f"not an OTLP request of this stream: no object with {signal.resources}"
-        rejects.append(reject(signal.stream, reason, text))
+        rejects.append(reject(signal.stream, reason, text, code=Code.UNREADABLE))
         return
     for entry in _objects(request, signal.resources, signal.stream, rejects):
         resource = _resource(entry.get("resource"), resources)
@@ -379,6 +380,18 @@ class _Resource(NamedTuple):
         """The consumer: pod uid, else pod name, else container id, else ""."""
         return self.pod_uid or self.pod_name
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Attributes that are read as this resource: what a reject tells of the one that it came with."""
+        told = {
+            "service.name": self.service,
+            "k8s.pod.uid": self.pod_uid,
+            "k8s.pod.name": self.pod_name,
+            "container.name": self.container,
+            "cloud.resource_id": self.resource_id,
+        }
+        return {key: value for key, value in told.items() if value}
+
 
 _RESOURCE_KEYS = frozenset(
     "service.name service.namespace k8s.pod.uid k8s.pod.name k8s.namespace.name container.id"
@@ -480,7 +493,7 @@ _PEER_KEYS = (
     "db.system.name",
     "db.system",
 )
-_SPAN_KEYS: frozenset[str] = frozenset((_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS))
+_SPAN_KEYS: frozenset[str] = sampling.KEYS | {_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS}
 _HTTP_SERVER_ERROR = 500
 
 _OPERATION_IDS = re.compile(
@@ -508,7 +521,8 @@ def collect_spans(
 
     A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...]], ...]]`` with span =
     ``[span_id, parent_span_id or "", operation, kind 0..5, error 0|1, start_ns, end_ns, peer or
-    ""]``; ids in lower-case hex, ``unknown_service`` where the emitter names none, "" for unknown
+    ""]``, and last, where a sampler says so, how many spans it stands for; ids in lower-case hex,
+    ``unknown_service`` where the emitter names none, "" for unknown
     pods and resources. An owner is JSON ``[service or "", resource_id or ""]``, null where the
     request's own resources contradict each other.
     """
@@ -536,7 +550,7 @@ def collect_spans(
             except RejectedRecord as error:
                 span = span if type(span) is dict else otlp_proto.span(span, _SPAN_KEYS)
                 event_time_ms = _time_ms_or_none(span.get("startTimeUnixNano"), span.get("endTimeUnixNano"))
-                record = {"otel_service_name": service, "span": span}
+                record = {"otel_service_name": service, "resource": resource.attributes, "span": span}
                 rejects.append(reject(SPANS, error.reason, record, event_time_ms))
     return {t: orjson.dumps(["spans", groups]) for t, groups in traces.items()}, pods, rejects
 
@@ -568,7 +582,8 @@ def _span(span: dict) -> list:
     operation = operation_name(operation if type(operation) is str else _text(operation))
     pairs = get("attributes")
     found = _attributes(pairs, _SPAN_KEYS) if pairs else {}
-    return _row(span_id, parent_span_id, operation, kind or 0, bool(error), start_ns, end_ns, found)
+    state = get("traceState")
+    return _row(span_id, parent_span_id, operation, kind or 0, bool(error), start_ns, end_ns, found, state)
 
 
 def _span_of_message(span: otlp_proto.Span) -> list:
@@ -592,12 +607,13 @@ def _span_of_message(span: otlp_proto.Span) -> list:
         start_ns,
         end_ns,
         found,
+        span.trace_state,
     )
 
 
 def _row(
     span_id: str, parent_span_id: str, operation: str, kind: int, is_error: bool, start_ns: int, end_ns: int,
-    attributes: dict[str, object],
+    attributes: dict[str, object], trace_state: object,
 ) -> list:  # fmt: skip
     """The packed span; attributes: of _SPAN_KEYS those that it has."""
     peer = ""
@@ -609,7 +625,12 @@ def _row(
                 if attributes.get(key):
                     peer = names.workload(names.name(_text(attributes[key])))
                     break
-    return [span_id, parent_span_id, operation, kind, 1 if is_error else 0, start_ns, end_ns, peer]
+    row = [span_id, parent_span_id, operation, kind, 1 if is_error else 0, start_ns, end_ns, peer]
+    if attributes or trace_state:
+        count = adjusted_count(trace_state, attributes)
+        if count:
+            row.append(count)
+    return row
 
 
 def _implausible_times(start: object, end: object) -> RejectedRecord:
@@ -685,7 +706,7 @@ def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
                     " spanId (log correlation of the OpenTelemetry SDK) to have it counted"
                 )
                 payload = {"otel_service_name": service, "severity_number": severity}
-                rejects.append(reject(LOGS, reason, payload))
+                rejects.append(reject(LOGS, reason, payload, code=Code.NOT_USED))
                 continue
             times = record.get("timeUnixNano"), record.get("observedTimeUnixNano")
             try:
@@ -699,7 +720,7 @@ def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
                     )
                 )
             except RejectedRecord as error:
-                record = {"otel_service_name": service, "log_record": record}
+                record = {"otel_service_name": service, "resource": resource.attributes, "log_record": record}
                 rejects.append(reject(LOGS, error.reason, record, _time_ms_or_none(*times)))
                 continue
             body = zlib.crc32(_text(_plain(record.get("body"))).encode())
@@ -768,7 +789,7 @@ def collect_metrics(
             usage = USAGE_METRICS.get(name)
             if usage is None:
                 record: dict[str, Any] = {"metric": name, "unit": unit}
-                rejects.append(reject(METRICS, _NOT_A_USAGE_METRIC, record))
+                rejects.append(reject(METRICS, _NOT_A_USAGE_METRIC, record, code=Code.NOT_USED))
                 continue
             try:
                 kind, data_points = _data_points(metric, unit, usage, rejects)
@@ -782,6 +803,7 @@ def collect_metrics(
                 except RejectedRecord as error:
                     time_ms = _time_ms_or_none(point.get("timeUnixNano"))
                     record = {"metric": name, "unit": unit, "pod": resource.pod, "point": point}
+                    record |= {"resource": resource.attributes, "kind": kind}
                     rejects.append(reject(METRICS, f"{name}: {error.reason}", record, time_ms))
                 except _NoConsumer as error:
                     record = {
@@ -789,7 +811,7 @@ def collect_metrics(
                         "otel_service_name": resource.service or UNKNOWN_SERVICE,
                         "resource_id": resource.resource_id,
                     }
-                    rejects.append(reject(METRICS, str(error), record))
+                    rejects.append(reject(METRICS, str(error), record, code=Code.NOT_USED))
     return {k: orjson.dumps(rows) for k, rows in points.items()}, pods, sorted(set(rejects))
 
 

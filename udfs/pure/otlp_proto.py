@@ -94,6 +94,8 @@ def span(message: Span, attribute_keys: Collection[str]) -> dict:
         "startTimeUnixNano": message.start_time_unix_nano,
         "endTimeUnixNano": message.end_time_unix_nano,
     }
+    if message.trace_state:
+        found["traceState"] = message.trace_state
     pairs = [_pair(pair) for pair in message.attributes if pair.key in attribute_keys]
     if pairs:
         found["attributes"] = pairs

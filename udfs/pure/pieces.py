@@ -25,17 +25,20 @@ class Pieces:
         self._slots_taken: Counter[str] = Counter()
 
     def calls_of_pods(self, frame: Frame, reading: Reading) -> dict[str, np.ndarray]:
-        """Calls that each pod of a minute served, by slot, and last those that it made.  # (PIECES,) each"""
+        """Calls that each pod of a minute served, by slot, and last those that it made, with those that samplers left
+        out.  # (PIECES,) each"""
         calls: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(PIECES))
         entries = np.flatnonzero(reading.is_entry)
-        pairs, counts = np.unique(
+        weight = frame.weight[frame.trace]
+        pairs, index = np.unique(
             frame.pod[entries] * len(frame.operations) + frame.operation[entries],
-            return_counts=True,
+            return_inverse=True,
         )
+        counts = np.bincount(index, weight[entries], minlength=len(pairs))
         for pair, count in zip(pairs.tolist(), counts.tolist()):
             pod, operation = divmod(pair, len(frame.operations))
             calls[frame.pods[pod]][self._slot(frame.operations[operation])] += count
-        made = np.bincount(frame.pod[frame.is_call], minlength=len(frame.pods))
+        made = np.bincount(frame.pod[frame.is_call], weight[frame.is_call], minlength=len(frame.pods))
         for pod in np.flatnonzero(made).tolist():
             calls[frame.pods[pod]][-1] = made[pod]
         return calls

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import reprlib
+from enum import StrEnum
 
 import orjson
 
-# A line holds up to megabytes; what is kept of it must fit a database cell and a screen.
-PAYLOAD_MAX_CHARS = 4096
+# A request has 16 MiB at most, in base64 a third more: so a payload is whole, but for what is rejected for its length.
+PAYLOAD_MAX_CHARS = 24 << 20
 
 # Values printed in a reason are cut here: a reason is read in one glance.
 VALUE_MAX_CHARS = 80
 
 _CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+
+
+class Code(StrEnum):
+    """Why a record could not be used, for programs: reasons may be worded anew, codes never change."""
+
+    UNREADABLE = "unreadable"  # no request, or no row
+    TOO_LONG = "too_long"
+    INVALID = "invalid"  # a field is missing, or its value can't be
+    NOT_USED = "not_used"  # whole, and of no use here: a metric that tells no usage, a log record of no trace
+    NO_RESOURCE = "no_resource"  # of a pod whose billed resource nobody tells
+    AHEAD = "ahead"  # of the other records, or of the clock
+    LATE = "late"  # came when its window was closed
+    FILE_SKIPPED = "file_skipped"  # a file whose name is none of the input's
+    FILE_BROKEN = "file_broken"  # a file that can't be read, or not to its end
 
 
 class RejectedRecord(ValueError):
@@ -36,8 +51,10 @@ def shown(value: object) -> str:
     return repr(text) if isinstance(value, str) else text
 
 
-def reject(stream: str, reason: str, record: object, event_time_ms: int | None = None) -> str:
-    """One row of ``rejected_records`` as JSON text: stream, reason, payload, event_time_ms.
+def reject(
+    stream: str, reason: str, record: object, event_time_ms: int | None = None, *, code: Code = Code.INVALID
+) -> str:
+    """One row of ``rejected_records`` as JSON text: stream, reason, payload, event_time_ms, code.
 
     ``record`` is the raw line (bytes) or what was decoded from it; keys are sorted, so that the
     same record gives the same text however it was written. A payload longer than
@@ -57,5 +74,5 @@ def reject(stream: str, reason: str, record: object, event_time_ms: int | None =
         tail = f"... ({len(payload)} characters, blake2b {digest})"
         payload = payload[: PAYLOAD_MAX_CHARS - len(tail)] + tail
     return orjson.dumps(
-        {"stream": stream, "reason": reason, "payload": payload, "event_time_ms": event_time_ms}
+        {"stream": stream, "reason": reason, "payload": payload, "event_time_ms": event_time_ms, "code": code}
     ).decode()

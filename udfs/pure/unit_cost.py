@@ -38,9 +38,9 @@ _STATUSES = (PROVISIONAL, CORRECTED, BILLED)
 
 
 def demand(case: Case) -> Row:
-    """What a minute's requests asked of each service.
+    """What a minute's requests, those that samplers left out among them, asked of each service.
 
-    {"requests": {root operation: traces}, "work": {service: {root operation: {dimension or CALLS: usage}}}}
+    {"requests": {root operation: how many}, "work": {service: {root operation: {dimension or CALLS: usage}}}}
     """
     work: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     kinds = sorted(set(case.roots))
@@ -49,7 +49,7 @@ def demand(case: Case) -> Row:
     services, slots = np.divmod(case.work.piece, PIECES)
     keys = (services * len(kinds) + kind_of[case.work.trace]) * PIECES + slots
     cells, index = np.unique(keys, return_inverse=True)
-    times = np.bincount(index, case.work.times, minlength=len(cells))
+    times = np.bincount(index, case.work.times * case.weight[case.work.trace], minlength=len(cells))
     costs = case.believed.costs if case.believed else {}
     for cell, count in zip(cells.tolist(), times.tolist()):
         at, slot = divmod(cell, PIECES)
@@ -59,7 +59,8 @@ def demand(case: Case) -> Row:
         if service in costs:
             for dimension, cost in zip(DIMENSIONS, costs[service][:, slot].tolist()):
                 used[dimension] += count * max(cost, 0.0)
-    return {"requests": dict(Counter(case.roots)), "work": {name: work[name] for name in sorted(work)}}
+    requests = np.bincount(kind_of, case.weight, minlength=len(kinds)).tolist()
+    return {"requests": dict(zip(kinds, requests)), "work": {name: work[name] for name in sorted(work)}}
 
 
 def unit_costs(
@@ -70,15 +71,17 @@ def unit_costs(
     demands: of its minutes and their parts, in any order. allocations: rows of cost_allocations of all resources.
     returns: sorted by key; times in ms, money as Decimal with 12 places.
     """
-    requests: Counter[str] = Counter()
+    came: dict[str, list[float]] = defaultdict(list)
     asked: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for of_part in demands:
-        requests.update(of_part["requests"])
+        for kind, count in of_part["requests"].items():
+            came[kind].append(count)
         for service, by_kind in of_part["work"].items():
             for kind, usage in by_kind.items():
                 for dimension, amount in usage.items():
                     asked[service][dimension][kind].append(amount)
 
+    requests = {kind: round(math.fsum(counts)) for kind, counts in came.items()}
     spent: Counter[tuple[str, str, str]] = Counter()  # (service, dimension, currency) -> units
     status: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in allocations:

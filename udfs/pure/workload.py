@@ -8,7 +8,6 @@ their excess work; what a piece of work takes of cpu, memory, io and network is 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple, TypeVar
 
@@ -55,15 +54,21 @@ class Workload:
             if traces >= TRACES_MIN
         }
 
-    def learn(self, minute_ms: int, roots: Sequence[str], done: Work, sound: np.ndarray) -> None:
-        """Take in a minute's traces; sound: (traces,) the chance that nothing ails each of them."""
+    def learn(self, minute_ms: int, roots: Sequence[str], done: Work, sound: np.ndarray, weight: np.ndarray) -> None:
+        """Take in a minute's traces.
+
+        sound: (traces,) the chance that nothing ails each of them. weight: (traces,) how many each stands for: a minute
+        teaches what all those would, but counts for as many as came.
+        """
         weights = np.where(sound >= SOUND_MIN, sound, 0.0)
+        names = {root: number for number, root in enumerate(sorted(set(roots)))}
+        kind = np.array([names[root] for root in roots])
+        came, meant = np.bincount(kind, weights), np.bincount(kind, weights * weight)
+        weights = weights * weight * np.divide(came, meant, out=np.ones(len(names)), where=meant > 0)[kind]
         for at, root in enumerate(roots):
             self._last_seen[root] = minute_ms
             if weights[at]:
                 self._traces[root] = self._traces.get(root, 0.0) + weights[at]
-        names = {root: number for number, root in enumerate(sorted(set(roots)))}
-        kind = np.array([names[root] for root in roots])
         size = int(done.piece.max()) + 1
         keys, index = np.unique(kind[done.trace] * size + done.piece, return_inverse=True)
         sums = np.bincount(index, done.times * weights[done.trace], minlength=len(keys))
@@ -100,20 +105,26 @@ def excess(
     shapes: Mapping[str, Mapping[Piece, float]],
     roots: Sequence[str],
     done: Work,
+    weight: np.ndarray,
     chosen: np.ndarray,
     named: Callable[[int], Piece],
 ) -> dict[Piece, float]:
-    """What the traces at ``chosen`` did beyond, or short of, the usual of their kinds, by piece of work.
+    """What the traces at ``chosen``, and those that they stand for, did beyond, or short of, the usual of their kinds,
+    by piece of work.
 
     shapes: of the kinds that are known, see Workload.shapes; the others say nothing. roots: (traces,) root operation of
-    each trace. named: what the shapes call a piece of ``done``.
+    each trace. weight: (traces,) how many each stands for. named: what the shapes call a piece of ``done``.
     """
     known = [at for at in chosen.tolist() if roots[at] in shapes]
     of = np.isin(done.trace, known)
     total: dict[Piece, float] = {}
-    for piece, times in zip(map(named, done.piece[of].tolist()), done.times[of].tolist()):
+    times_of_all = done.times[of] * weight[done.trace[of]]
+    for piece, times in zip(map(named, done.piece[of].tolist()), times_of_all.tolist()):
         total[piece] = total.get(piece, 0.0) + times
-    for root, number in sorted(Counter(roots[at] for at in known).items()):
+    numbers: dict[str, float] = {}
+    for at in known:
+        numbers[roots[at]] = numbers.get(roots[at], 0.0) + float(weight[at])
+    for root, number in sorted(numbers.items()):
         for piece, usual in shapes[root].items():
             total[piece] = total.get(piece, 0.0) - usual * number
     return dict(sorted(total.items()))

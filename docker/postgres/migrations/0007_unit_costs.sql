@@ -32,7 +32,7 @@ comment on column public.unit_costs.root_service_name is
 comment on column public.unit_costs.root_operation is
     'Their operation there: the name of the root span; empty where there is none';
 comment on column public.unit_costs.requests is
-    'Such requests in the window; null where there is none';
+    'Such requests in the window, those that samplers left out among them; null where there is none';
 comment on column public.unit_costs.cost is
     'What of the workload''s cost in the window they caused, in billing_currency';
 comment on column public.unit_costs.cost_per_request is

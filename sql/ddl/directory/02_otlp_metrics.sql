@@ -1,11 +1,10 @@
--- Stream of metrics, as a directory holds them.
+-- Stream of metrics, as the run's folder of links to files holds them (jobs/telemetry.py).
 -- grain: one OTLP ExportMetricsServiceRequest a row (JSON, one a line)
 -- event time: inside the payload
 create temporary table otlp_metrics (
     line bytes
 ) with (
     'connector' = 'filesystem',
-    'path' = '${input}',
-    'source.path.regex-pattern' = '${root}/metrics/[^/]+[.]jsonl([.]gz)?',
+    'path' = '${input}/metrics',
     'format' = 'raw'
 )
