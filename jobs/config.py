@@ -40,6 +40,8 @@ JOB_SETTINGS = {
     "clock.skew": "10 min",
     # How long a window of an unbounded input waits for its bill, in event time.
     "billing.wait": "72 h",
+    # Where the bill of a directory lies, if not in its folder billing: a folder, s3://, gs:// or abfss://.
+    "billing.from": "",
     # CSV file of prices for what no bill tells a price of: dimension, unit_price, unit,
     # billing_currency, and if need be resource_id (a glob) and sku_id.
     "prices": "",
@@ -126,6 +128,7 @@ class Config:
         pace: when a minute is over, on an input without end.
         checkpoint_ms: how often the state is kept.
         cost_column: the FOCUS column that is attributed.
+        bill: where the bill lies; None = in the folder billing of the input, or in the topic.
         money: how charges become cost.
         models: directory of the masked-span models; None = what is usual predicts.
         threshold: one of detect.POLICIES.
@@ -141,6 +144,7 @@ class Config:
     pace: Pace
     checkpoint_ms: int
     cost_column: str
+    bill: str | None
     money: Money
     models: Path | None
     threshold: str
@@ -345,6 +349,8 @@ def load(argv: list[str]) -> Config:
     source: Path | KafkaInput
     if arguments.input.startswith("kafka://"):
         start_options(job["kafka.start"])
+        if job["billing.from"]:
+            raise UsageError("--set billing.from: is for a directory; python -m jobs.bill sends a bill to the topic")
         source = KafkaInput(
             servers(arguments.input), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
             arguments.bounded,
@@ -370,6 +376,7 @@ def load(argv: list[str]) -> Config:
         ),  # fmt: skip
         checkpoint_ms=_duration(job, "checkpoint.every"),
         cost_column=job["cost.column"],
+        bill=job["billing.from"] or None,
         money=_money(job),
         models=_models(job),
         threshold=job["detector.threshold"],

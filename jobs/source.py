@@ -1,10 +1,13 @@
-"""The source tables, by what is read: the topics of Kafka, or the files of a directory, opened once before."""
+"""The source tables, by what is read: the topics of Kafka, or the files of a directory, opened once before. The bill of
+a directory lies in its folder ``billing``, or where ``billing.from`` says."""
 
 from __future__ import annotations
 
 import gzip
 import re
+import sys
 import zlib
+from itertools import chain
 from pathlib import Path
 
 from pyflink.table import DataTypes, StreamTableEnvironment, Table
@@ -12,22 +15,26 @@ from pyflink.table import DataTypes, StreamTableEnvironment, Table
 from jobs.environment import run_sql, sql_options, sql_path, sql_text
 from jobs.errors import JobError, UsageError
 from jobs.kafka import TOPICS, KafkaInput
-from udfs.pure.focus import UnreadableBill, read_charges
+from udfs.pure import bills
+from udfs.pure.deliveries import told
+from udfs.pure.focus import UnreadableBill
 
 # Folder of each stream and the names in it that count; the DDL has the same patterns.
 STREAMS = {
     "traces": (".jsonl", ".jsonl.gz"),
     "metrics": (".jsonl", ".jsonl.gz"),
     "logs": (".jsonl", ".jsonl.gz"),
-    "billing": (".csv", ".csv.gz", ".parquet"),
 }
+BILLING = "billing"
 
 # Names of files that the engine takes for being written still.
 _HIDDEN = (".", "_")
 
 
-def create(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column: str) -> str:
+def create(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column: str, bill: str | None = None) -> str:
     """Create the source tables; returns the call that reads the charges.
+
+    bill: where the bill of a directory lies; None = in the directory.
 
     Raises:
         UsageError: a directory holds nothing to read.
@@ -42,11 +49,12 @@ def create(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column
         return (
             "focus_charges, lateral table(collect_charges(line, date_format(delivered, 'yyyy-MM-dd''T''HH:mm:ss.SSS')))"
         )
-    files = find(source, cost_column)
+    deliveries = find_bill(source / BILLING if bill is None else bill, cost_column)
+    find(source, bool(deliveries))
     # The engine looks into all folders below, and takes the files whose whole path fits.
     run_sql(t_env, "ddl/directory", input=sql_path(source), root=sql_text(re.escape(str(source))))
-    t_env.create_temporary_view("charge_files", charge_files(t_env, files["billing"]))
-    return "charge_files, lateral table(collect_charges(path))"
+    t_env.create_temporary_view("bill_deliveries", bill_deliveries(t_env, deliveries))
+    return "bill_deliveries, lateral table(collect_charges(delivery))"
 
 
 def _check(path: Path) -> None:
@@ -58,8 +66,8 @@ def _check(path: Path) -> None:
         raise JobError(f"{path}: cannot be read ({error})") from error
 
 
-def find(root: Path, cost_column: str) -> dict[str, list[Path]]:
-    """Files of each stream under ``root``, by folder name.
+def find(root: Path, has_bill: bool = False) -> dict[str, list[Path]]:
+    """Files of each stream of telemetry under ``root``, by folder name.
 
     Raises:
         UsageError: there is nothing to read.
@@ -73,23 +81,39 @@ def find(root: Path, cost_column: str) -> dict[str, list[Path]]:
         )
         for stream, endings in STREAMS.items()
     }
-    if not any(files.values()):
-        wanted = ", ".join(f"{stream}/*{endings[0]}" for stream, endings in STREAMS.items())
+    if not any(files.values()) and not has_bill:
+        wanted = ", ".join(f"{stream}/*{endings[0]}" for stream, endings in (*STREAMS.items(), (BILLING, (".csv",))))
         raise UsageError(f"--input {root}: nothing to read, it must hold some of {wanted}")
-    for stream, paths in files.items():
-        for path in paths:
-            _check(path)
-            if stream == "billing":
-                try:
-                    next(read_charges(path, cost_column), None)
-                except UnreadableBill as error:
-                    raise JobError(str(error)) from error
+    for path in chain.from_iterable(files.values()):
+        _check(path)
     return files
 
 
-def charge_files(t_env: StreamTableEnvironment, paths: list[Path]) -> Table:
-    """Billing files as a table (path STRING): a worker reads each whole, for its header names the columns."""
+def find_bill(where: Path | str, cost_column: str) -> list[str]:
+    """The deliveries that are current, each as ``bills.delivery_text``. Says on stderr what isn't read.
+
+    where: a folder, which need not be there, or a URL.
+
+    Raises:
+        JobError: the place, or a file, can't be read.
+    """
+    if isinstance(where, Path) and not where.is_dir():
+        return []
+    try:
+        place = bills.place(str(where))
+        deliveries, skipped = place.deliveries()
+        for line in told(skipped):
+            print(f"anomaly_cost: {place.name(line)}", file=sys.stderr, flush=True)
+        for delivery in deliveries:
+            place.check(delivery, cost_column)
+    except (bills.NoSuchPlace, UnreadableBill) as error:
+        raise JobError(str(error)) from error
+    return [bills.delivery_text(place, delivery) for delivery in deliveries]
+
+
+def bill_deliveries(t_env: StreamTableEnvironment, deliveries: list[str]) -> Table:
+    """Deliveries of a bill as a table (delivery STRING): a worker reads each whole, for identical rows are numbered."""
     return t_env.from_elements(
-        [(str(path),) for path in paths],
-        DataTypes.ROW([DataTypes.FIELD("path", DataTypes.STRING())]),
+        [(delivery,) for delivery in deliveries],
+        DataTypes.ROW([DataTypes.FIELD("delivery", DataTypes.STRING())]),
     )

@@ -64,7 +64,7 @@ def test_an_overwritten_month_is_the_files_that_its_manifest_lists():
     manifest = f"{AWS}/metadata/{MONTH}/focus-Manifest.json"
     deliveries, lines = found(dict.fromkeys(data, 0), {manifest: {"dataFiles": [uri(path) for path in data[:2]]}})
     [delivery] = deliveries.values()
-    assert (delivery.files, delivery.has_manifest) == (tuple(data[:2]), True)
+    assert (delivery.files, delivery.is_snapshot) == (tuple(data[:2]), True)
     assert delivery.time_ms == NOON_MS + 9 * DAY_MS
     assert lines == [f"{data[2]}: skipped, a later delivery of its scope takes its place"]
 
@@ -196,7 +196,7 @@ def test_an_extraction_is_the_files_of_a_prefix_less_what_an_earlier_one_left():
     shards = [f"focus/bill-{number:012}.csv.gz" for number in range(4)]
     deliveries, lines = found({path: 1 for path in shards[:3]} | {shards[3]: 0})
     [delivery] = deliveries.values()
-    assert delivery.files == tuple(shards[:3]) and not delivery.has_manifest
+    assert delivery.files == tuple(shards[:3])
     assert lines == [f"{shards[3]}: skipped, a later delivery of its scope takes its place"]
 
 

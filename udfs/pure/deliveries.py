@@ -71,15 +71,15 @@ class Delivery:
         scope: what it is about, and takes the place of what was delivered before for; unique within a listing.
         files: in order; none where the provider says that nothing is charged any more.
         time_ms: when it was delivered.
-        has_manifest: the provider says that it is complete and which files it has. Else it is one file, or one
-            extraction, and its rows or its files' names tell which of two deliveries is the later one.
+        is_snapshot: it is all that the bill says of its scope. Else it is a file of which nothing is known, and its
+            rows or its name tell which of two deliveries of a charge is the later one.
         signature: is another as soon as anything of it was written again.
     """
 
     scope: str
     files: tuple[str, ...]
     time_ms: int
-    has_manifest: bool
+    is_snapshot: bool
     signature: str
 
 
@@ -308,7 +308,7 @@ def _azure_old(objects: Mapping[str, Object], bills: set[str], manifests: Mappin
     for folder, paths in sorted(folders.items()):
         claimed |= set(paths)
         last = max(paths, key=lambda path: (objects[path].time_ms, path))
-        found.append(_delivery(folder, (last,), objects[last].time_ms, False, objects))
+        found.append(_delivery(folder, (last,), objects[last].time_ms, True, objects))
         skipped += [Skipped(path, _SUPERSEDED) for path in paths if path != last]
     return found, claimed, skipped
 
@@ -330,7 +330,7 @@ def _google(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[s
         files = tuple(
             sorted(path for path in extractions[last] if objects[path].time_ms >= newest[last] - EXTRACTION_MS)
         )
-        found.append(_delivery(scope, files, times[last], False, objects))
+        found.append(_delivery(scope, files, times[last], True, objects))
         skipped += [Skipped(path, _SUPERSEDED) for paths in extractions.values() for path in paths if path not in files]
     return found, claimed, skipped
 
@@ -339,12 +339,12 @@ def _delivery(
     scope: str,
     files: tuple[str, ...],
     time_ms: int,
-    has_manifest: bool,
+    is_snapshot: bool,
     objects: Mapping[str, Object],
     signed: tuple[str, ...] | None = None,
 ) -> Delivery:
     of = orjson.dumps([list(objects[path]) for path in signed or files])
-    return Delivery(scope, files, time_ms, has_manifest, hashlib.blake2b(of, digest_size=16).hexdigest())
+    return Delivery(scope, files, time_ms, is_snapshot, hashlib.blake2b(of, digest_size=16).hexdigest())
 
 
 def _json(text: bytes) -> dict[str, Any] | None:
