@@ -143,7 +143,7 @@ def charge_row(charge: dict) -> tuple:
         charge["resource_id"],
         focus.charge_key(charge),
         orjson.dumps(charge).decode(),
-        *(rates.offer(charge) or (None, None, None)),
+        *((None if charge.get("withdrawn") else rates.offer(charge)) or (None, None, None)),
         None,
     )
 

@@ -45,6 +45,11 @@ class Place:
     filesystem: pyarrow.fs.FileSystem
     root: str
 
+    @property
+    def is_store(self) -> bool:
+        """Whether times of a listing are those of the provider's writing: a folder holds copies."""
+        return self.address != self.root
+
     def name(self, path: str) -> str:
         """What a file is called in messages."""
         return f"{self.url}/{path}"
@@ -98,7 +103,7 @@ class Place:
 
     def collect(
         self, delivery: Delivery, cost_column: str, exchange: Exchange | None = None
-    ) -> Iterator[tuple[dict[str, object], str, dict | str]]:
+    ) -> Iterator[tuple[dict[str, object], int, dict | str]]:
         """The charges and rejects of a delivery, see ``focus.collect_rows``."""
         return collect_rows(
             self.rows(delivery, cost_column),
@@ -147,7 +152,7 @@ def delivery_text(where: Place, delivery: Delivery) -> str:
 
 def collect(
     text: str, cost_column: str, exchange: Exchange | None = None
-) -> Iterator[tuple[dict[str, object], str, dict | str]]:
+) -> Iterator[tuple[dict[str, object], int, dict | str]]:
     """What ``Place.collect`` gives of a ``delivery_text``."""
     address, delivery = orjson.loads(text)
     delivery = Delivery(**delivery | {"files": tuple(delivery["files"])})

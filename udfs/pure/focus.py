@@ -100,7 +100,7 @@ _NUMBERS = re.compile(r"\d[\d.,]*")
 WITHDRAWN_COLUMN = "x_withdrawn"
 
 # What says by which delivery, and which row of it, a charge came: nothing about the charge.
-_DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN, WITHDRAWN_COLUMN))
+DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN, WITHDRAWN_COLUMN))
 
 # Exports that are cut into parts: AWS ("bill-00001.csv.gz"), Azure and Spark ("part_0_0001.csv").
 _PART = re.compile(r"(?:[-_.]?part[-_]?\d+(?:[-_]\d+)*|-\d{5})$", re.IGNORECASE)
@@ -277,7 +277,7 @@ class _Row:
             return hashlib.blake2b(identity + costs, digest_size=16).digest(), about
         content = hashlib.blake2b(digest_size=16)
         for name, key in self._columns.items():
-            value = None if name in _DELIVERY_COLUMNS else _canonical(name, self._cells[key])
+            value = None if name in DELIVERY_COLUMNS else _canonical(name, self._cells[key])
             if value is not None:
                 content.update(_framed(name, value))
         return content.digest(), about
@@ -443,6 +443,7 @@ def collect_charge(
     is_licence: it is for what runs on a resource
     sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity, pricing_unit,
     consumed_quantity, consumed_unit, charge_category, charge_class; tags: {name: text or None}
+    withdrawn: True in what takes the row of this key and version back (WITHDRAWN_COLUMN); else it is not there
 
     Raises RejectedRecord for a row without a usable period, cost or currency.
     """
@@ -451,8 +452,10 @@ def collect_charge(
 
 
 def charge_key(charge: Mapping[str, object]) -> str:
-    """Key of a delivered charge. The same row in two versions has two: each is of its own snapshot."""
-    return f"{charge['key']}/{charge['version']}" if charge["version"] else str(charge["key"])
+    """Key of a delivered charge. The same row in two versions has two: each is of its own snapshot; and what takes it
+    back has one of its own."""
+    key = f"{charge['key']}/{charge['version']}" if charge["version"] else str(charge["key"])
+    return f"{key}/withdrawn" if charge.get("withdrawn") else key
 
 
 def _charge(
@@ -518,6 +521,8 @@ def _charge(
             for key, value in sorted(_mapping(row["Tags"]).items())
         },
     }
+    if row.text(WITHDRAWN_COLUMN):
+        charge["withdrawn"] = True
     try:
         return exchange.convert(charge) if exchange else charge
     except ValueError as error:
@@ -573,8 +578,8 @@ def collect_charges(
 
     Memory and errors: see ``collect_rows``.
     """
-    for _, kind, value in collect_rows(read_charges(path, cost_column), str(path), None, cost_column, exchange):
-        yield kind, value
+    for _, _, value in collect_rows(read_charges(path, cost_column), str(path), None, cost_column, exchange):
+        yield "reject" if isinstance(value, str) else "charge", value
 
 
 def collect_rows(
@@ -583,8 +588,8 @@ def collect_rows(
     delivered_ms: int | None = None,
     cost_column: str = "EffectiveCost",
     exchange: Exchange | None = None,
-) -> Iterator[tuple[dict[str, object], str, dict | str]]:
-    """Rows of one delivery, each as (cells, "charge", charge) or (cells, "reject", reject text).
+) -> Iterator[tuple[dict[str, object], int, dict | str]]:
+    """Rows of one delivery, each as (cells, copy number, charge or reject text).
 
     rows: of ``read_charges``, of all files of the delivery. path: of its file, whose name says which delivery it is.
     delivered_ms: when a delivery came that is a complete snapshot of what it is about: that, and nothing in its rows,
@@ -594,21 +599,22 @@ def collect_rows(
     ones). Raises UnreadableBill for a file that can't be read or lacks required columns, and
     ValueError for a ``cost_column`` that FOCUS doesn't know.
     """
-    copies: dict[tuple[bytes, int | None], int] = {}
+    copies: dict[tuple[bytes, int | None, bool], int] = {}
     delivery = _delivery(path)
     for cells in rows:
         row = _Row(cells)
         digests = row.digests()
         copy = row.copy_number()
         if copy is None:
-            alike = digests[0], row.exported_ms() if delivered_ms is None else None
+            exported_ms = row.exported_ms() if delivered_ms is None else None
+            alike = digests[0], exported_ms, row.text(WITHDRAWN_COLUMN) is not None
             copy = copies[alike] = copies.get(alike, 0) + 1
         try:
             charge = _charge(row, cells, cost_column, copy, delivery, exchange, digests, delivered_ms)
         except RejectedRecord as error:
-            yield cells, "reject", reject_row(cells, error)
+            yield cells, copy, reject_row(cells, error)
         else:
-            yield cells, "charge", charge
+            yield cells, copy, charge
 
 
 def reject_row(cells: Mapping[str, object], error: RejectedRecord) -> str:
