@@ -38,8 +38,10 @@ JOB_SETTINGS = {
     "cost.column": "EffectiveCost",
     # How far clocks may differ: a record that is further ahead of the others is rejected and moves nothing on.
     "clock.skew": "10 min",
-    # How long a window of an unbounded input waits for its bill, in event time.
+    # How long a window of an unbounded input waits for its usage, and for a bill to be its price, in event time.
     "billing.wait": "72 h",
+    # How long a charge may still restate such a window: as long as a closed month is corrected.
+    "billing.corrections": "60 d",
     # Where the bill of a directory lies, if not in its folder billing: a folder, s3://, gs:// or abfss://.
     "billing.from": "",
     # CSV file of prices for what no bill tells a price of: dimension, unit_price, unit,
@@ -102,7 +104,8 @@ class Money:
     """How charges become the cost of a window.
 
     Attributes:
-        wait_ms: how long a window waits for its bill, in event time; only where the input has no end.
+        wait_ms: how long a window waits for its usage, in event time; only where the input has no end.
+        corrections_ms: how long a charge may restate a window there.
         price_book: the user's prices.
         idle_policy: one of attribute.IDLE_POLICIES.
         exchange: converts charges; None = currencies stay as they are billed.
@@ -114,6 +117,7 @@ class Money:
     idle_policy: str = PROPORTIONAL
     exchange: Exchange | None = None
     system_namespaces: tuple[str, ...] = SYSTEM_NAMESPACES
+    corrections_ms: int = 60 * 86_400_000
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,7 @@ def _money(job: dict[str, str]) -> Money:
     try:
         return Money(
             wait_ms=_duration(job, "billing.wait"),
+            corrections_ms=_duration(job, "billing.corrections"),
             price_book=load_price_book(Path(job["prices"])) if job["prices"] else (),
             idle_policy=job["idle.policy"],
             system_namespaces=namespaces,

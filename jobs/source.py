@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import gzip
 import re
-import sys
 import zlib
 from itertools import chain
 from pathlib import Path
 
 from pyflink.table import DataTypes, StreamTableEnvironment, Table
 
+from jobs import billing
 from jobs.environment import run_sql, sql_options, sql_path, sql_text
 from jobs.errors import JobError, UsageError
 from jobs.kafka import TOPICS, KafkaInput
-from udfs.pure import bills
-from udfs.pure.deliveries import told
-from udfs.pure.focus import UnreadableBill
 
 # Folder of each stream and the names in it that count; the DDL has the same patterns.
 STREAMS = {
@@ -49,7 +46,7 @@ def create(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column
         return (
             "focus_charges, lateral table(collect_charges(line, date_format(delivered, 'yyyy-MM-dd''T''HH:mm:ss.SSS')))"
         )
-    deliveries = find_bill(source / BILLING if bill is None else bill, cost_column)
+    deliveries = billing.find(source / BILLING if bill is None else bill, cost_column)
     find(source, bool(deliveries))
     # The engine looks into all folders below, and takes the files whose whole path fits.
     run_sql(t_env, "ddl/directory", input=sql_path(source), root=sql_text(re.escape(str(source))))
@@ -87,28 +84,6 @@ def find(root: Path, has_bill: bool = False) -> dict[str, list[Path]]:
     for path in chain.from_iterable(files.values()):
         _check(path)
     return files
-
-
-def find_bill(where: Path | str, cost_column: str) -> list[str]:
-    """The deliveries that are current, each as ``bills.delivery_text``. Says on stderr what isn't read.
-
-    where: a folder, which need not be there, or a URL.
-
-    Raises:
-        JobError: the place, or a file, can't be read.
-    """
-    if isinstance(where, Path) and not where.is_dir():
-        return []
-    try:
-        place = bills.place(str(where))
-        deliveries, skipped = place.deliveries()
-        for line in told(skipped):
-            print(f"anomaly_cost: {place.name(line)}", file=sys.stderr, flush=True)
-        for delivery in deliveries:
-            place.check(delivery, cost_column)
-    except (bills.NoSuchPlace, UnreadableBill) as error:
-        raise JobError(str(error)) from error
-    return [bills.delivery_text(place, delivery) for delivery in deliveries]
 
 
 def bill_deliveries(t_env: StreamTableEnvironment, deliveries: list[str]) -> Table:

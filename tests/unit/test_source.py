@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import source
+from jobs import billing, source
 from jobs.errors import JobError
 from tests.literal import NOON_MS, charge, write_bill
 from udfs.pure import bills
@@ -68,7 +68,7 @@ def test_the_engine_reads_the_files_that_are_found(tmp_path: Path) -> None:
 
 def charged(where: Path) -> str:
     """The sum of the bill as the job reads it."""
-    deliveries = source.find_bill(where, "EffectiveCost")
+    deliveries = billing.find(where, "EffectiveCost")
     charges = [value for text in deliveries for _, _, value in bills.collect(text, "EffectiveCost")]
     return f"{to_decimal(sum(to_units(each['cost']) for each in standing(charges))).normalize():f}"
 
@@ -122,7 +122,7 @@ def test_a_bill_that_is_none_is_named(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("Colour\nred\n")
     with pytest.raises(JobError, match=rf"^{re.escape(str(path))}: not a FOCUS bill"):
-        source.find_bill(tmp_path, "EffectiveCost")
+        billing.find(tmp_path, "EffectiveCost")
     with pytest.raises(JobError, match="^ftp://x: ftp:// is not known"):
-        source.find_bill("ftp://x", "EffectiveCost")
-    assert source.find_bill(tmp_path / "nowhere", "EffectiveCost") == []
+        billing.find("ftp://x", "EffectiveCost")
+    assert billing.find(tmp_path / "nowhere", "EffectiveCost") == []
