@@ -83,7 +83,9 @@ def prepare(t_env: StreamTableEnvironment, configuration: Config, outputs: Seque
         UsageError: the input holds nothing to read.
         JobError: a file can't be read.
     """
-    charges = source.create(t_env, configuration.input, configuration.cost_column, configuration.scratch)
+    charges = source.create(
+        t_env, configuration.input, configuration.cost_column, configuration.scratch, configuration.bill
+    )
     return anomaly_cost(t_env, charges, outputs, stages_of(configuration), int(time.time() * 1000))
 
 

@@ -39,8 +39,12 @@ JOB_SETTINGS = {
     "cost.column": "EffectiveCost",
     # How far clocks may differ: a record that is further ahead of the others is rejected and moves nothing on.
     "clock.skew": "10 min",
-    # How long a window of an unbounded input waits for its bill, in event time.
+    # How long a window of an unbounded input waits for its usage, and for a bill to be its price, in event time.
     "billing.wait": "72 h",
+    # How long a charge may still restate such a window: as long as a closed month is corrected.
+    "billing.corrections": "60 d",
+    # Where the bill of a directory lies, if not in its folder billing: a folder, s3://, gs:// or abfss://.
+    "billing.from": "",
     # CSV file of prices for what no bill tells a price of: dimension, unit_price, unit,
     # billing_currency, and if need be resource_id (a glob) and sku_id.
     "prices": "",
@@ -105,7 +109,8 @@ class Money:
     """How charges become the cost of a window.
 
     Attributes:
-        wait_ms: how long a window waits for its bill, in event time; only where the input has no end.
+        wait_ms: how long a window waits for its usage, in event time; only where the input has no end.
+        corrections_ms: how long a charge may restate a window there.
         price_book: the user's prices.
         idle_policy: one of attribute.IDLE_POLICIES.
         exchange: converts charges; None = currencies stay as they are billed.
@@ -117,6 +122,7 @@ class Money:
     idle_policy: str = PROPORTIONAL
     exchange: Exchange | None = None
     system_namespaces: tuple[str, ...] = SYSTEM_NAMESPACES
+    corrections_ms: int = 60 * 86_400_000
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ class Config:
         pace: when a minute is over, on an input without end.
         checkpoint_ms: how often the state is kept.
         cost_column: the FOCUS column that is attributed.
+        bill: where the bill lies; None = in the folder billing of the input, or in the topic.
         money: how charges become cost.
         resources: what ties telemetry to billed resources.
         models: directory of the masked-span models; None = what is usual predicts.
@@ -148,6 +155,7 @@ class Config:
     pace: Pace
     checkpoint_ms: int
     cost_column: str
+    bill: str | None
     money: Money
     models: Path | None
     threshold: str
@@ -285,6 +293,7 @@ def _money(job: dict[str, str]) -> Money:
     try:
         return Money(
             wait_ms=_duration(job, "billing.wait"),
+            corrections_ms=_duration(job, "billing.corrections"),
             price_book=load_price_book(Path(job["prices"])) if job["prices"] else (),
             idle_policy=job["idle.policy"],
             system_namespaces=namespaces,
@@ -368,6 +377,8 @@ def load(argv: list[str]) -> Config:
     source: Path | KafkaInput
     if arguments.input.startswith("kafka://"):
         start_options(job["kafka.start"])
+        if job["billing.from"]:
+            raise UsageError("--set billing.from: is for a directory; python -m jobs.bill sends a bill to the topic")
         source = KafkaInput(
             servers(arguments.input), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
             arguments.bounded,
@@ -393,6 +404,7 @@ def load(argv: list[str]) -> Config:
         ),  # fmt: skip
         checkpoint_ms=_duration(job, "checkpoint.every"),
         cost_column=job["cost.column"],
+        bill=job["billing.from"] or None,
         money=_money(job),
         models=_models(job),
         threshold=job["detector.threshold"],

@@ -45,9 +45,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import JobError, UsageError
+from udfs.pure import bills
 from udfs.pure.attribute import PROVISIONAL
+from udfs.pure.deliveries import ENDINGS
 from udfs.pure.dimensions import DIMENSIONS
-from udfs.pure.focus import COST_COLUMNS, UnreadableBill, collect_charges, read_charges
+from udfs.pure.focus import COST_COLUMNS, UnreadableBill
 from udfs.pure.price import (
     apportion,
     cost_by_window,
@@ -184,19 +186,16 @@ class Bill:
             UsageError: there is no bill. JobError: one can't be read.
         """
         folder = directory / "billing"
-        # As the job reads it: what lies in folders below is not part of the bill.
-        paths = sorted(path for path in folder.glob("*") if path.name.endswith((".csv", ".csv.gz", ".parquet")))
-        if not paths:
-            raise UsageError(f"--input {directory}: no bill in {folder} (.csv, .csv.gz, .parquet)")
+        deliveries = bills.place(str(folder)).deliveries()[0] if folder.is_dir() else []
+        if not deliveries:
+            raise UsageError(f"--input {directory}: no bill in {folder} ({', '.join(ENDINGS)})")
         charges: list[dict] = []
         cells_of: dict[tuple[str, str], tuple[Labels, dict[str, str]]] = {}
         shared: dict[Labels, Labels] = {}
-        for path in paths:
+        for delivery in deliveries:
             try:
-                for cells, (kind, charge) in zip(
-                    read_charges(path, cost_column), collect_charges(path, cost_column), strict=True
-                ):
-                    if isinstance(charge, dict) and kind == "charge":
+                for cells, _, charge in bills.place(str(folder)).collect(delivery, cost_column):
+                    if isinstance(charge, dict):
                         labels, amounts = _read(cells, charge["cost"], cost_column)
                         charges.append(charge)
                         cells_of[_delivered(charge)] = shared.setdefault(labels, labels), amounts

@@ -1,4 +1,5 @@
-"""The source tables, by what is read: the topics of Kafka, or the files of a directory."""
+"""The source tables, by what is read: the topics of Kafka, or the files of a directory. The bill of a directory lies in
+its folder ``billing``, or where ``billing.from`` says."""
 
 from __future__ import annotations
 
@@ -6,20 +7,21 @@ from pathlib import Path
 
 from pyflink.table import DataTypes, StreamTableEnvironment, Table
 
-from jobs import telemetry
+from jobs import billing, telemetry
 from jobs.environment import run_sql, sql_options, sql_path
-from jobs.errors import JobError, UsageError
+from jobs.errors import UsageError
 from jobs.kafka import TOPICS, KafkaInput
-from udfs.pure.focus import UnreadableBill, read_charges
 
 BILLING = "billing"
-BILL_ENDINGS = (".csv", ".csv.gz", ".parquet")
-
-# Names of files that are being written still.
-_HIDDEN = (".", "_")
 
 
-def create(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column: str, scratch: Path | None) -> str:
+def create(
+    t_env: StreamTableEnvironment,
+    source: Path | KafkaInput,
+    cost_column: str,
+    scratch: Path | None,
+    bill: str | None = None,
+) -> str:
     """Create the source tables; returns the call that reads the charges.
 
     Args:
@@ -27,6 +29,7 @@ def create(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column
         source: the topics, or the directory.
         cost_column: the FOCUS column that is attributed.
         scratch: the run's own folder, for the files of a directory that the engine is to read.
+        bill: where the bill of a directory lies; None = in the directory.
 
     Raises:
         UsageError: a directory holds nothing to read.
@@ -45,39 +48,18 @@ def create(t_env: StreamTableEnvironment, source: Path | KafkaInput, cost_column
     assert scratch is not None, "a directory is read by way of a folder of the run's own"
     links = scratch / "input"
     files = telemetry.link(source, links)
-    bills = find_bills(source, cost_column)
-    if not (bills or files.usable):
-        telemetry_ = ", ".join(f"{stream}/*{telemetry.ENDINGS[1]}" for stream in telemetry.FOLDERS)
-        raise UsageError(
-            f"--input {source}: nothing to read, it must hold some of {telemetry_}, {BILLING}/*{BILL_ENDINGS[0]}"
-        )
+    deliveries = billing.find(source / BILLING if bill is None else bill, cost_column)
+    if not (deliveries or files.usable):
+        wanted = ", ".join(f"{stream}/*{telemetry.ENDINGS[1]}" for stream in telemetry.FOLDERS)
+        raise UsageError(f"--input {source}: nothing to read, it must hold some of {wanted}, {BILLING}/*.csv")
     run_sql(t_env, "ddl/directory", input=sql_path(links))
     t_env.create_temporary_view("rejected_files", _texts(t_env, "reject", files.rejects))
-    t_env.create_temporary_view("charge_files", _texts(t_env, "path", [str(path) for path in bills]))
-    return "charge_files, lateral table(collect_charges(path))"
-
-
-def find_bills(root: Path, cost_column: str) -> list[Path]:
-    """The files of ``root``/billing.
-
-    Raises:
-        JobError: one can't be read.
-    """
-    paths = sorted(
-        path
-        for path in (root / BILLING).glob("*")
-        if path.name.endswith(BILL_ENDINGS) and path.is_file() and not path.name.startswith(_HIDDEN)
-    )
-    for path in paths:
-        try:
-            next(read_charges(path, cost_column), None)
-        except UnreadableBill as error:
-            raise JobError(str(error)) from error
-    return paths
+    # A worker reads a delivery whole, for identical rows of it are numbered.
+    t_env.create_temporary_view("bill_deliveries", _texts(t_env, "delivery", deliveries))
+    return "bill_deliveries, lateral table(collect_charges(delivery))"
 
 
 def _texts(t_env: StreamTableEnvironment, column: str, values: list[str]) -> Table:
-    """A table of one column of STRING. Bills are told by their paths: a worker reads each whole, for its header names
-    the columns."""
+    """A table of one column of STRING."""
     row = DataTypes.ROW([DataTypes.FIELD(column, DataTypes.STRING())])
     return t_env.from_elements([(value,) for value in values], row)

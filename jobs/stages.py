@@ -141,7 +141,14 @@ def stages_of(configuration: Config) -> Stages:
     return Stages(
         DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector, skew_ms),
         Judge(configuration.models, is_endless=pace is not None),
-        Attribute(money.wait_ms if pace else None, emit_every_ms, money.price_book, money.idle_policy, skew_ms),
+        Attribute(
+            money.wait_ms if pace else None,
+            emit_every_ms,
+            money.price_book,
+            money.idle_policy,
+            skew_ms,
+            money.corrections_ms,
+        ),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
         {
             "collect_spans": collect.collect_spans(configuration.resources),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,9 +81,11 @@ class Attribute(KeyedProcessFunction):
     State: the resource's metered usage by consumer and bucket, its charges by key, and the rate card;
     a digest of each window as it was last sent. Usage and charges are rare: a few rows an hour. What is
     sent is a function of that state alone, so that neither order nor repetition of the input shows in
-    it. Where windows wait for their bill for a time only, what is older is forgotten, but for what
-    later windows need of it: rates, the past of the bill, and keys of charges, to know them again. A charge or usage
-    that is ahead of the clock, where the others agree with it, is rejected as long as it is.
+    it. Where windows wait for their usage for a time only, what is older is settled: what is kept of it is the usage of
+    each window by service, and its charges, so that a charge restates its windows for as long as a month can be
+    corrected. What is older than that is forgotten, but for what later windows need of it: rates, the past of the
+    bill, and keys of charges, to know them again. A charge or usage that is ahead of the clock, where the others
+    agree with it, is rejected as long as it is.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class Attribute(KeyedProcessFunction):
         price_book: tuple[rates.BookPrice, ...] = (),
         idle_policy: str = attribute.PROPORTIONAL,
         skew_ms: int = SKEW_MS,
+        corrections_ms: int = 0,
     ) -> None:
-        """wait_ms: how long a window waits for its bill and its usage, in event time; None = for ever.
+        """wait_ms: how long a window waits for its usage, in event time, and is priced anew with each change; None =
+        for ever. corrections_ms: how long a charge may restate it, if that is longer.
         emit_every_ms: at most so often changed windows are sent, in the engine's time; None = at the
         end of the input. price_book: see rates.load_price_book. idle_policy: one of IDLE_POLICIES. skew_ms: how
         far clocks may differ."""
@@ -102,6 +107,8 @@ class Attribute(KeyedProcessFunction):
         self._price_book = price_book
         self._idle_policy = idle_policy
         self._skew_ms = skew_ms
+        self._corrections_ms = max(corrections_ms, wait_ms or 0)
+        self._is_restating = wait_ms is not None and corrections_ms > wait_ms
 
     def open(self, context: RuntimeContext) -> None:
         self._events: dict[str, Latest[str, Any]] = {
@@ -124,6 +131,12 @@ class Attribute(KeyedProcessFunction):
         self._ends = map_state("ends", Types.STRING())
         # A charge's key -> end of its period.
         self._counted = map_state("counted", Types.STRING())
+        # Settled window -> its usage, see attribute.Settled.
+        self._settled = map_state("settled", Types.LONG())
+        # Start and end of a period that ended in settled windows -> its charges by event_key, as zlib of JSON.
+        self._old = map_state("old_charges", Types.STRING())
+        # Periods of late charges whose windows are to be restated.
+        self._late = context.get_state(ValueStateDescriptor("late", Types.PICKLED_BYTE_ARRAY()))
         # Closed window -> its bill, as _irregularities reads it.
         self._past = map_state("past", Types.LONG())
         # By resource, of those that were allocated lately.
@@ -152,13 +165,19 @@ class Attribute(KeyedProcessFunction):
             self._late_charges.inc(0)
         if self._wait_ms is not None and kind == CHARGE:
             charge = orjson.loads(payload)
-            late = attribute.late_charge(charge, self._closed_ms(), self._wait_ms)
+            progress = self._at()
+            late = attribute.late_charge(charge, progress.kept_ms, self._corrections_ms)
             if late is not None:
                 if not self._counted.contains(charge["key"]):
                     self._late_charges.inc()
                     yield payload_row(LATE_CHARGES, charge["start_ms"], event_key, late.encode())
                 return
             self._counted.put(charge["key"], charge["end_ms"])
+            if charge["start_ms"] < progress.closed_ms:
+                self._late.update((self._late.value() or set()) | {(charge["start_ms"], charge["end_ms"])})
+            if charge["end_ms"] <= progress.closed_ms:
+                self._take_late(charge, event_key, payload)
+                return
             self._passes(kind, event_key, charge["start_ms"], charge["end_ms"], attribute.tells_time(charge))
         elif self._wait_ms is not None and kind == USAGE:
             windows = orjson.loads(payload)[2]["windows"]
@@ -171,6 +190,10 @@ class Attribute(KeyedProcessFunction):
             self._passes(kind, event_key, newest_ms, newest_ms + 1)
         if kind == CHARGE:
             self._is_rebilled.update(True)
+            if event_key.endswith(_WITHDRAWN):
+                self._events[CHARGE].remove(event_key.removesuffix(_WITHDRAWN))
+            elif self._events[CHARGE].get(event_key + _WITHDRAWN) is not None:
+                return
         self._events[kind].apply(row.get_row_kind(), event_key, payload)
         resource_id = context.get_current_key()
         held = self._recent.take(resource_id.encode())
@@ -180,6 +203,7 @@ class Attribute(KeyedProcessFunction):
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         resource_id = context.get_current_key()
+        yield from self._restate(resource_id)
         clock_ms = clock_at(context.timer_service().current_processing_time())
         held = self._recent.take(resource_id.encode())
         changed = held.windows.take(self._events[USAGE].get) if held else None
@@ -189,6 +213,51 @@ class Attribute(KeyedProcessFunction):
             yield from self._allocate_recent(resource_id, held, changed)
         else:
             self._hold(resource_id, held)
+
+    def _take_late(self, charge: dict[str, Any], event_key: str, payload: str) -> None:
+        """A charge, or what takes one back, of settled windows alone."""
+        period = f"{charge['start_ms']} {charge['end_ms']}"
+        charges = _old_charges(self._old.get(period))
+        if event_key.endswith(_WITHDRAWN):
+            charges.pop(event_key.removesuffix(_WITHDRAWN), None)
+        elif event_key + _WITHDRAWN in charges:
+            return
+        self._old.put(period, _packed(charges | {event_key: payload}))
+
+    def _restate(self, resource_id: str) -> Iterator[Row]:
+        """The settled windows that late charges touched."""
+        late, progress = self._late.value(), self._at()
+        if not late:
+            return
+        self._late.clear()
+        windows = {
+            window_ms
+            for period in late
+            for window_ms in price.windows_of(*period)
+            if progress.kept_ms <= window_ms < progress.closed_ms
+        }
+        if not windows:
+            return
+        first_ms, end_ms = min(windows), max(windows) + WINDOW_MS
+        payloads = list(self._events[CHARGE].values())
+        for period in list(self._old.keys()):
+            start_ms, _, until_ms = period.partition(" ")
+            if int(start_ms) < end_ms and int(until_ms) > first_ms:
+                payloads += _old_charges(self._old.get(period)).values()
+        charges = price.standing(map(orjson.loads, payloads))
+        bill = attribute.bill_of(charges)
+        settled = {window_ms: self._settled.get(window_ms) for window_ms in windows}
+        rows = attribute.restated(resource_id, settled, bill, self._prices(), self._idle_policy, progress.known)
+        for window_ms, of_window in rows.items():
+            yield payload_row(ALLOCATIONS, window_ms, resource_id, attribute.packed(of_window))
+        for window_ms in windows:
+            if window_ms >= progress.closed_ms - irregular.HISTORY_MS:
+                self._past.put(window_ms, [
+                    (_period(charge), costs)
+                    for charge, costs in bill.get(window_ms, [])
+                    if charge["end_ms"] <= progress.closed_ms
+                ])  # fmt: skip
+        self._is_rebilled.update(True)
 
     def _is_recent_alone(self, held: _Recent, changed: set[int], clock_ms: int | None) -> bool:
         """Whether nothing but usage of the windows that changed has to be worked off."""
@@ -341,22 +410,40 @@ class Attribute(KeyedProcessFunction):
         """Forget the windows before ``bound_ms``; they have been sent."""
         progress = self._at()
         newest_ms = progress.newest(self._skew_ms, clock_ms)
-        progress.closed_ms = bound_ms
+        if self._is_restating:
+            for window_ms, packed in resource.settled(progress.closed_ms, bound_ms).items():
+                self._settled.put(window_ms, packed)
+            kept_ms = max(progress.kept_ms, attribute.kept_from(newest_ms, self._corrections_ms))
+        else:
+            kept_ms = bound_ms
+        is_letting_go = self._is_restating and kept_ms > progress.kept_ms
+        progress.closed_ms, progress.kept_ms = bound_ms, kept_ms
         progress.known = resource.known_before(bound_ms)
         self._progress.update(progress)
         past: defaultdict[int, list] = defaultdict(list)
         for charge in resource.charges:
             if charge["end_ms"] <= bound_ms:
-                period = {name: charge[name] for name in ("currency", "start_ms", "end_ms")}
                 for window_ms, costs in price.cost_by_window(charge).items():
-                    past[window_ms].append((period, costs))
+                    past[window_ms].append((_period(charge), costs))
         for window_ms, entries in past.items():
             self._past.put(window_ms, (self._past.get(window_ms) or []) + entries)
+        ended: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for key, end_ms in list(self._ends.items()):
             if end_ms <= bound_ms:
                 kind, event_key = key.split(" ", 1)
+                if self._is_restating and kind == CHARGE and (payload := self._events[kind].get(event_key)) is not None:
+                    ended[f"{orjson.loads(payload)['start_ms']} {end_ms}"][event_key] = payload
                 self._events[kind].remove(event_key)
                 self._ends.remove(key)
+        for period, charges in ended.items():
+            self._old.put(period, _packed(_old_charges(self._old.get(period)) | charges))
+        if is_letting_go:
+            for window_ms in list(self._settled.keys()):
+                if window_ms < kept_ms:
+                    self._settled.remove(window_ms)
+            for period in list(self._old.keys()):
+                if int(period.partition(" ")[2]) <= kept_ms:
+                    self._old.remove(period)
         for state, before_ms in (
             (self._sent[ALLOCATIONS], bound_ms),
             (self._sent[CHARGE_ANOMALIES], bound_ms),
@@ -391,6 +478,24 @@ class Attribute(KeyedProcessFunction):
             for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key], windows):
                 found[row["window_start"]].append(row)
         return found
+
+
+# How the key of what takes a charge back ends, see focus.charge_key.
+_WITHDRAWN = "/withdrawn"
+
+
+def _packed(charges: dict[str, str]) -> bytes:
+    return zlib.compress(orjson.dumps(charges), 1)
+
+
+def _old_charges(packed: bytes | None) -> dict[str, str]:
+    """Payloads by event_key of ``_packed``."""
+    return orjson.loads(zlib.decompress(packed)) if packed else {}
+
+
+def _period(charge: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a charge the past of a bill keeps."""
+    return {name: charge[name] for name in ("currency", "start_ms", "end_ms")}
 
 
 def _kind_and_key(name: str, time_ms: int) -> tuple[str, int, str]:

@@ -18,7 +18,7 @@ from pyflink.table.udf import (
 )
 
 from udfs import metrics
-from udfs.pure import focus, otlp, rates
+from udfs.pure import bills, focus, otlp, rates
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.rates import Exchange
 from udfs.pure.resources import Resources
@@ -139,10 +139,10 @@ class _Charges(TableFunction):
 
 
 class _CollectCharges(_Charges):
-    """A billing file -> a row each."""
+    """A delivery of a bill, as ``bills.delivery_text`` tells it -> a row each."""
 
-    def eval(self, path: str) -> Iterator[tuple]:
-        for _, value in focus.collect_charges(path, self._cost_column, self._exchange):
+    def eval(self, delivery: str) -> Iterator[tuple]:
+        for _, _, value in bills.collect(delivery, self._cost_column, self._exchange):
             yield self._row(value)
 
 
@@ -159,7 +159,7 @@ def charge_row(charge: dict) -> tuple:
         charge["resource_id"],
         focus.charge_key(charge),
         orjson.dumps(charge).decode(),
-        *(rates.offer(charge) or (None, None, None)),
+        *((None if charge.get("withdrawn") else rates.offer(charge)) or (None, None, None)),
         None,
     )
 
@@ -173,7 +173,7 @@ _CHARGE_TYPES = ["STRING", "STRING", "STRING", "STRING", "BIGINT", "STRING", "ST
 
 
 def collect_charges(cost_column: str, exchange: Exchange | None) -> UserDefinedTableFunctionWrapper:
-    """Table function of a billing file's path; exchange: see focus.collect_charge."""
+    """Table function of a delivery of a bill; exchange: see focus.collect_charge."""
     return udtf(_CollectCharges(cost_column, exchange), result_types=_CHARGE_TYPES)
 
 

@@ -649,7 +649,7 @@ def test_a_charge_for_a_closed_window_is_told_and_nothing_else_changes():
     [(key, told)] = [(key, told) for key, told in it.rows.items() if key[0] == "late_charges"]
     assert key == ("late_charges", late["start_ms"], f"{late['key']}/0 b")
     assert told["stream"] == "focus_charges" and told["event_time_ms"] == late["start_ms"]
-    assert "set billing.wait to 7 h or more" in told["reason"]
+    assert "set billing.corrections to 7 h or more" in told["reason"]
     assert it.end() == it.rows  # the closed windows stand as they were sent
 
 

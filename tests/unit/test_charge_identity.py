@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from tests.unit.keyed_stage import Stage, by_kind
 from udfs.attribute import ALLOCATIONS, Attribute
+from udfs.collect import charge_row
 from udfs.pure.focus import charge_key, collect_charge, collect_charges
 from udfs.pure.focus_record import collect_charge_record
+from udfs.pure.price import standing
 
 OLD = {
     "AvailabilityZone": "eu-1a", "BilledCost": "1", "BillingAccountId": "a-1", "BillingAccountName": "Shop",
@@ -203,3 +205,27 @@ def test_a_bill_is_what_its_last_snapshot_says_by_every_way_in(tmp_path_factory,
     records += draw.sample(records, draw.randint(0, len(records)))
     draw.shuffle(records)
     assert total(from_topic(records)) == expected
+
+
+def test_what_is_withdrawn_was_never_delivered_whichever_comes_first():
+    """A row of one snapshot, a copy of a row, a correction; and no other row of the same charge."""
+    first, second = OLD | {"x_SnapshotTime": "2024-09-19T00:00:00Z"}, OLD | {"x_SnapshotTime": "2024-09-20T00:00:00Z"}
+    gone = {"x_Withdrawn": "2024-09-21T00:00:00Z"}
+    copies = [first, first | {"x_CopyNumber": 2}]
+    fixes = [first | {"ChargeClass": "Correction", "EffectiveCost": cost} for cost in ("-1", "-2")]
+    for records, expected in (
+        ([first, first | gone], 0),
+        ([first, second | {"EffectiveCost": "5"}, second | {"EffectiveCost": "5"} | gone], 1),
+        ([*copies, copies[1] | gone], 1),
+        ([first, *fixes, fixes[1] | gone], 0),
+    ):
+        for order in (records, records[::-1], [*records, *records]):
+            charges = from_topic(order)
+            assert total(charges) == expected
+            assert not any(charge["is_restated"] for charge in standing(charges))
+
+
+def test_what_takes_a_charge_back_offers_no_price():
+    row = OLD | {"ListUnitPrice": "0.1", "ConsumedQuantity": "4"}
+    assert charge_row(collect_charge(row))[3] is not None
+    assert charge_row(collect_charge(row | {"x_Withdrawn": "2024-09-21T00:00:00Z"}))[3:6] == (None, None, None)

@@ -503,12 +503,19 @@ def test_a_bill_that_does_not_fit_is_not_taken_and_told(tmp_path, capsys):
     assert (row["x_CostBasis"], row["BilledCost"]) == ("allocation", "0.500000000000")
 
 
-def test_a_bill_in_a_folder_below_is_not_read(tmp_path):
-    """The job reads billing/* alone, and what it doesn't read must not add to what it charged."""
-    write_bill(tmp_path, [source_row(EffectiveCost="1", SkuId="SKU-OLD")])
-    (tmp_path / "billing/backup").mkdir()
-    (tmp_path / "billing/bill.csv").rename(tmp_path / "billing/backup/bill.csv")
-    write_bill(tmp_path, [source_row(EffectiveCost="2")])
+def test_of_a_bill_the_current_deliveries_are_read_as_the_job_reads_them(tmp_path):
+    """What the job doesn't read must not add to what it charged."""
+    for execution, cost in (("2024-09-19T06:00:00.000Z-1", "1"), ("2024-09-20T06:00:00.000Z-2", "2")):
+        data, metadata = (
+            tmp_path / f"billing/{kind}/BILLING_PERIOD=2024-09/{execution}" for kind in ("data", "metadata")
+        )
+        write_bill(tmp_path, [source_row(EffectiveCost=cost, SkuId=f"SKU-{cost}")])
+        data.mkdir(parents=True)
+        metadata.mkdir(parents=True)
+        (tmp_path / "billing/bill.csv").rename(data / "x-00001.csv")
+        (metadata / "x-Manifest.json").write_text(
+            json.dumps({"dataFiles": [f"s3://b/{data.relative_to(tmp_path)}/x-00001.csv"]})
+        )
     charged = Bill(tmp_path, "EffectiveCost")._groups.values()
     assert sum(group.costs["EffectiveCost"] for group in charged) == 2 * 10**12
 

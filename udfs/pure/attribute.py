@@ -13,13 +13,14 @@ order of services, windows or charges makes a difference.
 from __future__ import annotations
 
 import math
+import zlib
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -106,9 +107,17 @@ class Progress(Versioned):
     fee would be the end of the month.
     """
 
+    STATE_VERSION: ClassVar[int] = 2
+
     horizon: Horizon = field(default_factory=Horizon)
     closed_ms: int = 0  # start of the first open window
     known: Known = field(default_factory=Known)
+    kept_ms: int = 0  # start of the first window that a charge may still restate
+
+    @classmethod
+    def migrated(cls, version: int, state: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 kept nothing of a closed window."""
+        return state if version > 1 else state | {"kept_ms": state["closed_ms"]}
 
     def take(self, time_ms: int, skew_ms: int) -> None:
         """Something of a time came that hadn't before."""
@@ -243,6 +252,26 @@ class Resource:
         """What is still known once the windows before ``closed_ms`` are forgotten."""
         return Known(frozenset(self._metered), self._rates(closed_ms), self._paid(closed_ms))
 
+    def settled(self, from_ms: int, before_ms: int) -> dict[int, bytes]:
+        """Windows from ``from_ms`` and before ``before_ms`` in which something was used, as ``Settled.read`` reads
+        them."""
+        return {
+            window_ms: Settled(
+                used,
+                {each: self._past.rates(window_ms, each) for each in self._unbilled(window_ms)},
+                {each: sorted(self._past.skus(window_ms, each)) for each in self._unbilled(window_ms)},
+                self._past.is_billed,
+                {dimension: paid for dimension, paid in self._paid(window_ms).items() if paid},
+            ).packed()
+            for window_ms, used in self._usage.items()
+            if from_ms <= window_ms < before_ms
+        }
+
+    def _unbilled(self, window_ms: int) -> list[str]:
+        """Dimensions that have usage in a window and no charge."""
+        billed = {dimension for _, parts in self.bill.get(window_ms, ()) for dimension in parts}
+        return sorted(self._usage[window_ms].keys() - billed)
+
     def recent(self, told: Mapping[str, str]) -> Recent:
         """Its newest windows, but those in which anything is charged by the unit: their usage says what a unit costs.
 
@@ -272,6 +301,63 @@ class Resource:
 
     def _paid(self, window_ms: int) -> dict[str, Mapping[str, str]]:
         return {dimension: self._past.paid(window_ms, dimension) for dimension in DIMENSIONS}
+
+
+class Settled(NamedTuple):
+    """A window whose usage changes no more: what its rows depend on beside its bill, which may.
+
+    usage: of the window. rates, skus: by dimension, of those that have no charge, as of when it was settled. is_billed:
+    whether the resource has had any bill by then. paid: by dimension, for before the window.
+    """
+
+    usage: Usage
+    rates_by_dimension: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    skus_by_dimension: Mapping[str, Sequence[str]]
+    is_billed: bool
+    paid_by_dimension: Mapping[str, Mapping[str, str]]
+
+    def packed(self) -> bytes:
+        """For ``read``."""
+        return zlib.compress(orjson.dumps(list(self)), 1)
+
+    @classmethod
+    def read(cls, packed: bytes | None) -> Settled:
+        """None = nothing was used."""
+        return cls(*orjson.loads(zlib.decompress(packed))) if packed else cls({}, {}, {}, True, {})
+
+    def rates(self, window_start_ms: int, dimension: str) -> Mapping[str, Mapping[str, Any]]:
+        """As of ``Past``."""
+        return self.rates_by_dimension.get(dimension, {})
+
+    def skus(self, window_start_ms: int, dimension: str) -> set[str]:
+        """As of ``Past``."""
+        return set(self.skus_by_dimension.get(dimension, ()))
+
+    def paid(self, window_start_ms: int, dimension: str) -> Mapping[str, str]:
+        """As of ``Past``."""
+        return self.paid_by_dimension.get(dimension, {})
+
+
+def restated(
+    resource_id: str,
+    settled: Mapping[int, bytes | None],
+    bill: Mapping[int, Bill],
+    prices: Prices,
+    idle_policy: str,
+    known: Known,
+) -> dict[int, list[Row]]:
+    """Rows of settled windows, by what is charged for them by now; [] where nothing is left of one.
+
+    settled: window -> what ``Resource.settled`` gave, None where nothing was used. bill: of the same windows, of the
+        charges that stand. The rest as of ``resource_rows``.
+    """
+    return {
+        window_ms: allocate_window(
+            resource_id, window_ms, {window_ms: of.usage}, bill, known.metered | of.usage.keys(), prices, idle_policy,
+            known, of,
+        )
+        for window_ms, of in ((window_ms, Settled.read(packed)) for window_ms, packed in sorted(settled.items()))
+    }  # fmt: skip
 
 
 # So long usage still changes, as a rule.
@@ -417,7 +503,7 @@ def allocate_window(
     prices: Prices | None = None,
     idle_policy: str = PROPORTIONAL,
     known: Known | None = None,
-    past: Past | Recent | None = None,
+    past: Past | Recent | Settled | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
@@ -892,22 +978,28 @@ def unpacked(payload: bytes) -> list[Row]:
     return rows
 
 
+def kept_from(newest_ms: int, corrections_ms: int) -> int:
+    """Start of the first window that a charge may restate, a day at a time: what is older is let go once a day."""
+    bound_ms = newest_ms - corrections_ms
+    return bound_ms - bound_ms % (24 * HOUR_MS)
+
+
 def closed_before(newest_ms: int, wait_ms: int) -> int:
     """Start of the first window that still waits for its bill, by the newest event time of a resource."""
     return window_start(newest_ms - wait_ms)
 
 
-def late_charge(charge: Mapping[str, Any], closed_ms: int, wait_ms: int) -> str | None:
-    """A reject of a charge that begins in a window that no longer waits; None if it doesn't.
+def late_charge(charge: Mapping[str, Any], kept_ms: int, corrections_ms: int) -> str | None:
+    """A reject of a charge that begins in a window that can't be restated any more; None if it doesn't.
 
     As a whole: a part of it in later windows would be a cost that no bill shows.
     """
-    if window_start(charge["start_ms"]) >= closed_ms:
+    if window_start(charge["start_ms"]) >= kept_ms:
         return None
-    hours = math.ceil((closed_ms - charge["start_ms"] + wait_ms) / HOUR_MS)
+    hours = math.ceil((kept_ms - charge["start_ms"] + corrections_ms) / HOUR_MS)
     reason = (
-        f"a charge for {utc(charge['start_ms'])} came after {wait_ms // HOUR_MS} h, when windows before"
-        f" {utc(closed_ms)} were closed: set billing.wait to {hours} h or more, or run the bill from a"
+        f"a charge for {utc(charge['start_ms'])} came after {corrections_ms // HOUR_MS} h, when windows before"
+        f" {utc(kept_ms)} were let go: set billing.corrections to {hours} h or more, or run the bill from a"
         " directory"
     )
     return reject("focus_charges", reason, record_of(charge), charge["start_ms"], code=Code.LATE)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from pathlib import Path
+from typing import IO
 
 import orjson
 
@@ -95,8 +97,11 @@ IDENTITY_COLUMNS = (
 # A description often holds the price: "$0.34 per On Demand Linux Instance Hour".
 _NUMBERS = re.compile(r"\d[\d.,]*")
 
+# Filled in a record that takes a row back: the same row, which a later delivery left out. It says when that was.
+WITHDRAWN_COLUMN = "x_withdrawn"
+
 # What says by which delivery, and which row of it, a charge came: nothing about the charge.
-_DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN))
+DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN, WITHDRAWN_COLUMN))
 
 # Exports that are cut into parts: AWS ("bill-00001.csv.gz"), Azure and Spark ("part_0_0001.csv").
 _PART = re.compile(r"(?:[-_.]?part[-_]?\d+(?:[-_]\d+)*|-\d{5})$", re.IGNORECASE)
@@ -273,7 +278,7 @@ class _Row:
             return hashlib.blake2b(identity + costs, digest_size=16).digest(), about
         content = hashlib.blake2b(digest_size=16)
         for name, key in self._columns.items():
-            value = None if name in _DELIVERY_COLUMNS else _canonical(name, self._cells[key])
+            value = None if name in DELIVERY_COLUMNS else _canonical(name, self._cells[key])
             if value is not None:
                 content.update(_framed(name, value))
         return content.digest(), about
@@ -444,6 +449,7 @@ def collect_charge(
     is_provisioned: it is charged by the unit, and yet for what a machine has, used or not
     sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity, pricing_unit,
     consumed_quantity, consumed_unit, charge_category, charge_class; tags: {name: text or None}
+    withdrawn: True in what takes the row of this key and version back (WITHDRAWN_COLUMN); else it is not there
 
     Raises RejectedRecord for a row without a usable period, cost or currency.
     """
@@ -452,8 +458,10 @@ def collect_charge(
 
 
 def charge_key(charge: Mapping[str, object]) -> str:
-    """Key of a delivered charge. The same row in two versions has two: each is of its own snapshot."""
-    return f"{charge['key']}/{charge['version']}" if charge["version"] else str(charge["key"])
+    """Key of a delivered charge. The same row in two versions has two: each is of its own snapshot; and what takes it
+    back has one of its own."""
+    key = f"{charge['key']}/{charge['version']}" if charge["version"] else str(charge["key"])
+    return f"{key}/withdrawn" if charge.get("withdrawn") else key
 
 
 def _charge(
@@ -464,6 +472,7 @@ def _charge(
     delivery: str,
     exchange: Exchange | None,
     digests: tuple[bytes, bytes],
+    delivered_ms: int | None = None,
 ) -> dict:
     if RAGGED in cells:
         raise RejectedRecord(str(cells[RAGGED]))
@@ -494,7 +503,7 @@ def _charge(
     charge = {
         "key": _hex(content, b"%d" % (copy - 1)),
         "identity": _hex(about, b"-" if cost.startswith("-") else b"+"),
-        "version": "" if charge_class == CORRECTION else _version(row.exported_ms(), delivery),
+        "version": "" if charge_class == CORRECTION else _version(delivered_ms or row.exported_ms(), delivery),
         "resource_id": resource_id,
         "parts": parts,
         "per": "unit" if metered else "hour",
@@ -523,6 +532,8 @@ def _charge(
     }
     if row.resource_id and resource_id != (as_billed := names.name(row.resource_id)):
         charge["billed_resource_id"] = as_billed
+    if row.text(WITHDRAWN_COLUMN):
+        charge["withdrawn"] = True
     try:
         return exchange.convert(charge) if exchange else charge
     except ValueError as error:
@@ -538,9 +549,9 @@ def _version(exported_ms: int | None, delivery: str) -> str:
     return f"0 {delivery}" if exported_ms is None else f"1 {utc(exported_ms)}"
 
 
-def _delivery(path: Path) -> str:
+def _delivery(path: str) -> str:
     """A file's name, less what tells the parts of one export from each other."""
-    name = path.name
+    name = path.rpartition("/")[2]
     for ending in (".gz", ".csv", ".parquet", ".snappy"):
         name = name.removesuffix(ending)
     return _PART.sub("", name)
@@ -576,23 +587,45 @@ def collect_charges(
     ("bill-00001.csv", "part_0_0002.csv") are one delivery. Identical rows of a file are numbered, but for
     those that say their copy number: all of them count, and the same file under another name adds nothing.
 
+    Memory and errors: see ``collect_rows``.
+    """
+    for _, _, value in collect_rows(read_charges(path, cost_column), str(path), None, cost_column, exchange):
+        yield "reject" if isinstance(value, str) else "charge", value
+
+
+def collect_rows(
+    rows: Iterable[dict[str, object]],
+    path: str,
+    delivered_ms: int | None = None,
+    cost_column: str = "EffectiveCost",
+    exchange: Exchange | None = None,
+) -> Iterator[tuple[dict[str, object], int, dict | str]]:
+    """Rows of one delivery, each as (cells, copy number, charge or reject text).
+
+    rows: of ``read_charges``, of all files of the delivery. path: of its file, whose name says which delivery it is.
+    delivered_ms: when a delivery came that is a complete snapshot of what it is about: that, and nothing in its rows,
+        says which of two deliveries is the later one. None = the rows or the file's name say so.
+
     Memory: one batch of rows, and about 250 bytes for each distinct row (to number identical
     ones). Raises UnreadableBill for a file that can't be read or lacks required columns, and
     ValueError for a ``cost_column`` that FOCUS doesn't know.
     """
-    copies: dict[tuple[bytes, int | None], int] = {}
-    delivery = _delivery(Path(path))
-    for cells in read_charges(path, cost_column):
+    copies: dict[tuple[bytes, int | None, bool], int] = {}
+    delivery = _delivery(path)
+    for cells in rows:
         row = _Row(cells)
         digests = row.digests()
         copy = row.copy_number()
         if copy is None:
-            alike = digests[0], row.exported_ms()
+            exported_ms = row.exported_ms() if delivered_ms is None else None
+            alike = digests[0], exported_ms, row.text(WITHDRAWN_COLUMN) is not None
             copy = copies[alike] = copies.get(alike, 0) + 1
         try:
-            yield "charge", _charge(row, cells, cost_column, copy, delivery, exchange, digests)
+            charge = _charge(row, cells, cost_column, copy, delivery, exchange, digests, delivered_ms)
         except RejectedRecord as error:
-            yield "reject", reject_row(cells, error)
+            yield cells, copy, reject_row(cells, error)
+        else:
+            yield cells, copy, charge
 
 
 def reject_row(cells: Mapping[str, object], error: RejectedRecord) -> str:
@@ -602,20 +635,24 @@ def reject_row(cells: Mapping[str, object], error: RejectedRecord) -> str:
     return reject(STREAM, error.reason, filled, error.event_time_ms)
 
 
-def read_charges(path: str | Path, cost_column: str = "EffectiveCost") -> Iterator[dict[str, object]]:
+def read_charges(
+    path: str | Path, cost_column: str = "EffectiveCost", opened: Callable[[], IO[bytes]] | None = None
+) -> Iterator[dict[str, object]]:
     """The rows of a bill (.csv, .csv.gz, .parquet) by column name, as they are written.
+
+    opened: opens it, where it is no local file; ``path`` says what it is called.
 
     A CSV row with more or fewer cells than the header comes as {RAGGED: reason, "cells": [...]}.
     Errors as ``collect_charges``; the header is checked before the first row is given out.
     """
     if cost_column not in COST_COLUMNS:
         raise ValueError(f"cost column {cost_column!r}: use one of {', '.join(COST_COLUMNS)}")
-    path = Path(path)
+    path = str(path)
     try:
-        if path.name.endswith(".parquet"):
-            yield from _read_parquet(path, cost_column)
-        elif path.name.endswith((".csv", ".csv.gz")):
-            yield from _read_csv(path, cost_column)
+        if path.endswith(".parquet"):
+            yield from _read_parquet(path, cost_column, opened)
+        elif path.endswith((".csv", ".csv.gz")):
+            yield from _read_csv(path, cost_column, opened)
         else:
             raise UnreadableBill(f"{path}: not a bill by its name: .csv, .csv.gz or .parquet")
     except UnreadableBill:
@@ -626,9 +663,10 @@ def read_charges(path: str | Path, cost_column: str = "EffectiveCost") -> Iterat
         raise UnreadableBill(f"{path}: can't be read as FOCUS rows: {what}") from error
 
 
-def _read_csv(path: Path, cost_column: str) -> Iterator[dict[str, object]]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
+def _read_csv(path: str, cost_column: str, opened: Callable[[], IO[bytes]] | None) -> Iterator[dict[str, object]]:
+    with opened() if opened else open(path, "rb") as stream:
+        unpacked = gzip.GzipFile(fileobj=stream) if path.endswith(".gz") else stream
+        lines = io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline="")
         rows = csv.reader(lines)
         header = next(rows, [])
         _check_header(path, header, cost_column)
@@ -642,16 +680,16 @@ def _read_csv(path: Path, cost_column: str) -> Iterator[dict[str, object]]:
                 yield {RAGGED: f"{reason}: quote cells that hold commas", "cells": cells}
 
 
-def _read_parquet(path: Path, cost_column: str) -> Iterator[dict[str, object]]:
+def _read_parquet(path: str, cost_column: str, opened: Callable[[], IO[bytes]] | None) -> Iterator[dict[str, object]]:
     import pyarrow.parquet  # 0.1 s that a bill in CSV need not wait for
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(opened() if opened else path) as file:
         _check_header(path, file.schema_arrow.names, cost_column)
         for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
             yield from batch.to_pylist()
 
 
-def _check_header(path: Path, header: list[str], cost_column: str) -> None:
+def _check_header(path: str, header: list[str], cost_column: str) -> None:
     present = {_column_name(name) for name in header}
     missing = [
         column

@@ -64,7 +64,8 @@ def standing(charges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     While a billing period is open a later snapshot overwrites: of the charges of one ``identity``
     those of the greatest ``version`` stand, all of them. A correction (ChargeClass Correction) is a
     delta on top: it replaces nothing and nothing replaces it, and it counts once by ``key``. Two deliveries may
-    show it with other columns, of which the greater text counts.
+    show it with other columns, of which the greater text counts. What was withdrawn counts as if it had never been
+    delivered: the charge of the same ``key`` and ``version``, whichever came first.
 
     returns: sorted by key, each with ``is_restated``: an earlier version of it is known, and the
         versions' costs differ.
@@ -72,7 +73,11 @@ def standing(charges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     corrections: dict[str, Mapping[str, Any]] = {}
     versions: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    charges = list(charges)
+    withdrawn = {(charge["key"], charge["version"]) for charge in charges if charge.get("withdrawn")}
     for charge in charges:
+        if (charge["key"], charge["version"]) in withdrawn:
+            continue
         if charge["charge_class"] == CORRECTION:
             known = corrections.setdefault(charge["key"], charge)
             corrections[charge["key"]] = max(known, charge, key=_text)

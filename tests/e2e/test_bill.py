@@ -1,0 +1,73 @@
+"""A bill as a cloud delivers it, in the running job by python -m jobs.bill and in a bounded one: the same tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from jobs import bill
+from tests.bills import Export, correction
+from tests.services import Broker, Database, kafka_broker
+from tests.simulated import simulate
+from tests.streamed import (
+    Producer,
+    charges,
+    comparable,
+    create_topics,
+    empty,
+    end,
+    ended,
+    send_telemetry,
+    start,
+    wait_for,
+)
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    """One that holds nothing yet."""
+    with kafka_broker() as running:
+        create_topics(running)
+        yield running
+
+
+def test_the_tables_are_those_of_a_bounded_run_at_each_delivery(
+    job, broker: Broker, database: Database, tmp_path: Path
+) -> None:
+    world = simulate(tmp_path / "world", 24, "metered")
+    rows = charges(world)
+    for path in (world / "billing").glob("*"):
+        path.unlink()
+
+    def write(path: str, content: bytes, at: datetime) -> None:
+        target = world / "billing" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+    dearer = [row | {"EffectiveCost": str(Decimal(row["EffectiveCost"]) * 3)} for row in rows[::5]]
+    deliveries = (
+        [row for row in rows if row["ChargePeriodStart"] < "2025-03-03T03:00:00Z"],
+        [*dearer, *(row for number, row in enumerate(rows) if number % 5)],
+        # It shrinks: a third of it is gone, and what was dear is not. And it is corrected.
+        [*(row for number, row in enumerate(rows) if number % 3), correction(rows[1], "-0.01")],
+    )
+    export = Export("azure", write, list(rows[0]))
+    empty(database)
+    to = Producer(broker)
+    send_telemetry(to, world)
+    to.close()
+    command = ["--from", str(world / "billing"), "--to", broker.url, "--state", str(tmp_path / "sent"), "--once"]
+    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s")
+    try:
+        for delivery in deliveries:
+            export.deliver(delivery)
+            assert bill.main(command) == 0
+            wait_for(database, comparable(job(world)), ended(process))
+    finally:
+        end(process)
