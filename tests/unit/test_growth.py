@@ -97,10 +97,11 @@ def test_ranking_takes_as_much_work_as_there_are_resources_and_culprits() -> Non
 def test_a_window_of_which_nobody_is_blamed_costs_the_ranking_nothing() -> None:
     def work(resources: int) -> Callable[[], object]:
         function = Rank("excess", 1_000)
-        it = Stage(function, "0")
-        rows = [Row("allocations", HOUR, f"node-{n}", packed(of_resources(1))) for n in range(resources)]
-        for row in [Row("incidents", HOUR, "0", b"[[],{}]"), *rows]:
-            list(function.process_element(row, it))
+        it = Stage(function, HOUR)  # type: ignore[arg-type]
+        for n in range(resources):
+            list(function.process_element(Row("allocations", HOUR, f"node-{n}", packed(of_resources(1))), it))
+        it.fire()  # what requests cost
+        list(function.process_element(Row("incidents", HOUR, "0", b"[[],{}]"), it))
         return it.fire
 
     assert calls_of(work(10)) == calls_of(work(100))
