@@ -10,6 +10,9 @@ from udfs.pure import bills
 from udfs.pure.deliveries import told
 from udfs.pure.focus import UnreadableBill
 
+# Of an input directory, where ``billing.from`` names no other place.
+FOLDER = "billing"
+
 
 def find(where: Path | str, cost_column: str) -> list[str]:
     """The deliveries that are current, each as ``bills.delivery_text``. Says on stderr what isn't read.

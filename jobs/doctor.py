@@ -1,6 +1,6 @@
 """What of the bill met telemetry, what did not, and what may belong together: where allocation is lost, and why.
 
-    python -m jobs.doctor --input DIR [--aliases FILE] [--cost-column EffectiveCost] [--top 20]
+    python -m jobs.doctor --input DIR [--bill URL] [--aliases FILE] [--cost-column EffectiveCost] [--top 20]
 
 Reads an input directory (docs/interface.md, section 1) without the engine, as the job reads it, and writes a report in
 plain text. Exit status: 0 = all that telemetry saw being used is in the bill; 3 = some of it is not; 2 for wrong use
@@ -17,10 +17,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NoReturn
 
+from jobs import billing
 from jobs.errors import JobError, UsageError
 from jobs.report import format as fmt
+from udfs.pure.bills import collect
 from udfs.pure.dimensions import DIMENSIONS
-from udfs.pure.focus import COST_COLUMNS, UnreadableBill, collect_charges
+from udfs.pure.focus import COST_COLUMNS
 from udfs.pure.matching import (
     FATES,
     Billed,
@@ -51,13 +53,15 @@ _COUNTED_IN = {
 _SHARED = ("control plane", "load balancer", "NAT or egress")
 
 
-def diagnose(directory: Path, aliases: Sequence[Alias], cost_column: str, top: int) -> tuple[list[str], int]:
-    """(lines of the report, exit status).
+def diagnose(
+    directory: Path, aliases: Sequence[Alias], cost_column: str, top: int, bill: str | None = None
+) -> tuple[list[str], int]:
+    """(lines of the report, exit status). bill: where the bill lies, None = in the directory.
 
     Raises:
         UsageError: there is no bill. JobError: one can't be read.
     """
-    charges, rejected = _charges(directory, cost_column)
+    charges, rejected = _charges(bill or directory / billing.FOLDER, cost_column)
     billed, telemetry = read_bill(charges), read_telemetry(directory, aliases)
     matcher = Matcher(billed, telemetry)
     unbilled = unmet_telemetry(billed, telemetry)
@@ -71,23 +75,19 @@ def diagnose(directory: Path, aliases: Sequence[Alias], cost_column: str, top: i
     return report, UNMET_USAGE if unbilled else 0
 
 
-def _charges(directory: Path, cost_column: str) -> tuple[list[dict], int]:
-    """The accepted charges of ``directory/billing``, and how many rows were rejected."""
-    folder = directory / "billing"
-    paths = sorted(path for path in folder.glob("*") if path.name.endswith((".csv", ".csv.gz", ".parquet")))
-    if not paths:
-        raise UsageError(f"--input {directory}: no bill in {folder} (.csv, .csv.gz, .parquet)")
+def _charges(bill: Path | str, cost_column: str) -> tuple[list[dict], int]:
+    """The accepted charges of a bill's current deliveries, and how many rows were rejected."""
+    deliveries = billing.find(bill, cost_column)
+    if not deliveries:
+        raise UsageError(f"no bill in {bill} (.csv, .csv.gz, .parquet)")
     charges: list[dict] = []
     rejected = 0
-    for path in paths:
-        try:
-            for _, value in collect_charges(path, cost_column):
-                if isinstance(value, dict):
-                    charges.append(value)
-                else:
-                    rejected += 1
-        except UnreadableBill as error:
-            raise JobError(str(error)) from None
+    for delivery in deliveries:
+        for _, _, value in collect(delivery, cost_column):
+            if isinstance(value, dict):
+                charges.append(value)
+            else:
+                rejected += 1
     return charges, rejected
 
 
@@ -201,6 +201,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="python -m jobs.doctor", description=__doc__.split("\n", 1)[0])
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="DIR", help="directory with billing/, metrics/ and traces/")
+    add("--bill", metavar="URL", help="what the job is told by --set billing.from=URL")
     add("--aliases", type=Path, metavar="FILE", help="what the job is told by --set resources.aliases=FILE")
     add("--cost-column", choices=COST_COLUMNS, default="EffectiveCost", help="FOCUS column that is attributed")
     add("--top", type=int, default=20, metavar="N", help="how many rows of each list")
@@ -220,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
             aliases = load_aliases(arguments.aliases) if arguments.aliases else ()
         except ValueError as error:
             raise UsageError(f"--aliases: {error}") from None
-        report, status = diagnose(arguments.input, aliases, arguments.cost_column, arguments.top)
+        report, status = diagnose(arguments.input, aliases, arguments.cost_column, arguments.top, arguments.bill)
     except UsageError as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2

@@ -12,8 +12,6 @@ from jobs.environment import run_sql, sql_options, sql_path
 from jobs.errors import UsageError
 from jobs.kafka import TOPICS, KafkaInput
 
-BILLING = "billing"
-
 
 def create(
     t_env: StreamTableEnvironment,
@@ -48,10 +46,10 @@ def create(
     assert scratch is not None, "a directory is read by way of a folder of the run's own"
     links = scratch / "input"
     files = telemetry.link(source, links)
-    deliveries = billing.find(source / BILLING if bill is None else bill, cost_column)
+    deliveries = billing.find(source / billing.FOLDER if bill is None else bill, cost_column)
     if not (deliveries or files.usable):
         wanted = ", ".join(f"{stream}/*{telemetry.ENDINGS[1]}" for stream in telemetry.FOLDERS)
-        raise UsageError(f"--input {source}: nothing to read, it must hold some of {wanted}, {BILLING}/*.csv")
+        raise UsageError(f"--input {source}: nothing to read, it must hold some of {wanted}, {billing.FOLDER}/*.csv")
     run_sql(t_env, "ddl/directory", input=sql_path(links))
     t_env.create_temporary_view("rejected_files", _texts(t_env, "reject", files.rejects))
     # A worker reads a delivery whole, for identical rows of it are numbered.
