@@ -81,19 +81,21 @@ def executable(folder: Path) -> str:
 
 
 def ask(path: str, arguments: list[str]) -> int:
-    """Have a worker forked, and wait for its end; its exit status. Without ``serve``, become it."""
+    """Have a worker forked, and wait for its end; its exit status. Where ``serve`` isn't there, become it."""
     asked = json.dumps([arguments, dict(os.environ), os.getcwd()]).encode()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(path)
+    except OSError:
+        os.execv(sys.executable, [sys.executable, *arguments])
+    try:
         socket.send_fds(connection, [len(asked).to_bytes(_LENGTH_BYTES, "big")], [1, 2])
         connection.sendall(asked)
         status = connection.recv(1)
     except OSError:
         status = b""
-    if status:
-        return status[0]
-    os.execv(sys.executable, [sys.executable, *arguments])
+    # It ends without a word with the command, whose worker nobody needs any more.
+    return status[0] if status else 1
 
 
 def serve(listener: socket.socket, alive: int) -> None:

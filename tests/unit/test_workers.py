@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,19 @@ def test_what_workers_are_forked_from_ends_with_its_owner_however_that_ends(
     # A worker that is asked for now imports for itself.
     found = run(tmp_path, *BOOT, PYTHONVERBOSE="1")
     assert "No id provided." in found.stdout and "import 'site'" in found.stderr
+
+
+def test_who_waits_for_a_worker_ends_with_what_it_was_forked_from(tmp_path: Path) -> None:
+    """... and does not become one that nobody ends."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(tmp_path / "workers"))
+        server.listen()
+        command = [sys.executable, workers.__file__, "ask", str(tmp_path / "workers"), "-c", "print('a worker')"]
+        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as asker:
+            connection, _ = server.accept()
+            connection.recv(1)
+            connection.close()
+            assert asker.communicate(timeout=60) == ("", None) and asker.returncode == 1
 
 
 def test_a_folder_whose_name_is_too_long_for_a_socket_has_no_workers(tmp_path: Path) -> None:
