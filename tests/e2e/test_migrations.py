@@ -21,7 +21,7 @@ from udfs.pure.contract import TABLES, Type
 pytestmark = pytest.mark.services
 
 NAMES = [migration.name for migration in read_migrations()]
-PARTITIONED = ["cost_allocations", "trace_verdicts"]
+PARTITIONED = ["cost_allocations", "trace_verdicts", "unit_costs"]
 
 
 @pytest.fixture
@@ -284,6 +284,13 @@ def test_a_window_is_restated_as_a_whole(connection: psycopg.Connection) -> None
     same = (0.1, Decimal("0.123456789012"), None, ['q"uo\\te, {x}', "é"], "1.50")
     assert found == [("a", 2, first, *same), ("c", 1, second, *same)]
 
+    unit = {"root_service_name": "front", "root_operation": "GET /", "requests": 3, "cost": "0.9", **row}
+    for window, requests in ((first, (unit, unit | {"root_operation": "GET /x"})), (second, (unit,)), (first, (unit,))):
+        restate(connection, "unit_costs", window, "", list(requests))
+    assert connection.execute(
+        "select window_start, root_operation, requests, cost from unit_costs order by 1"
+    ).fetchall() == [(first, "GET /", 3, Decimal("0.9")), (second, "GET /", 3, Decimal("0.9"))]
+
     for kind, table, cost in (
         ("allocations", "cost_allocations", "allocated_cost"),
         ("charge_anomalies",) * 2 + ("billed_cost",),
@@ -325,9 +332,9 @@ def test_months_are_made_ahead_once(url: str, connection: psycopg.Connection) ->
     made = maintain(url, ahead="3 months")
     for table in PARTITIONED:
         assert partitions(connection, table) == sorted(partition(table, -ahead) for ahead in range(4))
-    assert len(made) == 8
+    assert len(made) == 4 * len(PARTITIONED)
     assert maintain(url, ahead="3 months") == []
-    assert len(maintain(url, ahead="4 months")) == 2
+    assert len(maintain(url, ahead="4 months")) == len(PARTITIONED)
 
 
 def test_late_months_leave_the_default_partition(url: str, connection: psycopg.Connection) -> None:
