@@ -34,7 +34,6 @@ STAGE_IS_PROMPTER = 5
 DETECT_AT_END_BUNDLE = 32
 
 _BUNDLE_SIZE, _BUNDLE_TIME = "python.fn-execution.bundle.size", "python.fn-execution.bundle.time"
-_IN_SHARED_WORKER = "python.fn-execution.memory.managed"
 
 # What SQL calls, by name; what depends on the configuration is in Stages.collect.
 FUNCTIONS = {
@@ -119,15 +118,10 @@ class Stages:
         return stage
 
     def _settings(self, verb: str) -> dict[str, str]:
-        """The engine's, of one stage.
-
-        detect has a worker of its own: its one key would share Python's lock with the functions of its slot.
-        """
+        """The engine's, of one stage."""
         found = {_BUNDLE_TIME: str(self.bundle_ms // STAGE_IS_PROMPTER)}
-        if verb == "detect":
-            found[_IN_SHARED_WORKER] = "false"
-            if not self.is_endless:
-                found[_BUNDLE_SIZE] = str(DETECT_AT_END_BUNDLE)
+        if verb == "detect" and not self.is_endless:
+            found[_BUNDLE_SIZE] = str(DETECT_AT_END_BUNDLE)
         return found
 
 
