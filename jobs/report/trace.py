@@ -53,7 +53,8 @@ def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[S
         if fragment is None:
             continue
         for service, pod, _, fields in orjson.loads(fragment)[1]:
-            for span_id, parent, operation, _, error, start_ns, end_ns, peer in fields:
+            # How many a sampled one stands for may follow.
+            for span_id, parent, operation, _, error, start_ns, end_ns, peer, *_ in fields:
                 spans.setdefault(
                     span_id,
                     Span(

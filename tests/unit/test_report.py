@@ -187,6 +187,13 @@ def test_orphans_and_rings_of_parents_are_in_the_tree_once(tmp_path):
     assert sorted(s.operation for s in tree) == ["a", "b", "orphan", "self"]
 
 
+def test_a_sampled_trace_is_found(tmp_path):
+    (tmp_path / "traces").mkdir()
+    sampled = span(1, 0, "a", 0, 9) | {"traceState": "ot=th:8"}
+    (tmp_path / "traces" / "x.jsonl").write_bytes(request(s=[sampled]))
+    assert [s.operation for s in read_trace(tmp_path, TRACE, None)] == ["a"]
+
+
 def test_the_culprit_span_is_its_operation_then_its_error_then_its_own_time(source):
     tree = call_tree(read_trace(source, TRACE, 5))
     assert culprit_span(tree, "payment", "audit").operation == "audit"
