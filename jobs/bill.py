@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import re
@@ -11,8 +10,9 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
 from jobs.kafka import servers
 from jobs.ledger import Ledger
@@ -49,16 +49,9 @@ class Settings:
     kafka: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (--help tells the arguments)")
-
-
 def load(argv: list[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """Raises UsageError for wrong arguments."""
-    parser = _Parser(prog="python -m jobs.bill", description="Send what changed in a bill to the topic focus_charges.")
+    parser = Parser(prog="python -m jobs.bill", description="Send what changed in a bill to the topic focus_charges.")
     add = parser.add_argument
     add("--from", dest="source", required=True, metavar="URL", help="folder, s3://, gs:// or abfss:// of the bill")
     add("--to", required=True, metavar="URL", help="kafka://HOST:PORT[,HOST:PORT]")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 
+from jobs.arguments import Parser
 from jobs.errors import UsageError
 from jobs.kafka import EARLIEST, KafkaInput, client_properties, servers, start_options
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
@@ -84,9 +83,8 @@ JOB_SETTINGS |= {
     "checkpoint.every": "10 s",
 }
 
-# Where the input has no end, rows wait so long at most in each mini-batch, and in each bundle of a Python stage. From a
-# span to its ranked row there are three mini-batches and six Python stages; a row waits for two bundles in detect and
-# rank, which send by a timer.
+# Where the input has no end, rows wait so long at most in each mini-batch, and in each bundle of a function that SQL
+# calls; in a bundle of a stage for a part of it (stages.STAGE_IS_PROMPTER). README says how often.
 AT_ONCE = {"table.exec.mini-batch.allow-latency": "100 ms", "python.fn-execution.bundle.time": "100"}
 
 ENGINE_PREFIXES = (
@@ -170,13 +168,6 @@ class Config:
     def directory(self) -> Path | None:
         """The directory that the Parquet tables go to, if one is among the outputs."""
         return next((output for output in self.outputs if isinstance(output, Path)), None)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is for --help."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (--help tells the arguments)")
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, str]:
@@ -348,7 +339,7 @@ def load(argv: list[str]) -> Config:
     Raises:
         UsageError: wrong arguments, or an input that is no directory.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python -m jobs.anomaly_cost",
         description="Join traces, metrics, logs and bills; rank the anomalies by what they cost.",
     )

@@ -15,11 +15,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import NoReturn
 
 from jobs import billing
+from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
 from jobs.report import format as fmt
+from jobs.telemetry import requests
 from udfs.pure.bills import collect
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.focus import COST_COLUMNS
@@ -62,7 +63,8 @@ def diagnose(
         UsageError: there is no bill. JobError: one can't be read.
     """
     charges, rejected = _charges(bill or directory / billing.FOLDER, cost_column)
-    billed, telemetry = read_bill(charges), read_telemetry(directory, aliases)
+    billed = read_bill(charges)
+    telemetry = read_telemetry(requests(directory, "metrics"), requests(directory, "traces"), aliases)
     matcher = Matcher(billed, telemetry)
     unbilled = unmet_telemetry(billed, telemetry)
     suggested: dict[Alias, None] = {}  # in the order of the report, each once
@@ -192,13 +194,8 @@ def _table(rows: list[list[str]], right: Sequence[int] = (), notes: Sequence[str
             yield f"      {notes[number]}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (--help tells the arguments)")
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m jobs.doctor", description=__doc__.split("\n", 1)[0])
+    parser = Parser(prog="python -m jobs.doctor", description=__doc__.split("\n", 1)[0])
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="DIR", help="directory with billing/, metrics/ and traces/")
     add("--bill", metavar="URL", help="what the job is told by --set billing.from=URL")

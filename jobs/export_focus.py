@@ -38,12 +38,13 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
 from udfs.pure import bills
 from udfs.pure.attribute import PROVISIONAL
@@ -573,15 +574,8 @@ def export(
 # ---- command ----------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is for --help."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (--help tells the arguments)")
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m jobs.export_focus",
         description="cost_allocations as a FOCUS CostAndUsage dataset.",
     )

@@ -136,6 +136,12 @@ def lines(path: Path) -> Iterator[bytes]:
             yield from stream
 
 
+def requests(root: Path, stream: str) -> Iterator[bytes]:
+    """The requests of a stream, of all its files as far as they can be read."""
+    for path in found(root, stream):
+        yield from lines(path)
+
+
 def _link(path: Path, target: Path) -> tuple[bool, Code | None, str]:
     """Put what can be read of ``path`` at ``target``, under the ending that fits: (whether anything is there, why not
     all of it is)."""

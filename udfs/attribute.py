@@ -20,6 +20,7 @@ from udfs import metrics
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, TAKEN_BACK, Latest, Sent, payload_row, tick
 from udfs.pure import attribute, irregular, price, rates
 from udfs.pure.cache import Bounded
+from udfs.pure.focus import WITHDRAWN_KEY
 from udfs.pure.horizon import SKEW_MS, Horizon, clock_at
 from udfs.pure.outstanding import Adds, Outstanding
 from udfs.pure.windows import HOUR_MS, UNALLOCATED, WINDOW_MS
@@ -190,9 +191,9 @@ class Attribute(KeyedProcessFunction):
             self._passes(kind, event_key, newest_ms, newest_ms + 1)
         if kind == CHARGE:
             self._is_rebilled.update(True)
-            if event_key.endswith(_WITHDRAWN):
-                self._events[CHARGE].remove(event_key.removesuffix(_WITHDRAWN))
-            elif self._events[CHARGE].get(event_key + _WITHDRAWN) is not None:
+            if event_key.endswith(WITHDRAWN_KEY):
+                self._events[CHARGE].remove(event_key.removesuffix(WITHDRAWN_KEY))
+            elif self._events[CHARGE].get(event_key + WITHDRAWN_KEY) is not None:
                 return
         self._events[kind].apply(row.get_row_kind(), event_key, payload)
         resource_id = context.get_current_key()
@@ -218,9 +219,9 @@ class Attribute(KeyedProcessFunction):
         """A charge, or what takes one back, of settled windows alone."""
         period = f"{charge['start_ms']} {charge['end_ms']}"
         charges = _old_charges(self._old.get(period))
-        if event_key.endswith(_WITHDRAWN):
-            charges.pop(event_key.removesuffix(_WITHDRAWN), None)
-        elif event_key + _WITHDRAWN in charges:
+        if event_key.endswith(WITHDRAWN_KEY):
+            charges.pop(event_key.removesuffix(WITHDRAWN_KEY), None)
+        elif event_key + WITHDRAWN_KEY in charges:
             return
         self._old.put(period, _packed(charges | {event_key: payload}))
 
@@ -478,10 +479,6 @@ class Attribute(KeyedProcessFunction):
             for row in irregular.charge_anomalies(resource_id, *key, by_window, periods[key], windows):
                 found[row["window_start"]].append(row)
         return found
-
-
-# How the key of what takes a charge back ends, see focus.charge_key.
-_WITHDRAWN = "/withdrawn"
 
 
 def _packed(charges: dict[str, str]) -> bytes:

@@ -46,7 +46,7 @@ def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[S
     """
     spellings = trace_id.lower().encode(), trace_id.upper().encode()
     spans: dict[str, Span] = {}
-    for line in (line for path in telemetry.found(input_dir, "traces") for line in telemetry.lines(path)):
+    for line in telemetry.requests(input_dir, "traces"):
         if not any(spelling in line for spelling in spellings):
             continue
         fragment = collect_spans(line)[0].get(trace_id.lower())

@@ -99,6 +99,8 @@ _NUMBERS = re.compile(r"\d[\d.,]*")
 
 # Filled in a record that takes a row back: the same row, which a later delivery left out. It says when that was.
 WITHDRAWN_COLUMN = "x_withdrawn"
+# How the key of such a record ends.
+WITHDRAWN_KEY = "/withdrawn"
 
 # What says by which delivery, and which row of it, a charge came: nothing about the charge.
 DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN, WITHDRAWN_COLUMN))
@@ -461,7 +463,7 @@ def charge_key(charge: Mapping[str, object]) -> str:
     """Key of a delivered charge. The same row in two versions has two: each is of its own snapshot; and what takes it
     back has one of its own."""
     key = f"{charge['key']}/{charge['version']}" if charge["version"] else str(charge["key"])
-    return f"{key}/withdrawn" if charge.get("withdrawn") else key
+    return f"{key}{WITHDRAWN_KEY}" if charge.get("withdrawn") else key
 
 
 def _charge(

@@ -11,13 +11,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from udfs.pure.meter import meter
-from udfs.pure.offline import lines
 from udfs.pure.otlp import SEPARATOR, collect_metrics, collect_spans, merge_owner
 from udfs.pure.price import cost_by_window, standing
 from udfs.pure.resources import TRUST, Alias, Resources, canonical
@@ -61,18 +59,18 @@ class _Recording(Resources):
         return resource_id
 
 
-def read_telemetry(directory: Path, aliases: Iterable[Alias] = ()) -> Telemetry:
-    """The usage in ``directory``, tied to resources as the job does: by the metric's own attributes, else by those of
-    the pod's other telemetry."""
+def read_telemetry(metrics: Iterable[bytes], traces: Iterable[bytes], aliases: Iterable[Alias] = ()) -> Telemetry:
+    """The usage in requests of telemetry, tied to resources as the job does: by the metric's own attributes, else by
+    those of the pod's other telemetry."""
     resources = _Recording(aliases)
     fragments: dict[str, list[bytes]] = defaultdict(list)
     claims: dict[str, list[bytes]] = defaultdict(list)
-    for line in lines(directory / "metrics"):
+    for line in metrics:
         found, pods, _ = collect_metrics(line, resources)
         for consumer, fragment in found.items():
             fragments[consumer].append(fragment)
         _add(claims, pods)
-    for line in lines(directory / "traces"):
+    for line in traces:
         _add(claims, collect_spans(line, resources)[1])
     telemetry = Telemetry(names=resources.names)
     for consumer, parts in fragments.items():
