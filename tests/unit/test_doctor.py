@@ -66,6 +66,13 @@ def test_all_that_meets_is_a_share_of_the_whole_bill(capsys, tmp_path: Path) -> 
     assert "likeliest" not in report
 
 
+def test_telemetry_is_read_wherever_the_job_reads_it(capsys, tmp_path: Path) -> None:
+    write_world(tmp_path, {"node-1": "3"}, {"cart-1": {"k8s.node.name": "node-1"}})
+    (tmp_path / "metrics/day=03").mkdir()
+    (tmp_path / "metrics/a.jsonl").rename(tmp_path / "metrics/day=03/a.json")
+    assert "3 USD 100.0% met telemetry" in flat(diagnosed(capsys, tmp_path)[1])
+
+
 def test_what_met_nothing_is_listed_the_dearest_first(capsys, tmp_path: Path) -> None:
     cheap, dear = "nat-0aaa", "arn:aws:eks:us-east-1:123456789012:cluster/shop"
     write_world(tmp_path, {cheap: "1", dear: "2.5", "node-1": "3"}, {"cart-1": {"k8s.node.name": "node-1"}})
