@@ -264,6 +264,62 @@ _REJECTED_RECORDS = Table(
     ),
 )
 
+_INCIDENTS = Table(
+    "incidents",
+    comment="What goes on, or went on: windows of one culprit that follow each other, as one thing to deal with.",
+    grain="a culprit, currency and run of windows",
+    key=("incident_id",),
+    order=("opened_at", "otel_service_name", "billing_currency"),
+    columns=(
+        Column("incident_id", TEXT, "Made of its first window, culprit and currency; the same in every run"),
+        Column("otel_service_name", TEXT, "The culprit: the workload (service.name) at fault"),
+        Column("culprit_operation", TEXT, "Name of the span at fault in most of its traces"),
+        Column("anomaly_kind", TEXT, "What kind of fault most of its traces look like"),
+        Column("incident_state", TEXT, "open, or closed: quiet for as long as incident.quiet"),
+        Column("opened_at", TIME, "Start of its first anomalous minute"),
+        Column("last_seen_at", TIME, "End of its last anomalous minute"),
+        Column("closed_at", TIME, "When it had been quiet for as long as incident.quiet; null while it is open"),
+        Column("windows", INTEGER, "Its rows of ranked_anomalies"),
+        Column("window_start", TIME, "Start of its first window, inclusive"),
+        Column("window_end", TIME, "End of its last window, exclusive"),
+        Column("anomalous_minutes", INTEGER, "Minutes in which it was seen"),
+        Column("anomalous_traces", INTEGER, "Sum of its windows'"),
+        Column("total_traces", INTEGER, "Traces of its windows that the culprit took part in"),
+        Column("peak_anomaly_score", REAL, "Greatest anomaly_score of its windows"),
+        Column("affected_services", NAMES, "Other workloads in its anomalous traces, the most frequent first"),
+        Column("attributed_cost", MONEY, "What the culprit cost in its windows, in billing_currency"),
+        Column("excess_cost", MONEY, "Sum of its windows'; null where no price is known in any of them"),
+        Column("billed_excess_cost", MONEY, "Sum of its windows'; null where no price is known in any of them"),
+        Column("excess_cost_per_hour", MONEY, "excess_cost / anomalous_minutes * 60"),
+        Column(
+            "projected_monthly_cost",
+            MONEY,
+            "Of its last window where that is known: excess_cost of 30 days in which the anomaly recurs as often as it did",
+        ),
+        _CURRENCY,
+        Column("cost_status", TEXT, "Of its least settled window: provisional, corrected or billed"),
+        Column("evidence", TEXT, "What happened, since when, how often and at what cost, in one sentence"),
+        Column(
+            "changes",
+            JSON,
+            "What changed at the culprit in the hour before it opened: [{what: version, pods or price, at (ISO 8601), from,"
+            " to}]",
+        ),
+        Column("exemplar_trace_ids", NAMES, "Its traces of the highest score; trace_id of trace_verdicts"),
+        Column("exemplar_urls", NAMES, "The same as links, by the setting trace.url; empty where there is none"),
+        Column(
+            "feedback",
+            TEXT,
+            "The latest that somebody said of it: expected, planned, false_alarm or fixed; null where nobody did",
+        ),
+        Column("feedback_by", TEXT, "Who said so"),
+        Column("feedback_note", TEXT, "In what words"),
+        Column("is_silenced", FLAG, "Whether that says to tell nobody of it: expected, planned or false_alarm"),
+        _MODEL,
+        Column("updated_at", TIME, "Event time: the latest of its windows' updated_at"),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -273,5 +329,6 @@ TABLES: dict[str, Table] = {
         _CHARGE_ANOMALIES,
         _REJECTED_RECORDS,
         _UNIT_COSTS,
+        _INCIDENTS,
     )
 }
