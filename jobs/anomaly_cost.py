@@ -1,7 +1,7 @@
 """The job: telemetry and bills in, ranked anomaly costs out.
 
 collect -> assemble -> detect -> judge -------+
-collect -> meter    -> detect, attribute      +-> rank -> tables
+collect -> meter    -> detect, attribute      +-> rank -> follow -> tables
 collect -> price    -> attribute -------------+
 """
 
@@ -35,7 +35,7 @@ def anomaly_cost(
     Args:
         t_env: has the tables otlp_spans, otlp_metrics, otlp_logs (line BYTES) and what ``charges`` reads.
         charges: a call of the table function collect_charges, with its table, as source.create tells it.
-        outputs: where the five tables go.
+        outputs: where the tables go.
         stages: the functions with memory, and how charges are read.
         rejected_at_ms: the time that rejected_records shows, the start of this run.
     """
@@ -67,6 +67,8 @@ def anomaly_cost(
     evidence = stages.awake(t_env, "window_evidence")
     ranked = stages.keyed(t_env, "rank", evidence, lambda row: row[1], Types.LONG())
     newest(t_env, "ranked", ranked)
+    followed = stages.processed(ranked, "follow", lambda row: "", Types.STRING()).force_non_parallel()
+    newest(t_env, "followed", followed)
     sinks.create_rows(t_env, rejected_at_ms)
     inserts = t_env.create_statement_set()
     for number, output in enumerate(outputs):

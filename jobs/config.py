@@ -16,6 +16,7 @@ from jobs.kafka import EARLIEST, KafkaInput, client_properties, servers, start_o
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
 from udfs.pure.detect import EPISODES, POLICIES
 from udfs.pure.focus import COST_COLUMNS
+from udfs.pure.follow import TRACE_ID
 from udfs.pure.pace import Pace
 from udfs.pure.predict import DEFAULT_MODELS, ModelError, Models
 from udfs.pure.rank import EXCESS, ORDERS
@@ -60,6 +61,10 @@ JOB_SETTINGS = {
     # What rank 1 has most of: the excess cost of the anomaly, S with it in place of c_s, what of it is on the bill, or
     # S of equation (2).
     "rank.by": EXCESS,
+    # So long a culprit has to be quiet until its incident is closed; a later anomaly is another incident.
+    "incident.quiet": "30 min",
+    # Where a trace is looked at, with {trace_id} in it: http://HOST:16686/trace/{trace_id}.
+    "trace.url": "",
     # What predicts a span: the masked-span model from the rest of its trace, or its operation's past alone.
     "detector": MASKED,
     # Directory of the models, each in force from its card's effective_from on.
@@ -141,6 +146,8 @@ class Config:
         models: directory of the masked-span models; None = what is usual predicts.
         threshold: one of detect.POLICIES.
         rank_by: one of rank.ORDERS.
+        incident_quiet_ms: so long a culprit has to be quiet until its incident is closed.
+        trace_url: of a trace, with {trace_id} in it; empty = incidents have no links.
         engine: the engine's settings: flink-conf.yaml overlaid by AT_ONCE where the input has no end, and by ``--set``.
         kafka_properties: of the Kafka client, secrets among them.
         scratch: the run's own folder, once it runs.
@@ -159,6 +166,8 @@ class Config:
     threshold: str
     rank_by: str
     engine: dict[str, str]
+    incident_quiet_ms: int = 30 * 60_000
+    trace_url: str = ""
     resources: Resources = NO_ALIASES
 
     kafka_properties: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -308,6 +317,18 @@ def _resources(job: dict[str, str]) -> Resources:
         raise UsageError(f"--set resources.aliases: {error}") from None
 
 
+def _trace_url(job: dict[str, str]) -> str:
+    """Where a trace is looked at.
+
+    Raises:
+        UsageError: it has no place for the trace's id.
+    """
+    url = job["trace.url"]
+    if url and TRACE_ID not in url:
+        raise UsageError(f"--set trace.url={url}: must have {TRACE_ID} in it")
+    return url
+
+
 def _models(job: dict[str, str]) -> Path | None:
     """The directory of the models, once they were seen to load; None without a model.
 
@@ -400,6 +421,8 @@ def load(argv: list[str]) -> Config:
         models=_models(job),
         threshold=job["detector.threshold"],
         rank_by=job["rank.by"],
+        incident_quiet_ms=_duration(job, "incident.quiet"),
+        trace_url=_trace_url(job),
         resources=_resources(job),
         engine=load_engine_settings() | ({} if is_bounded else AT_ONCE) | engine,
         kafka_properties=_kafka_properties(job),

@@ -20,6 +20,7 @@ from jobs.errors import UsageError
 from jobs.kafka import servers
 from jobs.postgres import address
 from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
+from udfs.follow import INCIDENTS
 from udfs.pure.contract import TABLES, Column, Table, Type
 from udfs.rank import RANKED, UNIT_COSTS
 
@@ -168,6 +169,7 @@ class Postgres:
         for view, kind in (
             ("ranked", RANKED),
             ("ranked", UNIT_COSTS),
+            ("followed", INCIDENTS),
             ("attributed", ALLOCATIONS),
             ("attributed", CHARGE_ANOMALIES),
         ):

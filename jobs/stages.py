@@ -20,6 +20,7 @@ from jobs.environment import run_sql
 from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute, rate_card
 from udfs.detect import Detect, DetectAsItComes, DetectAtEnd
+from udfs.follow import Follow
 from udfs.judge import Judge
 from udfs.pure.windows import HOUR_MS
 from udfs.rank import Rank
@@ -53,6 +54,8 @@ FUNCTIONS = {
     "charge_anomaly_rows": columns.charge_anomaly_rows,
     "unit_costs_json": columns.unit_costs_json,
     "unit_cost_rows": columns.unit_cost_rows,
+    "incidents_json": columns.incidents_json,
+    "incident_rows": columns.incident_rows,
 }
 
 
@@ -64,6 +67,7 @@ class Stages:
     judge: Judge
     attribute: Attribute
     rank: Rank
+    follow: Follow
     collect: Mapping[str, UserDefinedFunctionWrapper]
     system_namespaces: str
     is_endless: bool
@@ -144,6 +148,12 @@ def stages_of(configuration: Config) -> Stages:
             money.corrections_ms,
         ),
         Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
+        Follow(
+            configuration.incident_quiet_ms,
+            configuration.trace_url,
+            emit_every_ms,
+            money.wait_ms + money.corrections_ms if pace else None,
+        ),
         {
             "collect_spans": collect.collect_spans(configuration.resources),
             "collect_metrics": collect.collect_metrics(configuration.resources),

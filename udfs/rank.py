@@ -1,4 +1,7 @@
-"""rank: one window's incidents, requests and allocations to its ranked anomalies and unit costs."""
+"""rank: one window's incidents, requests and allocations to its ranked anomalies and unit costs.
+
+Beside them it tells ``follow`` what that needs: of each window its anomalies in short, and until when it is over.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,22 @@ from udfs.attribute import ALLOCATIONS
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, Latest, Sent, payload_row, tick
 from udfs.judge import INCIDENTS, REQUESTS, minute_of
 from udfs.pure.attribute import unpacked
+from udfs.pure.follow import windows_of
 from udfs.pure.rank import rank_window
 from udfs.pure.unit_cost import unit_costs
 from udfs.pure.verdicts import merged
+from udfs.pure.windows import MINUTE_MS
 
 RANKED, UNIT_COSTS = "ranked", "unit_costs"
+# What ``follow`` reads: anomalies in short; the end of the last minute that is over (ms, as text); what people say.
+WINDOWS, OVER, FEEDBACK = "windows", "over", "feedback"
 
 
 class Rank(KeyedProcessFunction):
     """Rows (kind, window, event_key, payload) of one window -> its ranked anomalies, ranks and all, and its unit costs.
 
     State: the window's incidents and requests by minute and part, and its allocations by resource; a digest of what
-    was sent last of either.
+    was sent last of each kind.
     """
 
     def __init__(self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None) -> None:
@@ -43,7 +50,12 @@ class Rank(KeyedProcessFunction):
         self._sending = Sent()
         self._sent = {
             kind: context.get_state(ValueStateDescriptor(name, Types.PICKLED_BYTE_ARRAY()))
-            for kind, name in ((RANKED, "sent"), (UNIT_COSTS, "sent_unit_costs"))
+            for kind, name in (
+                (RANKED, "sent"),
+                (UNIT_COSTS, "sent_unit_costs"),
+                (WINDOWS, "sent_windows"),
+                (OVER, "sent_over"),
+            )
         }
         # Incidents come often while their minute is open, and change no unit cost.
         self._is_restated = context.get_state(ValueStateDescriptor("is_restated", Types.BOOLEAN()))
@@ -51,6 +63,9 @@ class Rank(KeyedProcessFunction):
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, _, event_key, payload = row
         if kind == PULSE:
+            return
+        if kind == FEEDBACK:
+            yield row
             return
         if kind == CALL:
             now_ms = context.timer_service().current_processing_time()
@@ -68,32 +83,43 @@ class Rank(KeyedProcessFunction):
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         window_ms = context.get_current_key()
-        yield from self._rows(RANKED, window_ms, self._ranked(window_ms))
+        ranked, windows = self._ranked(window_ms)
+        yield from self._rows(RANKED, window_ms, ranked)
+        yield from self._rows(WINDOWS, window_ms, windows)
         if self._is_restated.value():
             self._is_restated.clear()
+            over = [int(minute_of(key)) + MINUTE_MS for key in self._evidence[REQUESTS].keys()]
+            if over:
+                yield from self._changed(OVER, window_ms, b"%d" % max(over))
             demands = [orjson.loads(payload) for payload in self._evidence[REQUESTS].values()]
             yield from self._rows(UNIT_COSTS, window_ms, unit_costs(window_ms, demands, self._allocations()))
 
     def _allocations(self) -> list[dict]:
         return [row for payload in self._evidence[ALLOCATIONS].values() for row in unpacked(payload)]
 
-    def _ranked(self, window_ms: int) -> list[dict]:
+    def _ranked(self, window_ms: int) -> tuple[list[dict], list[dict]]:
+        """The window's rows, and the same in short."""
         by_minute: dict[str, list[list[dict]]] = defaultdict(list)
         service_traces = []
         for key, payload in sorted(self._evidence[INCIDENTS].items()):
             of_part, traces = orjson.loads(payload)
             by_minute[minute_of(key)].append(of_part)
             service_traces.append(traces)
-        incidents = [merged(of_minute) for of_minute in by_minute.values()]
-        if not any(incidents):
-            return []
-        return rank_window(window_ms, incidents, service_traces, self._allocations(), self._order)
+        incidents = {int(minute_ms): merged(of_minute) for minute_ms, of_minute in by_minute.items()}
+        if not any(incidents.values()):
+            return [], []
+        ranked = rank_window(window_ms, incidents.values(), service_traces, self._allocations(), self._order)
+        return ranked, windows_of(ranked, incidents)
 
     def _rows(self, kind: str, window_ms: int, rows: list[dict]) -> Iterator[Row]:
         """The window's rows, if they are others than those sent last."""
-        payload = orjson.dumps(rows, default=str)
-        digest, sent = self._sending.digest(payload), self._sent[kind].value()
         # A window that lost all its rows says so.
-        if digest != sent and (rows or sent):
+        if rows or self._sent[kind].value():
+            yield from self._changed(kind, window_ms, orjson.dumps(rows, default=str))
+
+    def _changed(self, kind: str, window_ms: int, payload: bytes) -> Iterator[Row]:
+        """What is of a kind, if it is other than what was sent last."""
+        digest = self._sending.digest(payload)
+        if digest != self._sent[kind].value():
             self._sent[kind].update(digest)
             yield payload_row(kind, window_ms, "", payload)

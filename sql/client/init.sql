@@ -177,6 +177,54 @@ create table unit_costs (
     'value.json.timestamp-format.standard' = 'ISO-8601'
 );
 
+-- What goes on: windows of one culprit that follow each other.
+-- grain: one (culprit, currency, run of windows) a row; key: incident_id, which is made of the first window and these
+create table incidents (
+    `incident_id` string not null,
+    `otel_service_name` string,
+    `culprit_operation` string,
+    `anomaly_kind` string,
+    `incident_state` string,
+    `opened_at` timestamp_ltz(3),
+    `last_seen_at` timestamp_ltz(3),
+    `closed_at` timestamp_ltz(3),
+    `windows` bigint,
+    `window_start` timestamp_ltz(3),
+    `window_end` timestamp_ltz(3),
+    `anomalous_minutes` bigint,
+    `anomalous_traces` bigint,
+    `total_traces` bigint,
+    `peak_anomaly_score` double,
+    `affected_services` array<string>,
+    `attributed_cost` decimal(28, 12),
+    `excess_cost` decimal(28, 12),
+    `billed_excess_cost` decimal(28, 12),
+    `excess_cost_per_hour` decimal(28, 12),
+    `projected_monthly_cost` decimal(28, 12),
+    `billing_currency` string,
+    `cost_status` string,
+    `evidence` string,
+    `changes` string,
+    `exemplar_trace_ids` array<string>,
+    `exemplar_urls` array<string>,
+    `feedback` string,
+    `feedback_by` string,
+    `feedback_note` string,
+    `is_silenced` boolean,
+    `model_version` string,
+    `updated_at` timestamp_ltz(3),
+    primary key (`incident_id`) not enforced
+) with (
+    'connector' = 'upsert-kafka',
+    'topic' = 'incidents',
+    'properties.bootstrap.servers' = 'kafka:9092',
+    'scan.bounded.mode' = 'latest-offset',
+    'key.format' = 'json',
+    'key.json.timestamp-format.standard' = 'ISO-8601',
+    'value.format' = 'json',
+    'value.json.timestamp-format.standard' = 'ISO-8601'
+);
+
 -- What went wrong today, the dearest first?
 -- grain: one culprit, kind and currency a row, at most ten a currency, of the day of the latest window
 -- trace_id: the most anomalous trace of the culprit's worst window

@@ -294,7 +294,7 @@ _INCIDENTS = Table(
         Column(
             "projected_monthly_cost",
             MONEY,
-            "Of its last window where that is known: excess_cost of 30 days in which the anomaly recurs as often as it did",
+            "excess_cost of 30 days in which the anomaly recurs as often as it did; null where that is unknown",
         ),
         _CURRENCY,
         Column("cost_status", TEXT, "Of its least settled window: provisional, corrected or billed"),
@@ -302,8 +302,7 @@ _INCIDENTS = Table(
         Column(
             "changes",
             JSON,
-            "What changed at the culprit in the hour before it opened: [{what: version, pods or price, at (ISO 8601), from,"
-            " to}]",
+            "What changed at the culprit in the hour before: [{what: version or pods, at (ISO 8601), from, to}]",
         ),
         Column("exemplar_trace_ids", NAMES, "Its traces of the highest score; trace_id of trace_verdicts"),
         Column("exemplar_urls", NAMES, "The same as links, by the setting trace.url; empty where there is none"),

@@ -20,7 +20,7 @@ import numpy as np
 from udfs.pure import excess, verdicts
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.case import Case, Cells, cells_of
-from udfs.pure.channels import FAILURE, GAP, KINDS, LEAF, OVERUSE, OWN, REPEAT, THRESHOLD
+from udfs.pure.channels import FAILURE, GAP, KINDS, LEAF, OVERUSE, OWN, REPEAT, THRESHOLD, TIMES
 from udfs.pure.episodes import LONE, SHARES, by_share
 from udfs.pure.predict import Predictor, usual_of
 from udfs.pure.skill import calibrated
@@ -34,14 +34,16 @@ def judge(case: Case, predictor: Predictor) -> MinuteResult:
     """What is known of a minute by now."""
     result = MinuteResult(case.minute_ms, is_final=case.is_final)
     if case.trace_ids:
-        affected = _take_verdicts(result, case, predictor)
-        result.incidents = verdicts.incidents(result.verdicts, affected)
+        result.incidents = verdicts.incidents(result.verdicts, *_take_verdicts(result, case, predictor))
         excess.tell(result, case)
     return result
 
 
-def _take_verdicts(result: MinuteResult, case: Case, predictor: Predictor) -> list[list[str]]:
-    """Fill in verdicts; of the anomalous ones, the services that each affects."""
+def _take_verdicts(
+    result: MinuteResult, case: Case, predictor: Predictor
+) -> tuple[list[list[str]], list[float | None]]:
+    """Fill in verdicts; of the anomalous ones, the services that each affects, and the log of how many times as long as
+    expected the span at fault took, where its time is to blame."""
     usual = usual_of(case.tokens)
     found = usual if case.gain is None else predictor.predict(case.tokens, usual)
     found = calibrated(case.gain, case.tokens, usual, found)
@@ -50,7 +52,8 @@ def _take_verdicts(result: MinuteResult, case: Case, predictor: Predictor) -> li
     accused = accused_of(case, cells, *log_odds_of(case, cells), alpha)
     touched = np.bincount(cells.services.subject, minlength=len(case.services)).tolist()
     result.service_traces = {case.services[i]: n for i, n in enumerate(touched) if n}
-    affected = []
+    affected: list[list[str]] = []
+    slower: list[float | None] = []
     for number, row in enumerate(_rows(case, predictor.version)):
         threshold = float(accused.threshold[number])
         row["anomaly_score"] = float(accused.score[number])
@@ -61,9 +64,12 @@ def _take_verdicts(result: MinuteResult, case: Case, predictor: Predictor) -> li
             if row["culprit_service_name"] not in touched_by(case, cells, number):
                 name = row["culprit_service_name"]
                 result.service_traces[name] = result.service_traces.get(name, 0) + 1
-            affected.append(case.on_way(int(accused.span[number])))
+            span = int(accused.span[number])
+            affected.append(case.on_way(span))
+            is_time = accused.channel[number] < TIMES and case.clues.is_timed[span]
+            slower.append(float(case.clues.surplus[span]) if is_time else None)
         result.verdicts.append(row)
-    return affected
+    return affected, slower
 
 
 class Accused(NamedTuple):

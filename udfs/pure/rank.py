@@ -118,12 +118,12 @@ def rank_window(
     rows = []
     for culprit, of_culprit in sorted(_by_culprit(incidents).items()):
         evidence = _evidence(culprit, of_culprit, total_traces[culprit])
-        excess_usage = _excess_usage(culprit, of_culprit)
+        usage = _excess_usage(culprit, of_culprit)
         own = {currency for currency, bill in bills.items() if culprit in bill.of_service}
         for currency in sorted(own or bills.keys() or {NO_CURRENCY}):
             bill = bills[currency] if currency in bills else _Bill()
             elements = bill.of_service.get(culprit, [])
-            excess = _excess(excess_usage, bill.of_service)
+            excess = _excess(usage, bill.of_service)
             rests_on = _settled(elements) if elements else bill.settled
             rows.append(_row(window_start_ms, currency, evidence, elements, excess, rests_on, order))
     return _ranked(rows, order)

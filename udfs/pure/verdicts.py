@@ -69,24 +69,26 @@ def most(counts: Mapping[str, int]) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def incidents(verdicts: list[Row], affected: list[list[str]]) -> list[Row]:
-    """Anomalous verdicts by culprit. affected: the services on the way of each of them."""
-    by_culprit: dict[str, list[tuple[Row, list[str]]]] = defaultdict(list)
+def incidents(verdicts: list[Row], affected: list[list[str]], slower: list[float | None]) -> list[Row]:
+    """Anomalous verdicts by culprit. affected: the services on the way of each of them. slower: log of how many times
+    as long as expected the span at fault took, None where it isn't to blame for its time."""
+    by_culprit: dict[str, list[tuple[Row, list[str], float | None]]] = defaultdict(list)
     anomalous = [verdict for verdict in verdicts if verdict["is_anomalous"]]
-    for verdict, names in zip(anomalous, affected, strict=True):
-        by_culprit[verdict["culprit_service_name"]].append((verdict, names))
+    for verdict, names, factor in zip(anomalous, affected, slower, strict=True):
+        by_culprit[verdict["culprit_service_name"]].append((verdict, names, factor))
     return [
         {
             "otel_service_name": culprit,
             "anomalous_traces": len(found),
-            "scores": [verdict["anomaly_score"] for verdict, _ in found],
+            "scores": [verdict["anomaly_score"] for verdict, *_ in found],
             # On average: each trace has the one of whom it blames, and of how.
-            "threshold": sum(verdict["threshold"] for verdict, _ in found) / len(found),
-            "kinds": dict(Counter(verdict["anomaly_kind"] for verdict, _ in found)),
-            "affected": dict(Counter(name for _, names in found for name in names)),
-            "exemplars": _exemplars([v["anomaly_score"], v["trace_id"]] for v, _ in found),
-            "operations": dict(Counter(verdict["culprit_operation"] for verdict, _ in found)),
-            "model_versions": dict(Counter(verdict["model_version"] for verdict, _ in found)),
+            "threshold": sum(verdict["threshold"] for verdict, *_ in found) / len(found),
+            "kinds": dict(Counter(verdict["anomaly_kind"] for verdict, *_ in found)),
+            "affected": dict(Counter(name for _, names, _ in found for name in names)),
+            "exemplars": _exemplars([v["anomaly_score"], v["trace_id"]] for v, *_ in found),
+            "operations": dict(Counter(verdict["culprit_operation"] for verdict, *_ in found)),
+            "model_versions": dict(Counter(verdict["model_version"] for verdict, *_ in found)),
+            "slower": [round(factor, 3) for *_, factor in found if factor is not None],
         }
         for culprit, found in sorted(by_culprit.items())
     ]
@@ -124,6 +126,7 @@ def _merged(parts: list[Row]) -> Row:
             name: _added(part[name] for part in parts) for name in ("kinds", "affected", "operations", "model_versions")
         },
         "exemplars": _exemplars(pair for part in parts for pair in part["exemplars"]),
+        "slower": [factor for part in parts for factor in part.get("slower", ())],
         "excess_usage": dict(sorted(excess.items())),
         "recurrence": max(part["recurrence"] for part in parts),
     }

@@ -83,7 +83,7 @@ comment on column public.incidents.billed_excess_cost is
 comment on column public.incidents.excess_cost_per_hour is
     'excess_cost / anomalous_minutes * 60';
 comment on column public.incidents.projected_monthly_cost is
-    'Of its last window where that is known: excess_cost of 30 days in which the anomaly recurs as often as it did';
+    'excess_cost of 30 days in which the anomaly recurs as often as it did; null where that is unknown';
 comment on column public.incidents.billing_currency is
     'Currency of every amount of the row, ISO 4217';
 comment on column public.incidents.cost_status is
@@ -91,7 +91,7 @@ comment on column public.incidents.cost_status is
 comment on column public.incidents.evidence is
     'What happened, since when, how often and at what cost, in one sentence';
 comment on column public.incidents.changes is
-    'What changed at the culprit in the hour before it opened: [{what: version, pods or price, at (ISO 8601), from, to}]';
+    'What changed at the culprit in the hour before: [{what: version or pods, at (ISO 8601), from, to}]';
 comment on column public.incidents.exemplar_trace_ids is
     'Its traces of the highest score; trace_id of trace_verdicts';
 comment on column public.incidents.exemplar_urls is
