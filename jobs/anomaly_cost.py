@@ -33,7 +33,8 @@ def anomaly_cost(
     """The way of the data, from the source tables to the sinks, as one statement set.
 
     Args:
-        t_env: has the tables otlp_spans, otlp_metrics, otlp_logs (line BYTES) and what ``charges`` reads.
+        t_env: has the tables otlp_spans, otlp_metrics, otlp_logs, incident_feedback (line BYTES) and what ``charges``
+            reads.
         charges: a call of the table function collect_charges, with its table, as source.create tells it.
         outputs: where the tables go.
         stages: the functions with memory, and how charges are read.
@@ -41,7 +42,7 @@ def anomaly_cost(
     """
     stages.register(t_env)
     run_sql(t_env, "views", "1*", charges=charges)
-    for view in ("collected_spans", "collected_metrics", "collected_logs", "collected_charges"):
+    for view in ("collected_spans", "collected_metrics", "collected_logs", "collected_charges", "collected_feedback"):
         materialise(t_env, view)
 
     run_sql(t_env, "views", "2[12]_*")  # assemble

@@ -11,9 +11,9 @@ from datetime import datetime
 
 from jobs.errors import JobError, UsageError
 
-TOPICS = ("otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges")
-# The others may be missing.
-_NEEDED = TOPICS[0]
+TOPICS = ("otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges", "incident_feedback")
+# The others may be missing; nobody has to be told that nobody says anything of incidents.
+_NEEDED, FEEDBACK = TOPICS[0], TOPICS[4]
 
 # Read side by side. A partition that brings nothing for a while is waited for no more.
 _TELEMETRY = TOPICS[:3]
@@ -260,7 +260,7 @@ def check(source: KafkaInput) -> None:
 
 def _tell_missing(source: KafkaInput, present: Collection[str]) -> None:
     """Raises JobError where there are no spans; warns of what else is missing."""
-    missing = [topic for topic in TOPICS if topic not in present]
+    missing = [topic for topic in TOPICS if topic not in present and topic != FEEDBACK]
     if _NEEDED in missing:
         raise JobError(f"kafka://{source.servers}: no topic {_NEEDED}; create it, it may stay empty")
     if missing:

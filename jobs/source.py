@@ -23,7 +23,8 @@ def create(
     """Create the source tables; returns the call that reads the charges.
 
     Args:
-        t_env: gets otlp_spans, otlp_metrics, otlp_logs, what the charges are read from, and rejected_files (reject).
+        t_env: gets otlp_spans, otlp_metrics, otlp_logs, incident_feedback, what the charges are read from, and
+            rejected_files (reject).
         source: the topics, or the directory.
         cost_column: the FOCUS column that is attributed.
         scratch: the run's own folder, for the files of a directory that the engine is to read.

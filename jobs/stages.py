@@ -39,6 +39,7 @@ _BUNDLE_SIZE, _BUNDLE_TIME = "python.fn-execution.bundle.size", "python.fn-execu
 # What SQL calls, by name; what depends on the configuration is in Stages.collect.
 FUNCTIONS = {
     "collect_logs": collect.collect_logs,
+    "collect_feedback": collect.collect_feedback,
     "reject_columns": collect.reject_columns,
     "assemble": assemble.assemble,
     "meter": meter.meter,

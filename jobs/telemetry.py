@@ -24,12 +24,12 @@ from typing import BinaryIO
 
 import orjson
 
-from jobs.kafka import TOPICS
+from jobs.kafka import FEEDBACK, TOPICS
 from udfs.pure.otlp import MAX_REQUEST_BYTES
 from udfs.pure.reject import Code, reject
 
 # Folder of each stream -> its topic, by whose name rejects are told.
-FOLDERS = dict(zip(("traces", "metrics", "logs"), TOPICS, strict=False))
+FOLDERS = dict(zip(("traces", "metrics", "logs", "feedback"), (*TOPICS[:3], FEEDBACK), strict=True))
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 # Names of what is being written still, or of a folder's own.

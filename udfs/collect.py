@@ -19,6 +19,7 @@ from pyflink.table.udf import (
 
 from udfs import metrics
 from udfs.pure import bills, focus, otlp, rates
+from udfs.pure.feedback import collect_feedback as feedback_of
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.rates import Exchange
 from udfs.pure.resources import Resources
@@ -187,3 +188,11 @@ def reject_columns(reject: str) -> Iterator[tuple]:
     """A reject as JSON -> (stream, reason, payload, event_time_ms or NULL, reason_code)."""
     fields = orjson.loads(reject)
     yield fields["stream"], fields["reason"], fields["payload"], fields["event_time_ms"], fields["code"]
+
+
+@udtf(result_types=["STRING", "BYTES", "STRING"])
+def collect_feedback(line: bytes) -> Iterator[tuple]:
+    """What somebody said of incidents (BYTES) -> (said_key, said, NULL) or (NULL, NULL, reject)."""
+    found = feedback_of(line or b"")
+    if found:
+        yield found

@@ -61,11 +61,11 @@ class Rank(KeyedProcessFunction):
         self._is_restated = context.get_state(ValueStateDescriptor("is_restated", Types.BOOLEAN()))
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
-        kind, _, event_key, payload = row
+        kind, window_ms, event_key, payload = row
         if kind == PULSE:
             return
         if kind == FEEDBACK:
-            yield row
+            yield payload_row(kind, window_ms, event_key, payload)
             return
         if kind == CALL:
             now_ms = context.timer_service().current_processing_time()

@@ -22,6 +22,10 @@ with delivered as (
     from collected_charges
     where reject is not null
     union all
+    select reject
+    from collected_feedback
+    where reject is not null
+    union all
     select cast(payload as string) as reject
     from attributed
     where kind in ('late_charges', 'late_usage')

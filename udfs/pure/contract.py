@@ -246,7 +246,11 @@ _REJECTED_RECORDS = Table(
     key=("stream", "reason", "payload"),
     order=("stream", "reason", "payload"),
     columns=(
-        Column("stream", TEXT, "The input it came by: otlp_spans, otlp_metrics, otlp_logs or focus_charges"),
+        Column(
+            "stream",
+            TEXT,
+            "The input it came by: otlp_spans, otlp_metrics, otlp_logs, focus_charges or incident_feedback",
+        ),
         Column("reason", TEXT, "Why it could not be used, and what to do"),
         Column(
             "payload",

@@ -35,7 +35,8 @@ OPEN, CLOSED = "open", "closed"
 
 # What may be said of an incident, and what of that says that nobody is to be told of it.
 EXPECTED, PLANNED, FALSE_ALARM, FIXED = "expected", "planned", "false_alarm", "fixed"
-SILENCING = (EXPECTED, PLANNED, FALSE_ALARM)
+VERDICTS = (EXPECTED, PLANNED, FALSE_ALARM, FIXED)
+SILENCING = VERDICTS[:3]
 
 # Where the links to exemplars have the trace's id.
 TRACE_ID = "{trace_id}"

@@ -158,6 +158,8 @@ $$;
 grant usage on schema public to anomaly_cost_responder;
 grant select, insert on public.feedback to anomaly_cost_responder;
 
+comment on column public.rejected_records.stream is
+    'The input it came by: otlp_spans, otlp_metrics, otlp_logs, focus_charges or incident_feedback';
 comment on column anomaly_cost.restated.kind is 'ranked, unit_costs, incidents, allocations or charge_anomalies';
 comment on column anomaly_cost.restated.event_key is
     'The resource, or the incident; empty for ranked and unit_costs';
