@@ -149,7 +149,7 @@ def _comparable(name: str, rows: list[dict]) -> list[tuple]:
             return ""
         if pa.types.is_timestamp(field.type):
             return str(int(value.timestamp() * 1000))
-        if field.name == "explanation":
+        if field.name in ("explanation", "changes"):
             told = json.loads(value) if isinstance(value, str) else value
             return json.dumps(told, sort_keys=True)
         return repr(value) if isinstance(value, (float, list)) else str(value)

@@ -72,7 +72,7 @@ class _CollectSpans(_Collect):
         return otlp.collect_spans(line, self._resources)
 
     def records(self, fragments: dict[str, bytes]) -> int:
-        return sum(len(spans) for packed in fragments.values() for *_, spans in orjson.loads(packed)[1])
+        return sum(len(spans) for packed in fragments.values() for _, _, _, spans, *_ in orjson.loads(packed)[1])
 
 
 class _CollectMetrics(_Collect):

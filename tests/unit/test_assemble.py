@@ -239,7 +239,7 @@ def test_the_minute_is_that_of_the_first_span() -> None:
 
 def test_more_than_is_known_of_does_not_break_it() -> None:
     service, pod, row = span("x", "", "s", 0, 10)
-    longer = orjson.dumps(["spans", [[service, pod, "node", [[*row, 1.0, "more", 7]], "more"]], "more"])
+    longer = orjson.dumps(["spans", [[service, pod, "node", [[*row, 1.0, "more", 7]], "", "more"]], "more"])
     assert a.assemble("t", [longer]) == a.assemble("t", [fragment((service, pod, row))])
 
 

@@ -30,7 +30,7 @@ FILES = sorted(
 )
 
 # docs/interface.md, section 1.
-INPUT_TOPICS = {"otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges"}
+INPUT_TOPICS = {"otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges", "incident_feedback"}
 
 # The job's own metrics: the group anomaly_cost of an operator.
 JOB_METRICS = {

@@ -135,7 +135,7 @@ def test_a_window_of_an_earlier_version_is_ranked_as_it_was() -> None:
     assert len(stage._states["map", "incidents"]) == 3
     key, versions = next(iter(held["map incidents"].items()))
     [payload] = pickle.loads(versions)
-    stage._take(stage._function.process_element(Row("incidents", 1, "one more", payload), stage))
+    stage._take(stage._function.process_element(Row("incidents", 1, "60000", payload), stage))
     stage.fire()
     assert len(stage._states["map", "incidents"]) == 4
     assert orjson.loads(payload)

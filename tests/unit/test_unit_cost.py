@@ -171,7 +171,7 @@ def test_a_window_s_unit_costs_are_sent_as_they_change(case: Case) -> None:
     billed = [packed([allocation(service, cost)]) for cost in ("5", "7")]
 
     def take(kind: str, payload: bytes, change: RowKind = RowKind.INSERT) -> None:
-        row = Row(kind, WINDOW_MS, "node", payload)
+        row = Row(kind, WINDOW_MS, str(WINDOW_MS), payload)
         row.set_row_kind(change)
         assert list(rank.process_element(row, stage)) == []
 

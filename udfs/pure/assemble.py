@@ -1,8 +1,9 @@
 """assemble: the fragments of one trace -> one packed trace, and back.
 
 Grain: one trace. A packed trace is a header (JSON: the trace's id, the start of its first span,
-its vocabulary, the hosts of its pods, and its weight if that isn't 1) and an array of SPAN rows, parents before
-children. The root (its row is not always the first) is the earliest span without a parent in the trace.
+its vocabulary, the hosts of its pods, and, where they tell anything, its weight and the versions
+that its pods run) and an array of SPAN rows, parents before children. The root (its row is not
+always the first) is the earliest span without a parent in the trace.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Trace(NamedTuple):
     pods: list[str]  # service, pod
     hosts: list[str]  # (pods,) the resource that each runs on, "" = unknown
     spans: np.ndarray  # (spans,) of SPAN
+    versions: list[str]  # (pods,) what each runs, "" = unknown
     weight: float = 1.0  # how many traces it stands for, at least 1: those that a sampler left out are like it
 
 
@@ -67,6 +69,7 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
     rows: dict[str, Span] = {}
     logs: set[tuple] = set()
     hosts: dict[str, str] = {}
+    versions: dict[str, str] = {}
     counts: dict[str, float] = {}  # what samplers say, by span
     for fragment in fragments:
         what, groups = orjson.loads(fragment)[:2]
@@ -77,6 +80,8 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
             service, pod, host = group[:3]
             name = service + SEPARATOR + pod
             hosts[name] = max(host, hosts.get(name, ""))
+            if len(group) > 4 and group[4]:
+                versions[name] = max(group[4], versions.get(name, ""))
             for span in group[3]:
                 span_id, parent, operation, kind, error, start, end, peer = span[:8]
                 if len(span) > 8:
@@ -89,7 +94,7 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
         return None
     spans = sorted(rows.values())
     start_ns = spans[0][0]
-    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs, hosts, counts)
+    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs, hosts, versions, counts)
 
 
 def _pack(
@@ -98,6 +103,7 @@ def _pack(
     spans: list[Span],
     logs: set[tuple],
     hosts: Mapping[str, str],
+    versions: Mapping[str, str],
     counts: Mapping[str, float],
 ) -> bytes:
     tree = call_tree(spans)
@@ -144,8 +150,10 @@ def _pack(
     parts = [trace_id, start_ns, row_of[root], list(operations), list(pods), [hosts[name] for name in pods]]
     # A sampler decides on a trace at its root; some say so there alone, others on spans that came without their root.
     weight = counts.get(spans[root][1]) or max(counts.values(), default=1.0)
-    if weight > 1:
+    if weight > 1 or versions:
         parts.append(weight)
+    if versions:
+        parts.append([versions.get(name, "") for name in pods])
     header = orjson.dumps(parts)
     return b"".join([_HEADER_LENGTH.pack(len(header)), header, *body])
 
@@ -170,6 +178,9 @@ def unpack(packed: bytes) -> Trace:
     (length,) = _HEADER_LENGTH.unpack_from(packed)
     start = _HEADER_LENGTH.size
     trace_id, start_ns, root, operations, pods, *more = orjson.loads(packed[start : start + length])
-    hosts = more[0] if more else [""] * len(pods)
+    unknown = [""] * len(pods)
+    hosts = more[0] if more else unknown
+    weight = more[1] if len(more) > 1 else 1.0
+    versions = more[2] if len(more) > 2 else unknown
     spans = np.frombuffer(packed, SPAN, offset=start + length)
-    return Trace(trace_id, start_ns, root, operations, pods, hosts, spans, more[1] if len(more) > 1 else 1.0)
+    return Trace(trace_id, start_ns, root, operations, pods, hosts, spans, versions, weight)

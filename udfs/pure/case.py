@@ -16,6 +16,7 @@ import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.evidence import Clues, Level, level, weighed
+from udfs.pure.pods import Change
 from udfs.pure.predict import Prediction, Predictor, Usual
 from udfs.pure.recurrence import Recurring
 from udfs.pure.tokens import Tokens, rows_of_traces
@@ -74,6 +75,7 @@ class Case:
     thresholds: np.ndarray | None = None  # (services,) of alpha, under the policy ema
     recurring: Recurring = Recurring({}, 0)
     counted: frozenset[tuple[str, str]] = frozenset()  # what of this minute is in ``recurring``
+    changes: Mapping[str, list[Change]] = field(default_factory=dict)  # at each service, in the hour before
     believed: Believed | None = None  # None until it is told
     part: int = 0  # see ``parts``
     is_final: bool = False  # it is not told anew, unless something of it comes late
@@ -94,7 +96,7 @@ class Case:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of an earlier release, whose traces stood for themselves alone, too."""
-        self.__dict__.update({"weight": np.ones(len(state["trace_ids"]))} | state)
+        self.__dict__.update({"weight": np.ones(len(state["trace_ids"])), "changes": {}} | state)
 
     @cached_property
     def trace(self) -> np.ndarray:

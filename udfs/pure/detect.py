@@ -216,7 +216,7 @@ class Detector(Generic[Told]):
     def _judge(self, minute_ms: int, frame: Frame, reading: Reading, asked_of_use: Mapping[str, float]) -> Told:
         base, beliefs = self._baselines, self._beliefs
         is_warming = self._is_warming(frame, reading)
-        pods = self._pods.enter(minute_ms, frame.pods, frame.hosts, base.services)
+        pods = self._pods.enter(minute_ms, frame.pods, frame.hosts, base.services, frame.versions)
         renewed = self._pods.renewed(minute_ms, pods[frame.pod], reading.service, base.service_since)
         clues = clues_of(base, frame, reading, renewed)
         here = np.union1d(reading.service, clues.services())  # services of this minute
@@ -289,6 +289,7 @@ class Detector(Generic[Told]):
             depth=frame.depth,
             work=work._replace(piece=np.searchsorted(here, work.piece // PIECES) * PIECES + work.piece % PIECES),
             unexplained=self._usage.unexplained[here],
+            changes=self._pods.changes(minute_ms),
         )
 
     def _observe_loops(

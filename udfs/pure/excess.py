@@ -16,6 +16,7 @@ def tell(result: MinuteResult, case: Case) -> None:
 
     excess_usage: {service: {dimension: usage of the work that such traces don't do, or do else}}.
     unexplained_usage: {dimension: [use of the culprit beyond what all its work explains, its variance]}.
+    changes: [[what changed at the culprit in the hour before, when, from what, to what]], see ``pods``.
     recurrence: [minutes of the last 30 days, this one with them, of so many].
     """
     if not result.incidents:
@@ -28,6 +29,7 @@ def tell(result: MinuteResult, case: Case) -> None:
         if culprit in case.services:
             unexplained = case.unexplained[case.services.index(culprit)]
         incident["unexplained_usage"] = {d: of.tolist() for d, of in zip(DIMENSIONS, unexplained) if of.any()}
+        incident["changes"] = case.changes.get(culprit, [])
         kind = most(incident["kinds"])[0]
         incident["recurrence"] = case.recurring.of(culprit, kind, (culprit, kind) in case.counted)
 

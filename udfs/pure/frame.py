@@ -40,12 +40,8 @@ class Frame:
             [trace.operations for trace in traces], spans["operation"], self.trace
         )
         self.pods, self.pod = _joined([trace.pods for trace in traces], spans["pod"], self.trace)
-        host_of: dict[str, str] = {}
-        for trace in traces:
-            for pod, host in zip(trace.pods, trace.hosts, strict=True):
-                if host > host_of.get(pod, ""):
-                    host_of[pod] = host
-        self.hosts = [host_of.get(pod, "") for pod in self.pods]  # (pods,) "" = unknown
+        self.hosts = self._greatest([trace.hosts for trace in traces])  # (pods,) "" = unknown
+        self.versions = self._greatest([trace.versions for trace in traces])  # (pods,) "" = unknown
         self.start_ms = spans["start_ns"] / NS_PER_MS  # since the trace's first span
         self.duration_ms = spans["duration_ns"] / NS_PER_MS
         self.own_ms = spans["own_ns"] / NS_PER_MS
@@ -58,6 +54,15 @@ class Frame:
         self.is_answered = (flags & IS_ANSWERED) > 0
         self.has_erring_child = self.is_parent_of(self.is_error)
         self.failed = ((flags & OWN_ERROR) > 0) | ((spans["error_logs"] > 0) & ~self.has_erring_child)
+
+    def _greatest(self, told: list[list[str]]) -> list[str]:
+        """Of each pod, the greatest of what its traces tell.  # (pods,)  told: of each trace and pod of it"""
+        found: dict[str, str] = {}
+        for trace, of_pods in zip(self.traces, told, strict=True):
+            for pod, value in zip(trace.pods, of_pods, strict=True):
+                if value > found.get(pod, ""):
+                    found[pod] = value
+        return [found.get(pod, "") for pod in self.pods]
 
     def is_parent_of(self, rows: np.ndarray) -> np.ndarray:
         """Whether each span has a child among ``rows`` (bool).  # (spans,)"""

@@ -374,6 +374,7 @@ class _Resource(NamedTuple):
     pod_name: str  # "namespace/pod", or the bare pod name; the container's id where no pod is named
     container: str
     resource_id: str
+    version: str = ""  # service.version
 
     @property
     def pod(self) -> str:
@@ -394,7 +395,7 @@ class _Resource(NamedTuple):
 
 
 _RESOURCE_KEYS = frozenset(
-    "service.name service.namespace k8s.pod.uid k8s.pod.name k8s.namespace.name container.id"
+    "service.name service.namespace service.version k8s.pod.uid k8s.pod.name k8s.namespace.name container.id"
     " container.name k8s.container.name".split()
 )
 
@@ -444,6 +445,7 @@ def _read_resource(pairs: object, resources: Resources) -> _Resource:
         pod_name=_qualified(found.get("k8s.namespace.name"), pod_name) if found.get("k8s.pod.name") else pod_name,
         container=first("k8s.container.name", "container.name", "container.id"),
         resource_id=resources.billed_as(found),
+        version=found.get("service.version", ""),
     )
 
 
@@ -519,7 +521,8 @@ def collect_spans(
 ) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
     """Spans of one request: (fragments by trace id, owners by pod, rejects).
 
-    A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...]], ...]]`` with span =
+    A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...], version], ...]]`` (the version of the
+    service, where it tells one) with span =
     ``[span_id, parent_span_id or "", operation, kind 0..5, error 0|1, start_ns, end_ns, peer or
     ""]``, and last, where a sampler says so, how many spans it stands for; ids in lower-case hex,
     ``unknown_service`` where the emitter names none, "" for unknown
@@ -543,9 +546,10 @@ def collect_spans(
                 if type(raw_trace_id) is not str or raw_trace_id not in by_trace:
                     trace_id = _hex_id(raw_trace_id, 32, "traceId")
                     by_trace[raw_trace_id] = []
-                    traces.setdefault(trace_id, []).append(
-                        [service, resource.pod, resource.resource_id, by_trace[raw_trace_id]]
-                    )
+                    group = [service, resource.pod, resource.resource_id, by_trace[raw_trace_id]]
+                    if resource.version:
+                        group.append(resource.version)
+                    traces.setdefault(trace_id, []).append(group)
                 by_trace[raw_trace_id].append(row)
             except RejectedRecord as error:
                 span = span if type(span) is dict else otlp_proto.span(span, _SPAN_KEYS)
