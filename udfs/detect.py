@@ -8,6 +8,7 @@ from abc import abstractmethod
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 import orjson
@@ -22,6 +23,7 @@ from udfs.pure.ahead import OpenMinutes
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import EPISODES, Detector
+from udfs.pure.feedback import FalseAlarm, false_alarm
 from udfs.pure.horizon import SKEW_MS, clock_at, latest
 from udfs.pure.pace import Pace, Progress
 from udfs.pure.predict import ModelsOfWorker
@@ -30,7 +32,7 @@ from udfs.pure.versioned import Kept
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
 from udfs.traces import Traces
 
-TRACES, USAGE = "traces", "usage"
+TRACES, USAGE, FEEDBACK = "traces", "usage", "feedback"
 AHEAD_TRACES = "ahead_traces"
 
 # How long usage is kept for traces that come late.
@@ -53,7 +55,8 @@ _log = logging.getLogger(__name__)
 class Detect(KeyedProcessFunction):
     """Rows (kind, time_ms, frame) -> the case of each minute, once its time has passed.
 
-    A frame holds packed traces of a minute, or the usage of a bucket, one a line in any order.
+    A frame holds packed traces of a minute, or the usage of a bucket, one a line in any order; or what somebody said of
+    incidents: of a false alarm is learnt with the first minute after it was said.
     State: the frames not yet worked off; the detector with its baselines, episodes and thresholds; and the
     judged minutes that it will emit once more. A minute is compared with what earlier minutes gave, and only then
     learnt from. The models are the worker's, loaded once; which one judges a minute is a matter of event time.
@@ -81,11 +84,16 @@ class Detect(KeyedProcessFunction):
         # Version 1 kept the object itself. It is never read: its classes may be gone.
         self._old_detector = context.get_state(ValueStateDescriptor("detector", Types.PRIMITIVE_ARRAY(Types.BYTE())))
         self._pending = context.get_map_state(MapStateDescriptor("pending", Types.LONG(), Types.PICKLED_BYTE_ARRAY()))
+        self._said = context.get_map_state(MapStateDescriptor("said", Types.STRING(), Types.STRING()))
+        self._alarms: list[FalseAlarm] | None = None  # in memory, in their order
         # The buckets that were read lately, each as (its frame, minute -> usage): a copy of what is in state.
         self._buckets: dict[int, tuple[str, dict[str, Usage]]] = {}
 
     def _step(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
+        for alarm in self._false_alarms():
+            if alarm.given_ms <= minute_ms:
+                detector.admit(alarm)
         for due in detector.due(minute_ms):
             detector.pending[due] = self._pending.get(due)
             self._pending.remove(due)
@@ -93,6 +101,16 @@ class Detect(KeyedProcessFunction):
         self._keep_pending(detector)
         for case in cases:
             yield from self._rows(case)
+
+    def _take_feedback(self, said: str) -> None:
+        self._said.put(_key_of(said), said)
+        self._alarms = None
+
+    def _false_alarms(self) -> list[FalseAlarm]:
+        if self._alarms is None:
+            found = [false_alarm(key, said) for key, said in self._said.items()]
+            self._alarms = sorted(alarm for alarm in found if alarm)
+        return self._alarms
 
     def _stepped(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[Case]:
         """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
@@ -175,6 +193,9 @@ class DetectAtEnd(Detect):
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
+        if kind == FEEDBACK:
+            self._take_feedback(frame)
+            return
         frames = self._frames[kind]
         if frames.get(time_ms) is None:
             context.timer_service().register_event_time_timer(END_OF_INPUT)
@@ -293,6 +314,9 @@ class DetectAsItComes(Detect):
         if kind == PULSE:
             if not self._is_started and self._progress.value():
                 self._clock.tick(context)
+            return
+        if kind == FEEDBACK:
+            self._take_feedback(frame)
             return
         self._clock.tick(context)
         progress = self._progress_at(context)
@@ -502,3 +526,7 @@ def _by_minute(frame: str) -> dict[str, Usage]:
             for dimension, used in by_dimension.items():
                 into[dimension] = into.get(dimension, 0.0) + used
     return minutes
+
+
+def _key_of(said: str) -> str:
+    return blake2b(said.encode(), digest_size=16).hexdigest()

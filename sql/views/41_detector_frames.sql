@@ -1,4 +1,4 @@
--- detect: what the detector reads, a row for each minute of traces and each bucket of usage.
+-- detect: what the detector reads, a row for each minute of traces, each bucket of usage, and what is said.
 -- grain: one (kind, time_ms) a row; key: both
 create temporary view detector_frames as
 select
@@ -13,3 +13,7 @@ select
     listagg(metered, u&'\000A') as frame
 from usage_owned
 group by bucket_ms
+union all
+select 'feedback' as kind, cast(0 as bigint) as time_ms, cast(said as string) as frame
+from collected_feedback
+where said is not null

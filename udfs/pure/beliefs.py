@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from udfs.pure.channels import CHANNELS, OWN
+from udfs.pure.channels import CHANNELS, KINDS, OWN, REPEAT
 from udfs.pure.episodes import Episodes
 from udfs.pure.evidence import STRENGTHS, Level
 
@@ -58,6 +58,14 @@ class Beliefs:
         asked = self._loops.threshold()[:, 0]
         self._loops.step(minute_ms, operation, weight[:, None, None])
         return asked
+
+    def admit(self, kind: str, services: np.ndarray, pods: np.ndarray, operations: np.ndarray, minutes: int) -> None:
+        """So many minutes of episodes of a kind were none, in these services, pods and operations."""
+        channels = [channel for channel in range(CHANNELS) if KINDS[channel] == kind]
+        self._services.admit(services, channels, minutes)
+        self._pods.admit(pods, channels, minutes)
+        if REPEAT in channels:
+            self._loops.admit(operations, [0], minutes)
 
     def at(
         self, minute_ms: int, services: np.ndarray, pods: np.ndarray, loops: np.ndarray

@@ -22,11 +22,12 @@ from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.baselines import Baselines
 from udfs.pure.beliefs import Beliefs
 from udfs.pure.case import Believed, Case, Cells, cells_of
-from udfs.pure.channels import CHANNELS, THRESHOLD
+from udfs.pure.channels import CHANNELS, KINDS, OVERUSE, THRESHOLD
 from udfs.pure.counts import made_by
 from udfs.pure.embed import tokens
 from udfs.pure.episodes import LONE
 from udfs.pure.evidence import STRENGTHS, Clues, clues_of
+from udfs.pure.feedback import FalseAlarm
 from udfs.pure.frame import Frame
 from udfs.pure.impact import Impact
 from udfs.pure.judge import accused_of, judge, log_odds_of
@@ -102,6 +103,7 @@ class Detector(Generic[Told]):
         self._beliefs = Beliefs(LAG_MINUTES)
         self._impact = Impact()
         self._minutes = 0
+        self._admitted: set[str] = set()  # keys of false alarms
         self._judged: list[int] = []  # minutes to be told anew, ascending
         self.pending: dict[int, Case] = {}  # these, as far as they are at hand
         self.weights = np.zeros(0)  # (spans,) how far each span of the last minute taught
@@ -110,7 +112,10 @@ class Detector(Generic[Told]):
         return {k: v for k, v in self.__dict__.items() if k not in ("predictor", "tell", "pending", "weights")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, predictor=Usual(), tell=judge, pending={}, weights=np.zeros(0))
+        """Of an earlier release, whom nobody told of false alarms, too."""
+        self.__dict__.update(
+            {"_admitted": set()} | state, predictor=Usual(), tell=judge, pending={}, weights=np.zeros(0)
+        )
 
     # ---- the protocol ---------------------------------------------------------------------------
 
@@ -146,6 +151,23 @@ class Detector(Generic[Told]):
         if minute_ms in self._judged:
             self.pending[minute_ms] = copy.pending[minute_ms]
         return result
+
+    def admit(self, alarm: FalseAlarm) -> None:
+        """Take in that nothing was wrong when a culprit was seen: from now on more is asked of it. Each alarm once."""
+        if alarm.key in self._admitted:
+            return
+        self._admitted.add(alarm.key)
+        base, pods = self._baselines, self._pods
+        service = base.services.get(alarm.culprit)
+        if service < 0:
+            return
+        of_service = np.array([service])
+        operations = np.flatnonzero([name.split(SEPARATOR)[0] == alarm.culprit for name in base.operations.names])
+        for kind, minutes in self._impact.on(alarm.of_ms, alarm.culprit).items():
+            if alarm.kind in (None, kind):
+                self._beliefs.admit(kind, of_service, np.flatnonzero(pods.service == service), operations, minutes)
+                if kind == KINDS[OVERUSE]:
+                    self._usage.admit(service, minutes)
 
     def ahead(self) -> Detector[Told]:
         """A copy that may step minutes which aren't over: what it has to tell anew is of those that are at hand."""

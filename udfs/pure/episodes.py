@@ -9,6 +9,7 @@ and what turned out to stand alone loses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,6 +130,10 @@ class Episodes:
     def threshold(self) -> np.ndarray:
         """By how much a subject's evidence has to be greater than elsewhere, in nats.  # (subjects, channels)"""
         return self._guard.excess()
+
+    def admit(self, rows: np.ndarray, channels: Sequence[int], minutes: int) -> None:
+        """So many minutes of an episode were none: see Guard.admit."""
+        self._guard.admit(rows[rows < len(self.now)], channels, minutes)
 
     def step(self, minute_ms: int, subject: np.ndarray, weights: np.ndarray, counts: np.ndarray | float = 1.0) -> None:
         """Take in a minute. subject: (n,), weights: (n, channels, strengths) nats of its traces.

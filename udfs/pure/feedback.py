@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from udfs.pure.follow import VERDICTS
+from udfs.pure.follow import FALSE_ALARM, VERDICTS
 from udfs.pure.reject import Code, RejectedRecord, reject, shown
 
 STREAM = "incident_feedback"
@@ -75,3 +75,29 @@ def _time(record: dict, name: str) -> int | None:
         return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
     except (TypeError, ValueError, OverflowError):
         raise RejectedRecord(f"{name} {shown(value)} is no time as 2026-11-29T10:30:00Z") from None
+
+
+class FalseAlarm(NamedTuple):
+    """Nothing was wrong when a culprit was seen."""
+
+    given_ms: int  # when that was said
+    key: str  # of what was said
+    culprit: str
+    kind: str | None  # None = of any
+    of_ms: int  # on the day of this time
+
+
+def false_alarm(key: str, said: bytes | str) -> FalseAlarm | None:
+    """What the detector is to learn of something said; None where that is nothing, or nobody knows when it was said."""
+    row = orjson.loads(said)
+    if row["verdict"] != FALSE_ALARM or not row["given_at"]:
+        return None
+    if not row["incident_id"]:
+        return FalseAlarm(row["given_at"], key, row["otel_service_name"], row["anomaly_kind"], row["given_at"])
+    window, _, rest = row["incident_id"].partition("/")
+    culprit = rest.rpartition("/")[0]
+    try:
+        of_ms = int(datetime.fromisoformat(window).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
+    return FalseAlarm(row["given_at"], key, culprit, row["anomaly_kind"], of_ms)

@@ -9,6 +9,8 @@ believed to be in an episode teach nothing, and evidence is lowered by EVIDENCE_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from udfs.pure.baseline import grown
@@ -44,6 +46,12 @@ class Guard:
         """By how much evidence is to be lowered, in nats, at least 0.  # (subjects, channels)"""
         mean = (self._sum + PRIOR_MINUTES) / (self._minutes + PRIOR_MINUTES)
         return np.log(np.maximum(mean, 1.0))
+
+    def admit(self, rows: np.ndarray, channels: Sequence[int], minutes: int) -> None:
+        """Take in that nothing was wrong in so many minutes in which all seemed clear: somebody says so."""
+        at = np.ix_(rows, np.array(channels))
+        self._sum[at] += min(minutes, MEMORY_MINUTES) * np.exp(EVIDENCE_MAX)
+        self._minutes[at] += min(minutes, MEMORY_MINUTES)
 
     def learn(self, evidence: np.ndarray, heard: np.ndarray, ill: np.ndarray) -> None:
         """Take in a minute, after it was judged. evidence: (subjects, channels) as it was before it was lowered;

@@ -37,6 +37,10 @@ class Impact:
             self._recurrence.count(minute_ms, culprit, kind)
         return counted
 
+    def on(self, time_ms: int, culprit: str) -> dict[str, int]:
+        """Minutes by kind in which a culprit was seen on the day of a time."""
+        return self._recurrence.on(time_ms, culprit)
+
     def recurring(self) -> Recurring:
         """How often each incident came by now."""
         return self._recurrence.by_now()

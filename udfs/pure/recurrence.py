@@ -43,6 +43,11 @@ class Recurrence:
         day = minute_ms // DAY_MS
         days[day] = days.get(day, 0) + 1
 
+    def on(self, time_ms: int, culprit: str) -> dict[str, int]:
+        """Minutes by kind in which a culprit was seen on the day of a time."""
+        day = time_ms // DAY_MS
+        return {kind: days[day] for (name, kind), days in self._minutes.items() if name == culprit and day in days}
+
     def by_now(self) -> Recurring:
         """Minutes of the last 30 days."""
         return Recurring({key: sum(days.values()) for key, days in self._minutes.items()}, sum(self._observed.values()))

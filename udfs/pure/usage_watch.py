@@ -207,6 +207,12 @@ class UsageWatch:
             (self._asked[0], rows, own), (self._asked[1], service, shared)))  # fmt: skip
         return dict(zip(self.pods.names, np.where(own.max(axis=1) >= shared.max(axis=1), by_pod, by_service).tolist()))
 
+    def admit(self, service: int, minutes: int) -> None:
+        """So many minutes of over-use of a service and its pods were none: see Guard.admit."""
+        dimensions = list(range(len(DIMENSIONS)))
+        self._guards[0].admit(np.flatnonzero(self._pod_service == service), dimensions, minutes)
+        self._guards[1].admit(np.array([service]), dimensions, minutes)
+
     def work_costs(self) -> np.ndarray:
         """Use of one call of each operation slot, and last of one call that a service makes.
 
