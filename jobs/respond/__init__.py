@@ -1,0 +1,1 @@
+"""respond: tells people and programs of incidents, by a policy, beside the job."""

@@ -1,0 +1,246 @@
+"""Tell people and programs of incidents, by a policy, as they open, cost more, are restated and end.
+
+    python -m jobs.respond --tables postgresql://USER@HOST/DATABASE --policy FILE [--once] [--feedback-to kafka://HOST:PORT]
+
+It runs beside the job and reads the table incidents; docs/respond.md has the policy and what each receiver gets. Of
+several copies one works, and another goes on where that ends. Passwords and keys come from the environment.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+
+import psycopg
+import requests
+from psycopg.conninfo import make_conninfo
+
+from jobs.arguments import Parser
+from jobs.errors import JobError, UsageError
+from jobs.kafka import FEEDBACK, servers
+from jobs.migrate import migrate
+from jobs.postgres import FORM, address
+from jobs.respond import queue
+from jobs.respond.feedback import forward
+from jobs.respond.policy import ALERTMANAGER, Policy, load
+from jobs.respond.receivers import Answer, post, request
+from jobs.respond.watch import decide
+
+# How often the table is looked at where nobody says that it changed, and how often Alertmanager is told again.
+_LOOK_S, _AGAIN_S = 5.0, 60.0
+# A database that doesn't answer is asked again after so long.
+_DATABASE_S = 5.0
+_SETTINGS: dict[str, str | int] = {
+    "application_name": "anomaly_cost respond",
+    "connect_timeout": 10,
+    "options": "-c timezone=UTC -c search_path=public",
+}
+
+_Results = SimpleQueue[tuple[queue.Queued, Answer] | None]
+
+
+class Respond:
+    """One copy at work on a connection, which commits each statement."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        policy: Policy,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        rng: random.Random | None = None,
+        tell: Callable[[str], None] = lambda line: print(f"respond: {line}", file=sys.stderr, flush=True),
+    ) -> None:
+        """now: the clock. rng: of the time between tries. tell: takes a line for people."""
+        self._connection, self._policy, self._now, self._tell = connection, policy, now, tell
+        self._rng = rng or random.Random()
+        self._away: set[str] = set()  # receivers whose last try failed
+        self._said_again_at = float("-inf")
+
+    def look(self) -> int:
+        """Decide what is to be told, and queue it; returns how many messages that are."""
+        now = self._now()
+        incidents = queue.incidents(self._connection)
+        told = queue.told(self._connection, [incident["incident_id"] for incident in incidents])
+        decision = decide(self._policy, incidents, told, now)
+        queue.write(self._connection, decision.told, decision.messages, now)
+        return len(decision.messages)
+
+    def send(self) -> None:
+        """Send what is due, to all receivers side by side, and to each in order."""
+        now = self._now()
+        waiting = {name: list(queue.due(self._connection, name, now)) for name in self._policy.receivers}
+        waiting = {name: messages for name, messages in waiting.items() if messages}
+        if not waiting:
+            return
+        results: _Results = SimpleQueue()
+        with ThreadPoolExecutor(len(waiting)) as threads:
+            for name, messages in waiting.items():
+                threads.submit(self._post_all, name, messages, results)
+            ends = 0
+            while ends < len(waiting):
+                result = results.get()
+                if result is None:
+                    ends += 1
+                else:
+                    self._note(*result)
+
+    def _post_all(self, name: str, messages: list[queue.Queued], results: _Results) -> None:
+        """Until one isn't taken: those behind it would fare no better."""
+        receiver = self._policy.receivers[name]
+        try:
+            with requests.Session() as session:
+                for queued in messages:
+                    now = self._now()
+                    # A message that is tried again is the same, but for an alert, which lasts from now on.
+                    at = now if receiver.kind == ALERTMANAGER else queued.created_at
+                    wanted = request(receiver, queued.message, queued.notification_id, at)
+                    answer = post(receiver, wanted, session, now)
+                    results.put((queued, answer))
+                    if not answer.taken and not answer.is_final:
+                        break
+        finally:
+            results.put(None)
+
+    def _note(self, queued: queue.Queued, answer: Answer) -> None:
+        name, now = queued.message.receiver, self._now()
+        if answer.taken:
+            queue.sent(self._connection, queued, now)
+            if name in self._away:
+                self._away.discard(name)
+                self._tell(f"{name} takes messages again")
+        elif answer.is_final:
+            queue.refused(self._connection, queued, answer.error)
+            self._tell(f"{name} refuses message {queued.notification_id}: {answer.error}")
+        else:
+            queue.failed(self._connection, queued, answer.error, answer.retry_after_s, now, self._rng)
+            if name not in self._away:
+                self._away.add(name)
+                self._tell(f"{name}: {answer.error}; its messages wait, and are tried again")
+
+    def say_again(self, clock_s: float) -> None:
+        """Tell those receivers again of what is open that forget what isn't said again."""
+        if clock_s - self._said_again_at < _AGAIN_S:
+            return
+        self._said_again_at = clock_s
+        for name, receiver in self._policy.receivers.items():
+            if receiver.kind == ALERTMANAGER and name not in self._away:
+                with requests.Session() as session:
+                    for message in queue.open_alerts(self._connection, name):
+                        post(receiver, request(receiver, message, 0, self._now()), session, self._now())
+
+
+def _connect(url: str) -> psycopg.Connection:
+    return psycopg.connect(make_conninfo("", **(_SETTINGS | address(url).connection)), autocommit=True)
+
+
+def _sender(url: str | None) -> Callable[[list[bytes]], None] | None:
+    """Sends records to the topic of feedback."""
+    if url is None:
+        return None
+    from kafka import KafkaProducer
+
+    bootstrap = servers(url).split(",")
+
+    def send(records: list[bytes]) -> None:
+        producer = KafkaProducer(bootstrap_servers=bootstrap)
+        try:
+            for sent in [producer.send(FEEDBACK, record) for record in records]:
+                sent.get(timeout=30)
+        finally:
+            producer.close()
+
+    return send
+
+
+def _work(connection: psycopg.Connection, policy: Policy, send: Callable | None, once: bool) -> None:
+    """Until the process is asked to end, or once."""
+    if not queue.lead(connection):
+        print("respond: another copy is at work, this one waits", file=sys.stderr, flush=True)
+        while not queue.lead(connection):
+            time.sleep(_DATABASE_S)
+    queue.begin(connection)
+    respond = Respond(connection, policy)
+    connection.execute("listen anomaly_cost_incidents")
+    print(
+        f"respond: tells {len(policy.receivers)} receivers by {len(policy.routes)} routes", file=sys.stderr, flush=True
+    )
+    while True:
+        respond.look()
+        respond.send()
+        respond.say_again(time.monotonic())
+        if send:
+            _forward(connection, send)
+        if once:
+            return
+        for _ in connection.notifies(timeout=_LOOK_S, stop_after=1):
+            pass
+
+
+_forward_failed = False
+
+
+def _forward(connection: psycopg.Connection, send: Callable[[list[bytes]], None]) -> None:
+    """What the broker doesn't take is sent the next time."""
+    from kafka.errors import KafkaError
+
+    global _forward_failed
+    try:
+        forward(connection, send)
+        _forward_failed = False
+    except (KafkaError, OSError, ValueError) as error:
+        if not _forward_failed:
+            print(f"respond: feedback waits: the broker does not take it ({type(error).__name__})", file=sys.stderr)
+        _forward_failed = True
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0; 2 for wrong use, 1 for what failed, 130 when interrupted; each with one line."""
+    parser = Parser(prog="python -m jobs.respond", description="Tell people and programs of incidents, by a policy.")
+    parser.add_argument("--tables", required=True, metavar="URL", help=f"{FORM}; the password comes from PGPASSWORD")
+    parser.add_argument("--policy", required=True, type=Path, metavar="FILE", help="TOML: receivers, routes, teams")
+    parser.add_argument("--once", action="store_true", help="look and send once, and end")
+    parser.add_argument("--feedback-to", metavar="URL", help="kafka://HOST:PORT of the job, for what people say")
+    try:
+        arguments = parser.parse_args(argv)
+        policy = load(arguments.policy)
+        send = _sender(arguments.feedback_to)
+        migrate(arguments.tables)
+        signal.signal(signal.SIGTERM, _interrupt)
+        is_away = False
+        while True:
+            try:
+                with _connect(arguments.tables) as connection:
+                    is_away = False
+                    _work(connection, policy, send, arguments.once)
+                return 0
+            except psycopg.OperationalError as error:
+                if arguments.once:
+                    raise JobError(f"{arguments.tables}: {str(error).strip().splitlines()[0]}") from None
+                if not is_away:
+                    is_away = True
+                    print("respond: the database does not answer; trying again", file=sys.stderr, flush=True)
+                time.sleep(_DATABASE_S)
+    except UsageError as error:
+        print(f"respond: {error}", file=sys.stderr)
+        return 2
+    except (JobError, psycopg.Error) as error:
+        print(f"respond: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("respond: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
