@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    import psycopg
 
 FORM = "postgresql://USER@HOST[:PORT]/DATABASE[?sslmode=…]"
 PORT = 5432
@@ -81,3 +85,24 @@ def address(url: str) -> Address:
         if name == "sslmode" and value not in _SSL_MODES:
             raise UsageError(f"{url!r}: sslmode must be one of {', '.join(_SSL_MODES)}")
     return Address(host, port, database, user, dict(query))
+
+
+def connection(url: str, application: str, **settings: str | int) -> psycopg.Connection:
+    """A connection of psycopg that commits each statement, in UTC.
+
+    application: as the server shows it. settings: of libpq, on top.
+
+    Raises:
+        UsageError: see ``address``.
+        psycopg.Error: the server doesn't answer or refuses.
+    """
+    # What only these need.
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    ours: dict[str, str | int] = {
+        "application_name": application,
+        "connect_timeout": 10,
+        "options": "-c timezone=UTC -c search_path=public",
+    }
+    return psycopg.connect(make_conninfo("", **(ours | address(url).connection | settings)), autocommit=True)

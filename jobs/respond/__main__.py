@@ -20,13 +20,13 @@ from queue import SimpleQueue
 
 import psycopg
 import requests
-from psycopg.conninfo import make_conninfo
 
 from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
 from jobs.kafka import FEEDBACK, servers
 from jobs.migrate import migrate
-from jobs.postgres import FORM, address
+from jobs.postgres import FORM
+from jobs.postgres import connection as connect
 from jobs.respond import queue
 from jobs.respond.feedback import forward
 from jobs.respond.policy import ALERTMANAGER, Policy, load
@@ -37,12 +37,6 @@ from jobs.respond.watch import decide
 _LOOK_S, _AGAIN_S = 5.0, 60.0
 # A database that doesn't answer is asked again after so long.
 _DATABASE_S = 5.0
-_SETTINGS: dict[str, str | int] = {
-    "application_name": "anomaly_cost respond",
-    "connect_timeout": 10,
-    "options": "-c timezone=UTC -c search_path=public",
-}
-
 _Results = SimpleQueue[tuple[queue.Queued, Answer] | None]
 
 
@@ -136,10 +130,6 @@ class Respond:
                         post(receiver, request(receiver, message, 0, self._now()), session, self._now())
 
 
-def _connect(url: str) -> psycopg.Connection:
-    return psycopg.connect(make_conninfo("", **(_SETTINGS | address(url).connection)), autocommit=True)
-
-
 def _sender(url: str | None) -> Callable[[list[bytes]], None] | None:
     """Sends records to the topic of feedback."""
     if url is None:
@@ -220,7 +210,7 @@ def main(argv: list[str]) -> int:
         is_away = False
         while True:
             try:
-                with _connect(arguments.tables) as connection:
+                with connect(arguments.tables, "anomaly_cost respond") as connection:
                     is_away = False
                     _work(connection, policy, send, arguments.once)
                 return 0
