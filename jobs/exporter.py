@@ -3,7 +3,7 @@
     python -m jobs.exporter --tables postgresql://USER@HOST/DATABASE [--port 9108] [--services 50]
 
 serves /metrics for Prometheus, in OpenMetrics where it asks for that. A scrape asks the tables, at most every ten
-seconds and for five seconds at most; where they don't answer there are no figures but anomaly_cost_up 0, for old figures
+seconds and for five seconds at most; where they don't answer there are no figures but anomaly_cost_up 0: old figures
 look like new ones. Money is in the currency that the label says, as a float; the tables have every decimal. Services
 beyond the costliest are together `__other__`.
 """
