@@ -67,7 +67,7 @@ def knowing(model: MaskedSpanModel, truth: pd.DataFrame) -> Detector[MinuteResul
             row |= {"is_anomalous": culprit is not None, "culprit_service_name": culprit,
                     "anomaly_kind": "anomaly" if culprit else None}  # fmt: skip
         affected = [[row["culprit_service_name"]] for row in result.verdicts if row["is_anomalous"]]
-        result.incidents = incidents(result.verdicts, affected)
+        result.incidents = incidents(result.verdicts, affected, [None] * len(affected))
         excess.tell(result, case)
         return result
 
