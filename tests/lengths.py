@@ -20,6 +20,7 @@ class Lengths:
         mutated_messages: through the whole job.
         fuzzed_records: for each kind of input, through the functions that read it.
         seeds: of the simulated worlds whose bills are allocated.
+        api_servers: of Kubernetes, on which actions are tried; the real one is built by Go.
     """
 
     kills: int
@@ -28,11 +29,13 @@ class Lengths:
     mutated_messages: int
     fuzzed_records: int
     seeds: tuple[int, ...]
+    api_servers: tuple[str, ...] = ("fake",)
 
 
 SHORT = Lengths(kills=1, engine_kills=1, away_s=5, mutated_messages=4_000, fuzzed_records=20_000, seeds=(21,))
 LONG = Lengths(
-    kills=20, engine_kills=5, away_s=60, mutated_messages=200_000, fuzzed_records=200_000, seeds=(21, 31, 41)
-)
+    kills=20, engine_kills=5, away_s=60, mutated_messages=200_000, fuzzed_records=200_000, seeds=(21, 31, 41),
+    api_servers=("fake", "real"),
+)  # fmt: skip
 
 LENGTHS = LONG if os.environ.get("ANOMALY_COST_LONG") else SHORT

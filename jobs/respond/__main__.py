@@ -12,11 +12,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import psycopg
 import requests
@@ -28,9 +29,11 @@ from jobs.migrate import migrate
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
 from jobs.respond import queue
+from jobs.respond.actions import Actions
 from jobs.respond.feedback import forward
-from jobs.respond.policy import ALERTMANAGER, Policy, load
-from jobs.respond.receivers import Answer, post, request
+from jobs.respond.kubernetes import Cluster, KubernetesCluster
+from jobs.respond.policy import ALERTMANAGER, Action, Policy, load
+from jobs.respond.receivers import Answer, asks, post, request
 from jobs.respond.watch import decide
 
 # How often the table is looked at where nobody says that it changed, and how often Alertmanager is told again.
@@ -50,10 +53,13 @@ class Respond:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         rng: random.Random | None = None,
         tell: Callable[[str], None] = lambda line: print(f"respond: {line}", file=sys.stderr, flush=True),
+        cluster: Callable[[], Cluster] = KubernetesCluster,
     ) -> None:
-        """now: the clock. rng: of the time between tries. tell: takes a line for people."""
+        """now: the clock. rng: of the time between tries. tell: takes a line for people. cluster: connects to
+        Kubernetes."""
         self._connection, self._policy, self._now, self._tell = connection, policy, now, tell
         self._rng = rng or random.Random()
+        self._actions = Actions(connection, policy, cluster, self._asked, tell)
         self._away: set[str] = set()  # receivers whose last try failed
         self._said_again_at = float("-inf")
 
@@ -62,9 +68,18 @@ class Respond:
         now = self._now()
         incidents = queue.incidents(self._connection)
         told = queue.told(self._connection, [incident["incident_id"] for incident in incidents])
-        decision = decide(self._policy, incidents, told, now)
+        burning = queue.burning(self._connection)
+        decision = decide(self._policy, incidents, told, now, burning)
         queue.write(self._connection, decision.told, decision.messages, now)
+        self._actions.look(incidents, now, burning)
         return len(decision.messages)
+
+    def _asked(self, action: Action, value: str, row: Mapping[str, Any], key: str) -> str | None:
+        """Ask a webhook; what it says if it doesn't."""
+        receiver = self._policy.receivers[action.receiver]
+        with requests.Session() as session:
+            answer = post(receiver, asks(receiver, action.name, value, row, key), session, self._now())
+        return None if answer.taken else answer.error
 
     def send(self) -> None:
         """Send what is due, to all receivers side by side, and to each in order."""

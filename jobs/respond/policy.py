@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from datetime import datetime, time
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
@@ -19,6 +19,8 @@ from jobs.errors import UsageError
 # From the least to the most urgent, in PagerDuty's words.
 SEVERITIES = ("info", "warning", "error", "critical")
 ALERTMANAGER = "alertmanager"
+SCALE, WEBHOOK = "scale", "webhook"
+ACTIONS = (SCALE, WEBHOOK)
 KINDS = (ALERTMANAGER, "pagerduty", "servicenow", "slack", "webhook")
 
 Incident = Mapping[str, Any]
@@ -87,6 +89,7 @@ class Route:
     teams: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
+    budgets: tuple[str, ...] = ()
     excess: Amounts = field(default_factory=dict)
     billed_excess: Amounts = field(default_factory=dict)
     projected: Amounts = field(default_factory=dict)
@@ -95,13 +98,14 @@ class Route:
     restated: bool = True
     quiet: Quiet | None = None
 
-    def matches(self, incident: Incident, team: str | None) -> bool:
-        """Whether the route tells of an incident."""
+    def matches(self, incident: Incident, team: str | None, burning: Set[str] = frozenset()) -> bool:
+        """Whether the route tells of an incident. burning: names of the budgets that will not last."""
         return (
             (not self.services or any(fnmatchcase(incident["otel_service_name"], glob) for glob in self.services))
             and (not self.teams or team in self.teams)
             and (not self.kinds or incident["anomaly_kind"] in self.kinds)
             and (not self.statuses or incident["cost_status"] in self.statuses)
+            and (not self.budgets or not burning.isdisjoint(self.budgets))
             and reaches(self.excess, incident, "excess_cost")
             and reaches(self.billed_excess, incident, "billed_excess_cost")
             and reaches(self.projected, incident, "projected_monthly_cost")
@@ -134,12 +138,57 @@ def reaches(amounts: Amounts, incident: Incident, column: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Action:
+    """What is done about which incidents.
+
+    Attributes:
+        conditions: which; by itself only of money that bills confirm.
+        kind: one of ACTIONS.
+        namespace, workload: of Kubernetes, {service} and {namespace} stand for the culprit's; of a scale.
+        replicas: +N, -N or N.
+        least, most: bounds of the replicas.
+        receiver: the webhook that is asked; of a webhook.
+        value, undo_value: what it is asked.
+        is_dry_run: nothing is changed.
+        most_per_hour: so many are begun within an hour.
+        approve_above: from which excess on a person has to allow it.
+        text: as the policy has it, for the record.
+    """
+
+    conditions: Route
+    kind: str
+    namespace: str = ""
+    workload: str = ""
+    replicas: str = ""
+    least: int = 1
+    most: int = 100
+    receiver: str = ""
+    value: str = ""
+    undo_value: str = ""
+    is_dry_run: bool = True
+    most_per_hour: int = 1
+    approve_above: Amounts = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.conditions.name
+
+    def needs_approval(self, incident: Incident) -> bool:
+        """Whether a person has to allow it. Money that nobody knows needs one, too."""
+        return bool(self.approve_above) and (
+            incident["excess_cost"] is None or reaches(self.approve_above, incident, "excess_cost")
+        )
+
+
+@dataclass(frozen=True)
 class Policy:
-    """Receivers by name, routes in their order, and globs of services by team."""
+    """Receivers by name, routes in their order, globs of services by team, and actions."""
 
     receivers: Mapping[str, Receiver]
     routes: tuple[Route, ...]
     teams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    actions: tuple[Action, ...] = ()
 
     def team_of(self, service: str) -> str | None:
         """The first team that has a service."""
@@ -154,9 +203,16 @@ _SECRETS = ("routing_key", "secret", "user", "password")
 _NEEDED = {"pagerduty": ("routing_key",), "webhook": ("secret",), "servicenow": ("user", "password")}
 _URLS = {"pagerduty": "https://events.pagerduty.com/v2/enqueue"}
 _ROUTE = {
-    "name", "receivers", "severity", "services", "teams", "kinds", "statuses", "excess", "billed_excess", "projected",
-    "escalate", "cooldown", "restated", "quiet",
+    "name", "receivers", "severity", "services", "teams", "kinds", "statuses", "budgets", "excess", "billed_excess",
+    "projected", "escalate", "cooldown", "restated", "quiet",
 }  # fmt: skip
+_ACTION = {
+    "name", "kind", "services", "teams", "kinds", "statuses", "budgets", "excess", "billed_excess", "projected",
+    "namespace", "workload", "replicas", "min_replicas", "max_replicas", "receiver", "value", "undo_value", "dry_run",
+    "most_per_hour", "approve_above",
+}  # fmt: skip
+_WORKLOAD = re.compile(r"(deployment|statefulset|replicaset)/[\w.{}-]+")
+_REPLICAS = re.compile(r"[+-]?\d{1,5}")
 _DURATION = re.compile(r"(\d{1,6}) ?(s|min|h|d)")
 _SECONDS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 
@@ -203,6 +259,18 @@ class _Table:
                 raise UsageError(f'{self.where}.{key}.{currency}: {amount!r} is no amount, as "12.50"') from None
         return found
 
+    def whole(self, key: str, default: int) -> int:
+        value = self.values.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UsageError(f"{self.where}.{key}: {value!r} must be a whole number from 0")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise UsageError(f"{self.where}.{key}: must be true or false")
+        return value
+
     def seconds(self, key: str, default: str) -> int:
         value = self.text(key, default)
         match = _DURATION.fullmatch(value)
@@ -238,7 +306,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Policy:
 
 
 def _policy(content: dict[str, Any], environment: Mapping[str, str]) -> Policy:
-    top = _Table(content, "policy", {"receivers", "routes", "teams"})
+    top = _Table(content, "policy", {"receivers", "routes", "teams", "actions"})
     receivers = {
         name: _receiver(name, _Table(values, f"receivers.{name}", _RECEIVER), environment)
         for name, values in _Table(top.values.get("receivers", {}), "receivers").values.items()
@@ -252,11 +320,18 @@ def _policy(content: dict[str, Any], environment: Mapping[str, str]) -> Policy:
         _route(_Table(values, f"routes[{number}]", _ROUTE), tuple(receivers), tuple(teams))
         for number, values in enumerate(routes)
     )
-    names = [route.name for route in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UsageError(f"routes: {twice[0]!r} is the name of two")
-    return Policy(receivers, found, teams)
+    written = top.values.get("actions", [])
+    if not isinstance(written, list):
+        raise UsageError("actions: write [[actions]]")
+    actions = tuple(
+        _action(_Table(values, f"actions[{number}]", _ACTION), receivers, tuple(teams))
+        for number, values in enumerate(written)
+    )
+    for what, names in (("routes", [route.name for route in found]), ("actions", [of.name for of in actions])):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UsageError(f"{what}: {twice[0]!r} is the name of two")
+    return Policy(receivers, found, teams, actions)
 
 
 def _receiver(name: str, table: _Table, environment: Mapping[str, str]) -> Receiver:
@@ -279,7 +354,6 @@ def _receiver(name: str, table: _Table, environment: Mapping[str, str]) -> Recei
 
 
 def _route(table: _Table, receivers: tuple[str, ...], teams: tuple[str, ...]) -> Route:
-    name = table.text("name")
     to = table.texts("receivers", receivers or ("nobody",))
     if not to:
         raise UsageError(f"{table.where}.receivers: there is none")
@@ -293,25 +367,63 @@ def _route(table: _Table, receivers: tuple[str, ...], teams: tuple[str, ...]) ->
         if not amounts:
             raise UsageError(f"{step.where}.excess: is missing")
         steps.append(Step(amounts, step.text("severity", among=SEVERITIES), step.texts("receivers", receivers)))
-    restated = table.values.get("restated", True)
-    if not isinstance(restated, bool):
-        raise UsageError(f"{table.where}.restated: must be true or false")
     return Route(
-        name=name,
         receivers=to,
         severity=table.text("severity", "warning", SEVERITIES),
-        services=table.texts("services"),
-        teams=table.texts("teams", teams or ("none is defined",)),
-        kinds=table.texts("kinds"),
-        statuses=table.texts("statuses", ("provisional", "billed", "corrected")),
-        excess=table.amounts("excess"),
-        billed_excess=table.amounts("billed_excess"),
-        projected=table.amounts("projected"),
+        **_conditions(table, teams),
         steps=tuple(steps),
         cooldown_s=table.seconds("cooldown", "10 min"),
-        restated=restated,
+        restated=table.flag("restated", True),
         quiet=_quiet(table) if "quiet" in table.values else None,
     )
+
+
+def _conditions(table: _Table, teams: tuple[str, ...]) -> dict[str, Any]:
+    """What routes and actions share."""
+    return {
+        "name": table.text("name"),
+        "services": table.texts("services"),
+        "teams": table.texts("teams", teams or ("none is defined",)),
+        "kinds": table.texts("kinds"),
+        "statuses": table.texts("statuses", ("provisional", "billed", "corrected")),
+        "budgets": table.texts("budgets"),
+        "excess": table.amounts("excess"),
+        "billed_excess": table.amounts("billed_excess"),
+        "projected": table.amounts("projected"),
+    }
+
+
+def _action(table: _Table, receivers: Mapping[str, Receiver], teams: tuple[str, ...]) -> Action:
+    kind = table.text("kind", among=ACTIONS)
+    conditions = Route(receivers=(), severity="info", **_conditions(table, teams))
+    if not conditions.statuses:  # a price that is provisional does nothing by itself
+        conditions = replace(conditions, statuses=("billed", "corrected"))
+    found = Action(
+        conditions=conditions,
+        kind=kind,
+        is_dry_run=table.flag("dry_run", True),
+        most_per_hour=table.whole("most_per_hour", 1),
+        approve_above=table.amounts("approve_above"),
+        text=dict(table.values),
+    )
+    if kind == WEBHOOK:
+        receiver = table.text("receiver", among=tuple(name for name, of in receivers.items() if of.kind == WEBHOOK))
+        return replace(found, receiver=receiver, value=table.text("value"), undo_value=table.text("undo_value"))
+    # Telemetry says what a service is called: who may be scaled is for the policy to say.
+    if not conditions.services:
+        raise UsageError(f"{table.where}.services: is missing, say which services may be scaled")
+    workload, replicas = table.text("workload"), table.text("replicas")
+    if not _WORKLOAD.fullmatch(workload):
+        raise UsageError(f"{table.where}.workload: {workload!r} must be as deployment/{{service}}")
+    if not _REPLICAS.fullmatch(replicas):
+        raise UsageError(f"{table.where}.replicas: {replicas!r} must be as +2, -1 or 3")
+    least, most = table.whole("min_replicas", 1), table.whole("max_replicas", 100)
+    if least > most:
+        raise UsageError(f"{table.where}.min_replicas: {least} is above max_replicas {most}")
+    return replace(
+        found, namespace=table.text("namespace", "{namespace}"), workload=workload, replicas=replicas, least=least,
+        most=most,
+    )  # fmt: skip
 
 
 def _quiet(table: _Table) -> Quiet:

@@ -73,6 +73,15 @@ def incidents(connection: psycopg.Connection) -> list[dict[str, Any]]:
         ).fetchall()
 
 
+def burning(connection: psycopg.Connection) -> frozenset[str]:
+    """Names of the budgets of the newest month that are spent, or will be before it ends."""
+    rows = connection.execute(
+        "select budget from public.budget_status where month = (select max(month) from public.budget_status)"
+        " and greatest(forecast_cost, billed_cost + provisional_cost) > amount"
+    ).fetchall()
+    return frozenset(name for (name,) in rows)
+
+
 def told(connection: psycopg.Connection, of: Sequence[str]) -> list[Told]:
     """What was told and isn't over, or is of these incidents."""
     with connection.cursor(row_factory=kwargs_row(_told)) as cursor:

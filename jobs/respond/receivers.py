@@ -220,21 +220,37 @@ def _escaped(text: str) -> str:
 
 
 def _webhook(receiver: Receiver, message: Message, number: int, now: datetime) -> Request:
-    """The signature is of the body, in hex, by HMAC-SHA256. The id is the same when it is sent again."""
+    data = {
+        "summary": summary(message),
+        "severity": message.severity,
+        "route": message.route,
+        "incident": dict(message.incident),
+    }
+    return _event(receiver, f"incident.{message.event}", message.thread, str(number), data, now)
+
+
+def asks(receiver: Receiver, action: str, value: str, row: Mapping[str, Any], key: str) -> Request:
+    """The request that asks a webhook for a value: a rate limit, a feature flag. key: the same when it is asked again.
+
+    row: of anomaly_cost.actions.
+    """
+    data = {"action": action, "value": value, "service": row["otel_service_name"], "why": row["why"],
+            "figures": row["figures"]}  # fmt: skip
+    what = "undo" if key.endswith("/undo") else "do"
+    return _event(receiver, f"action.{what}", row["incident_id"], key, data, row["requested_at"])
+
+
+def _event(receiver: Receiver, kind: str, subject: str, id_: str, data: Mapping[str, Any], now: datetime) -> Request:
+    """A CloudEvent. The signature is of the body, in hex, by HMAC-SHA256. The id is the same when it is sent again."""
     event = {
         "specversion": "1.0",
-        "id": str(number),
+        "id": id_,
         "source": "/anomaly-cost/respond",
-        "type": f"anomaly_cost.incident.{message.event}",
-        "subject": message.thread,
+        "type": f"anomaly_cost.{kind}",
+        "subject": subject,
         "time": now.isoformat(),
         "datacontenttype": "application/json",
-        "data": {
-            "summary": summary(message),
-            "severity": message.severity,
-            "route": message.route,
-            "incident": dict(message.incident),
-        },
+        "data": data,
     }
     body = orjson.dumps(event)
     signature = hmac.new(receiver.secrets["secret"].encode(), body, hashlib.sha256).hexdigest()

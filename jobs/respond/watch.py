@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -53,11 +53,17 @@ class Decision(NamedTuple):
     messages: list[Message]
 
 
-def decide(policy: Policy, incidents: Iterable[Incident], told: Iterable[Told], now: datetime) -> Decision:
+def decide(
+    policy: Policy,
+    incidents: Iterable[Incident],
+    told: Iterable[Told],
+    now: datetime,
+    burning: Set[str] = frozenset(),
+) -> Decision:
     """What is to be told now.
 
     incidents: rows of the table, all that are there or changed of late. told: all that isn't over, and what was told of
-    these incidents. Both are by route and thread.
+    these incidents. Both are by route and thread. burning: names of the budgets that will not last.
     """
     by_id = {incident["incident_id"]: incident for incident in incidents}
     decision = Decision([], [])
@@ -78,12 +84,12 @@ def decide(policy: Policy, incidents: Iterable[Incident], told: Iterable[Told], 
         elif incident is None:
             _add(decision, before, *_gone(route, here, now))
         else:
-            _add(decision, before, *_go_on(policy, route, here, incident, now))
+            _add(decision, before, *_go_on(policy, route, here, incident, now, burning))
     for incident in by_id.values():
         for route in policy.routes:
             if (route.name, incident["incident_id"]) in known or _is_told_of(known.values(), route, incident):
                 continue
-            opened = _open(policy, route, incident, incident["incident_id"], now)
+            opened = _open(policy, route, incident, incident["incident_id"], now, burning)
             if opened:
                 _add(decision, None, *opened)
     return decision
@@ -111,10 +117,11 @@ def _is_told_of(told: Iterable[Told], route: Route, incident: Incident) -> bool:
 
 
 def _open(
-    policy: Policy, route: Route, incident: Incident, thread: str, now: datetime
+    policy: Policy, route: Route, incident: Incident, thread: str, now: datetime, burning: Set[str]
 ) -> tuple[Told, list[Message]] | None:
     """Tell of it first, if the route does."""
-    if incident["is_silenced"] or not route.matches(incident, policy.team_of(incident["otel_service_name"])):
+    team = policy.team_of(incident["otel_service_name"])
+    if incident["is_silenced"] or not route.matches(incident, team, burning):
         return None
     step = route.steps_of(incident)
     severity = route.severity_at(step)
@@ -144,12 +151,14 @@ def _open(
     ]
 
 
-def _go_on(policy: Policy, route: Route, told: Told, incident: Incident, now: datetime) -> tuple[Told, list[Message]]:
+def _go_on(
+    policy: Policy, route: Route, told: Told, incident: Incident, now: datetime, burning: Set[str]
+) -> tuple[Told, list[Message]]:
     """What is new of an incident that was told."""
     told = replace(told, window_start=incident["window_start"], window_end=incident["window_end"], gone_since=None)
     if told.is_over:
         if not incident["is_silenced"] and incident["closed_at"] is None:  # it was seen again, or is no longer silenced
-            return _open(policy, route, incident, told.thread, now) or (told, [])
+            return _open(policy, route, incident, told.thread, now, burning) or (told, [])
         return _restate_after_end(policy, route, told, incident, now)
     severity = route.severity_at(max(told.step, route.steps_of(incident)))
     if incident["is_silenced"] or incident["closed_at"] is not None:

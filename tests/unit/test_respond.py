@@ -216,6 +216,12 @@ def test_conditions(tmp_path: Path, condition: str, is_told: bool) -> None:
     assert bool(Days(policy).look(incident())) == is_told
 
 
+def test_a_route_of_a_budget_holds_while_that_will_not_last(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, POLICY + 'budgets = ["payments"]')
+    for burning, is_told in ((set(), False), ({"others"}, False), ({"payments"}, True)):
+        assert bool(decide(policy, [incident()], [], NOW, burning).messages) == is_told
+
+
 def test_what_is_silenced_is_told_to_nobody_or_ended_and_told_when_it_no_longer_is(policy: Policy) -> None:
     assert Days(policy).look(incident(is_silenced=True)) == []
     days = Days(policy)
