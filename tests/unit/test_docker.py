@@ -126,6 +126,12 @@ def tables() -> duckdb.DuckDBPyConnection:
              "allocated_cost": cost, "billing_currency": "USD", "cost_status": status}
             for name, cost, status in (("cart", 3, "billed"), ("__unallocated__", 1, "provisional"))
         ],
+        "incidents": [
+            {"incident_id": name, "otel_service_name": name, "incident_state": state, "excess_cost": cost,
+             "evidence": f"{name} fails", "billing_currency": "USD", "opened_at": 1_740_960_000_000,
+             "last_seen_at": 1_740_960_000_000, "closed_at": 1_740_970_000_000 if state == "closed" else None}
+            for name, state, cost in (("cart", "closed", 9), ("web", "open", 3), ("checkout", "open", 4))
+        ],
         "ranked_anomalies": [
             {"anomaly_id": f"a{rank}", "otel_service_name": name, "rank": rank, "excess_cost": 5 - rank,
              "billing_currency": "USD", "exemplar_trace_ids": [f"first of {name}", "second"]}
@@ -138,6 +144,13 @@ def tables() -> duckdb.DuckDBPyConnection:
         # 2025-03-03T00:00 is the only time.
         filled = [{**row, "window_start": 1_740_960_000_000} for row in rows.get(name, [])]
         connection.register(name, pa.Table.from_pylist(filled, schema))
+    # Not the job's: its columns are the migration's.
+    [(_, body)] = re.findall(
+        r"create table public\.(budget_status) \((.+?)\n\)",
+        (DOCKER / "postgres" / "migrations" / "0011_budget_status.sql").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    connection.execute(f"create table budget_status ({body})".replace("(3)", ""))
     return connection
 
 
@@ -348,8 +361,11 @@ def test_panels_say_what_the_tables_say(tables: duckdb.DuckDBPyConnection) -> No
     def rows(title: str) -> list[tuple]:
         return tables.execute(without_macros(_targets("rawSql")[f"anomaly_cost: {title} A"]["rawSql"])).fetchall()
 
-    assert [row[:2] for row in rows("Ranked anomalies now")] == [(1, "checkout"), (2, "cart")]
-    assert rows("Ranked anomalies now")[0][11] == "first of checkout"
+    assert [row[:2] for row in rows("Ranked anomalies")] == [(1, "checkout"), (2, "cart")]
+    assert rows("Ranked anomalies")[0][11] == "first of checkout"
+    assert [row[:2] for row in rows("Incidents")] == [
+        ("open", "checkout fails"), ("open", "web fails"), ("closed", "cart fails"),
+    ]  # fmt: skip
     assert [(row[1], row[2]) for row in rows("Excess cost by culprit")] == [("cart", 3), ("checkout", 4)]
     assert rows("Excess cost") == [(7,)]
     assert rows("Cost") == [(4,)]
