@@ -222,8 +222,9 @@ def test_a_row_without_period_cost_or_currency_is_rejected_with_the_value(change
         *((unit, "Compute", "machine") for unit in (
             "Hours", "Hrs", "1 Hour", "Hour", "Instance-Hours")),
         ("Hours", "Networking", "other"),
+        *((unit, "Compute", "gpu") for unit in ("GPU-Hours", "Nvidia T4 GPU Hours", "GPU Hrs")),
         *((unit, "Compute", "other") for unit in (
-            "Seconds", "Months", "Units", "GPU-Hours", "GB-Months", "LCU-Hours", "IOPS-Months",
+            "Seconds", "Months", "Units", "GB-Months", "LCU-Hours", "IOPS-Months",
             "GiB/Second-Months", "Units/Hour", "Scenarios", "NULL", "")),
     ],
 )  # fmt: skip
@@ -233,6 +234,24 @@ def test_the_consumed_unit_decides_the_dimension(unit, category, expected):
     dimensions = [dimension for dimension, _ in charge["parts"]]
     assert dimensions == (["cpu", "memory"] if expected == "machine" else [expected])
     assert charge["per"] == ("hour" if expected in ("machine", "other") else "unit")
+
+
+def test_a_machine_with_gpus_is_split_by_their_list_price_too():
+    machine = collect_charge(row(SkuPriceDetails='{"CoreCount": 8, "MemorySize": "64 GiB", "GpuCount": 2}'))
+    parts = {dimension: Decimal(weight) for dimension, weight in machine["parts"]}
+    assert list(parts) == ["cpu", "memory", "gpu"] and sum(parts.values()) == 1
+    # By 8 * 0.031611 + 64 * 0.004237 + 2 * 0.95 USD an hour.
+    assert parts["gpu"] == Decimal("0.783810275010")
+    assert machine["machine"] == {"cpu": "8", "memory": str(64 * 2**30), "gpu": "2"}
+    for none in ('"GpuCount": 0', '"GpuCount": "many"', '"GpuCount": null'):
+        without = collect_charge(row(SkuPriceDetails=f'{{"CoreCount": 8, "MemorySize": 64, {none}}}'))
+        assert [dimension for dimension, _ in without["parts"]] == ["cpu", "memory"]
+
+
+def test_a_gpu_that_is_attached_to_a_machine_is_paid_for_by_the_hour():
+    attached = collect_charge(row(SkuMeter="Nvidia Tesla T4 GPU attached to Spot VMs", SkuPriceDetails=...))
+    assert attached["parts"] == [["gpu", "1"]] and attached["is_provisioned"] is True
+    assert collect_charge(row(ConsumedUnit="GPU-Hours"))["is_provisioned"] is False
 
 
 @pytest.mark.parametrize(

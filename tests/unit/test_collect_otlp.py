@@ -530,6 +530,39 @@ def test_labels_of_cadvisor_name_the_consumer_not_the_scraped_kubelet():
     assert key.split("\x1f")[1:] == ["", "shop/cart-1", "", "node-1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "unit", "value"),
+    [
+        ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "", 0.5),
+        ("DCGM_FI_DEV_GPU_UTIL", "", 0.005),
+        ("DCGM_FI_DEV_GPU_UTIL", "%", 0.005),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "exported_"])
+def test_labels_of_dcgm_name_the_pod_that_has_the_gpu(name: str, unit: str, value: float, prefix: str):
+    labels = {f"{prefix}namespace": "ml", f"{prefix}pod": "train-1", f"{prefix}container": "main"}
+    own = {"pod": "dcgm-exporter-x", "namespace": "monitoring"} if prefix else {}
+    sent = metric(name, unit=unit, asDouble=0.5, attributes=attributes(UUID="GPU-1", **own, **labels))
+    fragments = collect_metrics(request("metrics", [sent], attributes(k8s__node__name="node-1")))[0]
+    [key] = fragments
+    assert key.split("\x1f")[1:] == ["", "ml/train-1", "", "node-1"]
+    [point] = orjson.loads(fragments[key])
+    assert (point[0], point[3], point[6]) == ("gpu", "g", value)
+
+
+def test_each_gpu_of_a_pod_is_a_series_of_its_own():
+    sent = [
+        metric("hw.gpu.utilization", unit="1", asDouble=0.5, attributes=attributes(hw__id=id_)) for id_ in ("a", "b")
+    ]
+    assert len({row[2] for row in points_of(sent, POD)}) == 2
+
+
+def test_a_gpu_that_no_pod_has_is_told():
+    sent = metric("DCGM_FI_DEV_GPU_UTIL", attributes=attributes(UUID="GPU-1", Hostname="n"))
+    _, _, rejects = collect_metrics(request("metrics", [sent], attributes(k8s__node__name="node-1")))
+    assert "of no pod or container" in rejects[0]
+
+
 def test_a_series_is_a_metric_of_a_container_with_its_attributes_in_any_order():
     def series(container: str, **pairs: object) -> str:
         resource = POD + attributes(k8s__container__name=container)

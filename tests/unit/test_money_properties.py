@@ -22,6 +22,8 @@ PLACE = Decimal("1E-12")
 
 KINDS = {
     "machine": {"ConsumedUnit": "Hours", "SkuPriceDetails": '{"CoreCount": 2, "MemorySize": "8 GiB"}'},
+    "gpus": {"ConsumedUnit": "Hours", "SkuPriceDetails": '{"CoreCount": 3, "MemorySize": 7, "GpuCount": 1}'},
+    "gpu": {"ConsumedUnit": "GPU-Hours"},
     "unsized": {"ConsumedUnit": "Hours"},
     "cpu": {"ConsumedUnit": "vCPU-Hours"},
     "io": {"ConsumedUnit": "Operations", "ServiceCategory": "Storage"},
@@ -65,7 +67,7 @@ def bills(draw):
 USAGE = st.lists(
     st.tuples(
         st.integers(0, 12),
-        st.sampled_from(["cpu", "memory", "io"]),
+        st.sampled_from(["cpu", "memory", "io", "gpu"]),
         st.sampled_from(["", "cart", "pay"]),
         st.one_of(st.just(0.0), st.floats(1e-3, 1e13)),
     ),

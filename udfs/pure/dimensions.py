@@ -1,6 +1,6 @@
 """The dimensions of a resource that work uses and a bill charges for, once: how each is metered, billed and named.
 
-A new dimension, a GPU say, is an entry of DIMENSIONS: collect reads its metrics, price its units, attribute allocates
+A new dimension, a TPU say, is an entry of DIMENSIONS: collect reads its metrics, price its units, attribute allocates
 it, rank and the FOCUS export name it, and ``python -m jobs.contract`` documents it. The detector reads those that
 ``is_watched``: another one needs a newly trained model.
 """
@@ -28,6 +28,9 @@ _BYTES = {
     "GBy": 1e9,
     "": 1.0,
 }
+# Shares of a device that was busy, as a ratio or in percent.
+_RATIO = {"1": 1.0, "": 1.0}
+_PERCENT = {"%": 1e-2, "percent": 1e-2, "": 1e-2}
 _OPERATIONS = {"{operations}": 1.0, "{operation}": 1.0, "1": 1.0, "": 1.0}
 
 # Units of bills, in lower case without blanks and punctuation.
@@ -133,6 +136,21 @@ _ALL = (
         billed_in=re.compile(rf"{SIZE}s?"),
         is_common=False,
         is_watched=True,
+    ),
+    Dimension(
+        "gpu",
+        usage="gpu-seconds",
+        focus_unit="GPU-Seconds",
+        focus_category="Compute",
+        # NVIDIA's DCGM exporter, and OpenTelemetry's hardware metrics; each device is a series of its own.
+        metrics=(
+            Metric("DCGM_FI_PROF_GR_ENGINE_ACTIVE", GAUGE, _RATIO),
+            Metric("hw.gpu.utilization", GAUGE, _RATIO),
+            Metric("DCGM_FI_DEV_GPU_UTIL", GAUGE, _PERCENT),
+        ),
+        billed_in=re.compile(rf"\w*gpus?{TIME}"),
+        is_common=False,
+        is_watched=False,
     ),
 )
 

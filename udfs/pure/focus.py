@@ -50,10 +50,11 @@ MIN_TIME_MS = 946_684_800_000  # 2000-01-01
 MAX_TIME_MS = 4_102_444_800_000  # 2100-01-01
 
 # List prices in USD an hour of one vCPU and of one GiB: Google Cloud's N1 predefined machines in
-# us-central1, which OpenCost takes as its defaults (configs/default.json, CPU and RAM). Only their
-# ratio matters here.
+# us-central1, and of a GPU, which OpenCost takes as its defaults (configs/default.json, CPU, RAM and
+# GPU). Only their ratios matter here.
 VCPU_HOUR_USD = Decimal("0.031611")
 GIB_HOUR_USD = Decimal("0.004237")
+GPU_HOUR_USD = Decimal("0.95")
 # A machine whose size the bill doesn't tell is taken for a general-purpose one (AWS m, Azure D,
 # Google standard types).
 GENERAL_PURPOSE_GIB_PER_VCPU = Decimal(4)
@@ -359,6 +360,9 @@ _CORE_OF_MACHINE = re.compile(r"\binstance core\b", re.IGNORECASE)
 # Below it a size is a broken cell.
 _MIN_SIZE = Decimal("1E-6")
 
+# ... and a GPU that is attached to it as another one, in hours, too.
+_GPU = re.compile(r"\bgpus?\b", re.IGNORECASE)
+
 # Both are of a machine, which is paid for whether it is used or not.
 _PART_OF_MACHINE = re.compile(r"\binstance (?:core|ram)\b", re.IGNORECASE)
 
@@ -380,9 +384,11 @@ def _parts(row: _Row) -> list[list[str]]:
     meter = f"{row.text('SkuMeter')} {row.text('ChargeDescription')}"
     if kind == MACHINE and _CORE_OF_MACHINE.search(meter):
         kind = "cpu"
+    details = _mapping(row["SkuPriceDetails"])
+    if kind == MACHINE and _GPU.search(meter) and not _machine_size(details):
+        kind = "gpu"
     if kind == MACHINE and category == "compute":
-        cpu = _cpu_weight(_mapping(row["SkuPriceDetails"]))
-        return [["cpu", plain(cpu)], ["memory", plain(1 - cpu)]]
+        return [[dimension, plain(weight)] for dimension, weight in _weights(details).items()]
     if kind == DATA:
         kind = "network" if category == "networking" or _TRANSFER.search(meter) else "other"
     elif kind == MACHINE or (kind == "memory" and category != "compute"):
@@ -390,17 +396,23 @@ def _parts(row: _Row) -> list[list[str]]:
     return [[kind, "1"]]
 
 
-def _cpu_weight(details: Mapping[str, object]) -> Decimal:
-    """Share of the cpus in a machine's list price, to 12 decimals; CoreCount and MemorySize (GiB)
-    are FOCUS-defined properties of SkuPriceDetails."""
-    cores, gib = _machine_size(details) or (Decimal(1), GENERAL_PURPOSE_GIB_PER_VCPU)
-    of_cpu, of_memory = _EXACT.multiply(cores, VCPU_HOUR_USD), _EXACT.multiply(gib, GIB_HOUR_USD)
-    share = _EXACT.divide(of_cpu, _EXACT.add(of_cpu, of_memory))
-    return share.quantize(MONEY_STEP, context=_EXACT)
+def _weights(details: Mapping[str, object]) -> dict[str, Decimal]:
+    """Shares of cpu, memory and, where it has any, gpu in a machine's list price, to 12 decimals."""
+    size = _machine_size(details) or {"cpu": Decimal(1), "memory": GENERAL_PURPOSE_GIB_PER_VCPU}
+    prices = {"cpu": VCPU_HOUR_USD, "memory": GIB_HOUR_USD, "gpu": GPU_HOUR_USD}
+    of_each = {dimension: _EXACT.multiply(count, prices[dimension]) for dimension, count in size.items()}
+    whole = sum(of_each.values(), Decimal())
+    shares = {
+        dimension: _EXACT.divide(price, whole).quantize(MONEY_STEP, context=_EXACT)
+        for dimension, price in of_each.items()
+        if dimension != "memory"
+    }
+    return {dimension: shares.get(dimension, 1 - sum(shares.values(), Decimal())) for dimension in size}
 
 
-def _machine_size(details: Mapping[str, object]) -> tuple[Decimal, Decimal] | None:
-    """(cores, GiB) of a machine; None where SkuPriceDetails doesn't tell both."""
+def _machine_size(details: Mapping[str, object]) -> dict[str, Decimal] | None:
+    """Cores, GiB of memory and GPUs of a machine; None where SkuPriceDetails doesn't tell the first two. CoreCount,
+    MemorySize and GpuCount are FOCUS-defined properties."""
     by_name = {_column_name(key): _filled(value) for key, value in details.items()}
     memory = by_name.get("memorysize")
     if isinstance(memory, str):
@@ -410,9 +422,24 @@ def _machine_size(details: Mapping[str, object]) -> tuple[Decimal, Decimal] | No
         gib = _decimal(memory, "MemorySize")
     except RejectedRecord:
         return None
-    if cores and gib and _MIN_SIZE < cores < MONEY_BOUND and _MIN_SIZE < gib < MONEY_BOUND:
-        return cores, gib
-    return None
+    try:
+        gpus = _decimal(by_name.get("gpucount"), "GpuCount")
+    except RejectedRecord:
+        gpus = None
+    if not (cores and gib and _MIN_SIZE < cores < MONEY_BOUND and _MIN_SIZE < gib < MONEY_BOUND):
+        return None
+    has_gpus = gpus is not None and _MIN_SIZE < gpus < MONEY_BOUND
+    return {"cpu": cores, "memory": gib, **({"gpu": gpus} if has_gpus and gpus else {})}
+
+
+def _in_bytes(dimension: str, count: Decimal) -> Decimal:
+    """A machine's size in the dimension's own unit: memory is told in GiB."""
+    return count * _GIB if dimension == "memory" else count
+
+
+def _is_attached_gpu(row: _Row, parts: list[list[str]]) -> bool:
+    """A GPU by the hour of the machine that it is attached to is paid for whether it is used or not."""
+    return parts[0][0] == "gpu" and unit_kind(row.text("ConsumedUnit", "PricingUnit") or "") == MACHINE
 
 
 # ---- charges --------------------------------------------------------------------------------
@@ -439,14 +466,15 @@ def collect_charge(
         (price.standing): different lines of one bill add up, a later bill takes their place
     resource_id: ResourceId in its canonical form (``resources.canonical``), else ``__no_resource__``; where that form
         is another one, ``billed_resource_id`` is as the bill has it
-    parts: [[dimension, weight], ...], dimension cpu | memory | io | network | other; weights sum
-        to 1; a whole machine has two, cpu and memory
+    parts: [[dimension, weight], ...], dimension cpu | memory | io | network | gpu | other; weights
+        sum to 1; a whole machine has cpu and memory, and gpu if it has any
     per: "unit" where use is metered (one part with a dimension of its own), else "hour"
     start_ms, end_ms: the charge period [start, end), UTC
     cost: ``cost_column``, else BilledCost; DECIMAL(28, 12), rounded half to even
     currency: BillingCurrency, three capitals
     converted: None, or {"from": currency, "rate", "cost"} of the bill
-    machine: {"cpu": cores, "memory": bytes} of the machine whose hours are charged; None if unknown
+    machine: {"cpu": cores, "memory": bytes, "gpu": number if it has any} of the machine whose hours are charged; None
+        if unknown
     is_licence: it is for what runs on a resource
     is_provisioned: it is charged by the unit, and yet for what a machine has, used or not
     sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity, pricing_unit,
@@ -514,9 +542,9 @@ def _charge(
         "cost": cost,
         "currency": currency,
         "converted": None,
-        "machine": size and {"cpu": plain(size[0]), "memory": plain(size[1] * _GIB)},
+        "machine": None if size is None else {of: plain(_in_bytes(of, count)) for of, count in size.items()},
         "is_licence": bool(_LICENCE.search(meter)),
-        "is_provisioned": metered and bool(_PART_OF_MACHINE.search(meter)),
+        "is_provisioned": metered and (bool(_PART_OF_MACHINE.search(meter)) or _is_attached_gpu(row, parts)),
         "sku_id": row.text("SkuId"),
         "focus_service_name": row.text("ServiceName"),
         "provider_name": row.text("ServiceProviderName", "ProviderName"),

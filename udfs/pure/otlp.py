@@ -752,8 +752,13 @@ class _UsageMetric(NamedTuple):
 
 # Metrics of which not every point counts.
 _CADVISOR_CPU = "container_cpu_usage_seconds_total"
+_DCGM = ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_GPU_UTIL")
 _BLOCK_IO = "container.blockio.io_serviced_recursive"
 _NETWORK_IO = "k8s.pod.network.io"
+
+# Of these exporters, labels name the pod.
+_SCRAPED = {_CADVISOR_CPU, *_DCGM}
+_POD_LABELS = ("pod", "namespace", "container")
 
 USAGE_METRICS: dict[str, _UsageMetric] = {
     metric.name: _UsageMetric(dimension.name, preference, metric.kind, metric.units)
@@ -861,10 +866,12 @@ def _collect_point(
     }
     if _is_duplicate_or_unbilled(name, attributes):
         return
-    if name == _CADVISOR_CPU and attributes.get("pod"):
-        # cAdvisor's labels name the consumer; the resource is then the scraped kubelet.
-        pod_name = _qualified(attributes.get("namespace"), attributes["pod"])
-        container = attributes.get("container", "")
+    # The labels of what is scraped name the consumer; the resource is then the exporter, and so may be what Prometheus
+    # calls the pod of it.
+    labels = {label: attributes.get(f"exported_{label}") or attributes.get(label, "") for label in _POD_LABELS}
+    if name in _SCRAPED and labels["pod"]:
+        pod_name = _qualified(labels["namespace"], labels["pod"])
+        container = labels["container"]
         resource = _Resource("", "", pod_name, container, resource.resource_id)
     if not resource.pod:
         raise _NoConsumer(

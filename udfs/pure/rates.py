@@ -96,7 +96,7 @@ def usage_per_unit(unit: str, dimension: str) -> int:
     """Usage in one ``unit`` of a bill, in the dimension's own unit (see dimensions.py); 0 if unknown.
 
     "vCPU-Hours" of cpu are 3600, "GiB-Hours" of memory 2^30 * 3600, "1,000,000 Requests" a million.
-    Plain hours of cpu are a core's.
+    Plain hours of cpu are a core's, and of gpu a GPU's.
     """
     return _usage_per_unit((unit, dimension))
 
@@ -105,7 +105,7 @@ def usage_per_unit(unit: str, dimension: str) -> int:
 def _usage_per_unit(key: tuple[str, ...]) -> int:
     unit, dimension = key
     count, squeezed = _squeezed(unit)
-    if dimension == "cpu" and unit_kind(unit) == MACHINE:
+    if dimension in ("cpu", "gpu") and unit_kind(unit) == MACHINE:
         return count * _SECONDS["h"]
     found = DIMENSIONS[dimension].billed_in.fullmatch(squeezed) if dimension in DIMENSIONS else None
     if not found:
