@@ -65,6 +65,8 @@ JOB_SETTINGS = {
     "incident.quiet": "30 min",
     # Where a trace is looked at, with {trace_id} in it: http://HOST:16686/trace/{trace_id}.
     "trace.url": "",
+    # Attributes of root spans by which unit costs are told: tenant.id,customer.id,feature.
+    "unit_costs.attributes": "",
     # What predicts a span: the masked-span model from the rest of its trace, or its operation's past alone.
     "detector": MASKED,
     # Directory of the models, each in force from its card's effective_from on.
@@ -147,6 +149,7 @@ class Config:
         threshold: one of detect.POLICIES.
         rank_by: one of rank.ORDERS.
         incident_quiet_ms: so long a culprit has to be quiet until its incident is closed.
+        traits: attributes of spans by which unit costs are told.
         trace_url: of a trace, with {trace_id} in it; empty = incidents have no links.
         engine: the engine's settings: flink-conf.yaml overlaid by AT_ONCE where the input has no end, and by ``--set``.
         kafka_properties: of the Kafka client, secrets among them.
@@ -168,6 +171,7 @@ class Config:
     engine: dict[str, str]
     incident_quiet_ms: int = 30 * 60_000
     trace_url: str = ""
+    traits: tuple[str, ...] = ()
     resources: Resources = NO_ALIASES
 
     kafka_properties: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -329,6 +333,25 @@ def _trace_url(job: dict[str, str]) -> str:
     return url
 
 
+_TRAIT = re.compile(r"[\w.-]{1,100}")
+_TRAITS_MOST = 8
+
+
+def _traits(job: dict[str, str]) -> tuple[str, ...]:
+    """Names of attributes, each once.
+
+    Raises:
+        UsageError: one is none, or there are too many.
+    """
+    written = job["unit_costs.attributes"]
+    names = tuple(dict.fromkeys(name.strip() for name in written.split(","))) if written else ()
+    if not all(map(_TRAIT.fullmatch, names)) or len(names) > _TRAITS_MOST:
+        raise UsageError(
+            f"--set unit_costs.attributes={written}: must be up to {_TRAITS_MOST} names as tenant.id,feature"
+        )
+    return names
+
+
 def _models(job: dict[str, str]) -> Path | None:
     """The directory of the models, once they were seen to load; None without a model.
 
@@ -423,6 +446,7 @@ def load(argv: list[str]) -> Config:
         rank_by=job["rank.by"],
         incident_quiet_ms=_duration(job, "incident.quiet"),
         trace_url=_trace_url(job),
+        traits=_traits(job),
         resources=_resources(job),
         engine=load_engine_settings() | ({} if is_bounded else AT_ONCE) | engine,
         kafka_properties=_kafka_properties(job),

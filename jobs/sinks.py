@@ -22,7 +22,7 @@ from jobs.postgres import address
 from udfs.attribute import ALLOCATIONS, CHARGE_ANOMALIES
 from udfs.follow import INCIDENTS
 from udfs.pure.contract import TABLES, Column, Table, Type
-from udfs.rank import RANKED, UNIT_COSTS
+from udfs.rank import RANKED, UNIT_COSTS, UNIT_COSTS_BY_ATTRIBUTE
 
 # Changes wait at most so long, and at most so many, before they are written to the database.
 _FLUSH_INTERVAL, _FLUSH_ROWS, _RETRIES = "100 ms", 1_000, 40
@@ -169,6 +169,7 @@ class Postgres:
         for view, kind in (
             ("ranked", RANKED),
             ("ranked", UNIT_COSTS),
+            ("ranked", UNIT_COSTS_BY_ATTRIBUTE),
             ("followed", INCIDENTS),
             ("attributed", ALLOCATIONS),
             ("attributed", CHARGE_ANOMALIES),

@@ -55,6 +55,8 @@ FUNCTIONS = {
     "charge_anomaly_rows": columns.charge_anomaly_rows,
     "unit_costs_json": columns.unit_costs_json,
     "unit_cost_rows": columns.unit_cost_rows,
+    "unit_costs_by_attribute_json": columns.unit_costs_by_attribute_json,
+    "unit_cost_by_attribute_rows": columns.unit_cost_by_attribute_rows,
     "incidents_json": columns.incidents_json,
     "incident_rows": columns.incident_rows,
 }
@@ -139,7 +141,7 @@ def stages_of(configuration: Config) -> Stages:
     collects = collect.collect_charges if isinstance(configuration.input, Path) else collect.collect_charge_records
     return Stages(
         DetectAsItComes(*detector, pace) if pace else DetectAtEnd(*detector, skew_ms),
-        Judge(configuration.models, is_endless=pace is not None),
+        Judge(configuration.models, is_endless=pace is not None, traits=configuration.traits),
         Attribute(
             money.wait_ms if pace else None,
             emit_every_ms,
@@ -148,7 +150,12 @@ def stages_of(configuration: Config) -> Stages:
             skew_ms,
             money.corrections_ms,
         ),
-        Rank(configuration.rank_by, emit_every_ms, money.wait_ms + RANK_KEPT_MS if pace else None),
+        Rank(
+            configuration.rank_by,
+            emit_every_ms,
+            money.wait_ms + RANK_KEPT_MS if pace else None,
+            configuration.traits,
+        ),
         Follow(
             configuration.incident_quiet_ms,
             configuration.trace_url,
@@ -156,7 +163,7 @@ def stages_of(configuration: Config) -> Stages:
             money.wait_ms + money.corrections_ms if pace else None,
         ),
         {
-            "collect_spans": collect.collect_spans(configuration.resources),
+            "collect_spans": collect.collect_spans(configuration.resources, frozenset(configuration.traits)),
             "collect_metrics": collect.collect_metrics(configuration.resources),
             "collect_charges": collects(configuration.cost_column, money.exchange),
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import orjson
 import pandas as pd
@@ -65,11 +65,11 @@ class _CollectSpans(_Collect):
 
     counted = "spans_in"
 
-    def __init__(self, resources: Resources) -> None:
-        self._resources = resources
+    def __init__(self, resources: Resources, traits: Set[str]) -> None:
+        self._resources, self._traits = resources, traits
 
     def collect(self, line: bytes) -> tuple:
-        return otlp.collect_spans(line, self._resources)
+        return otlp.collect_spans(line, self._resources, self._traits)
 
     def records(self, fragments: dict[str, bytes]) -> int:
         return sum(len(spans) for packed in fragments.values() for _, _, _, spans, *_ in orjson.loads(packed)[1])
@@ -104,9 +104,9 @@ class _CollectLogs(_Collect):
         return otlp.collect_logs(line)
 
 
-def collect_spans(resources: Resources) -> UserDefinedScalarFunctionWrapper:
-    """Function of a request of traces; resources: what ties telemetry to the bill."""
-    return udf(_CollectSpans(resources), result_type=_COLLECTED, func_type="pandas", deterministic=False)
+def collect_spans(resources: Resources, traits: Set[str] = frozenset()) -> UserDefinedScalarFunctionWrapper:
+    """Function of a request of traces; resources: what ties telemetry to the bill. traits: see otlp.collect_spans."""
+    return udf(_CollectSpans(resources, traits), result_type=_COLLECTED, func_type="pandas", deterministic=False)
 
 
 def collect_metrics(resources: Resources) -> UserDefinedScalarFunctionWrapper:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,11 +69,17 @@ class Judge(KeyedProcessFunction):
     """
 
     def __init__(
-        self, models: Path | None, is_endless: bool = False, stopwatch: Callable[[], float] = time.perf_counter
+        self,
+        models: Path | None,
+        is_endless: bool = False,
+        stopwatch: Callable[[], float] = time.perf_counter,
+        traits: Sequence[str] = (),
     ) -> None:
         """models: directory of the masked-span models, None = what is usual. is_endless: cases come more than once, and
-        only what changed is emitted. stopwatch: seconds, for how long the work takes."""
+        only what changed is emitted. stopwatch: seconds, for how long the work takes. traits: attributes by which unit
+        costs are told."""
         self._models_of_worker, self._is_endless, self._stopwatch = ModelsOfWorker(models), is_endless, stopwatch
+        self._traits = traits
 
     def open(self, context: RuntimeContext) -> None:
         self._models = self._models_of_worker.load()
@@ -121,6 +127,6 @@ class Judge(KeyedProcessFunction):
         if not self._emitted or self._emitted.is_changed(minute_ms, key, payload):
             yield payload_row(INCIDENTS, window_start(minute_ms), key, payload)
         if not is_open:
-            payload = orjson.dumps(demand(case))
+            payload = orjson.dumps(demand(case, self._traits))
             if not self._emitted or self._emitted.is_changed(minute_ms, REQUESTS + key, payload):
                 yield payload_row(REQUESTS, window_start(minute_ms), key, payload)

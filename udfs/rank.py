@@ -6,7 +6,7 @@ Beside them it tells ``follow`` what that needs: of each window its anomalies in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import orjson
 from pyflink.common import Row, Types
@@ -19,11 +19,11 @@ from udfs.judge import INCIDENTS, REQUESTS, minute_of
 from udfs.pure.attribute import unpacked
 from udfs.pure.follow import windows_of
 from udfs.pure.rank import rank_window
-from udfs.pure.unit_cost import unit_costs
+from udfs.pure.unit_cost import unit_costs, unit_costs_by_attribute
 from udfs.pure.verdicts import merged
 from udfs.pure.windows import MINUTE_MS
 
-RANKED, UNIT_COSTS = "ranked", "unit_costs"
+RANKED, UNIT_COSTS, UNIT_COSTS_BY_ATTRIBUTE = "ranked", "unit_costs", "unit_costs_by_attribute"
 # What ``follow`` reads: anomalies in short; the end of the last minute that is over (ms, as text); what people say.
 WINDOWS, OVER, FEEDBACK = "windows", "over", "feedback"
 
@@ -35,12 +35,15 @@ class Rank(KeyedProcessFunction):
     was sent last of each kind.
     """
 
-    def __init__(self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None) -> None:
+    def __init__(
+        self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None, traits: Sequence[str] = ()
+    ) -> None:
         """order: what rank 1 has most of, one of rank.ORDERS. emit_every_ms: at most so often a changed window is
         sent, in the engine's time; None = at the end of the input. keep_ms: so long after its last change a
-        window's evidence is kept, in the engine's time; None = for ever."""
+        window's evidence is kept, in the engine's time; None = for ever. traits: attributes by which unit costs are
+        told."""
         self._order = order
-        self._emit_every_ms, self._keep_ms = emit_every_ms, keep_ms
+        self._emit_every_ms, self._keep_ms, self._traits = emit_every_ms, keep_ms, traits
 
     def open(self, context: RuntimeContext) -> None:
         self._evidence = {
@@ -53,6 +56,7 @@ class Rank(KeyedProcessFunction):
             for kind, name in (
                 (RANKED, "sent"),
                 (UNIT_COSTS, "sent_unit_costs"),
+                (UNIT_COSTS_BY_ATTRIBUTE, "sent_unit_costs_by_attribute"),
                 (WINDOWS, "sent_windows"),
                 (OVER, "sent_over"),
             )
@@ -92,7 +96,10 @@ class Rank(KeyedProcessFunction):
             if over:
                 yield from self._changed(OVER, window_ms, b"%d" % max(over))
             demands = [orjson.loads(payload) for payload in self._evidence[REQUESTS].values()]
-            yield from self._rows(UNIT_COSTS, window_ms, unit_costs(window_ms, demands, self._allocations()))
+            allocations = self._allocations()
+            yield from self._rows(UNIT_COSTS, window_ms, unit_costs(window_ms, demands, allocations))
+            by_attribute = unit_costs_by_attribute(window_ms, self._traits, demands, allocations)
+            yield from self._rows(UNIT_COSTS_BY_ATTRIBUTE, window_ms, by_attribute)
 
     def _allocations(self) -> list[dict]:
         return [row for payload in self._evidence[ALLOCATIONS].values() for row in unpacked(payload)]

@@ -225,6 +225,31 @@ create table incidents (
     'value.json.timestamp-format.standard' = 'ISO-8601'
 );
 
+-- What a tenant, customer or feature costs; for each attribute the sum of cost is that of cost_allocations.
+-- grain: one (window, workload, attribute, value, currency) a row; key: these
+create table unit_costs_by_attribute (
+    `window_start` timestamp_ltz(3) not null,
+    `window_end` timestamp_ltz(3),
+    `attribute_name` string not null,
+    `attribute_value` string not null,
+    `otel_service_name` string not null,
+    `requests` bigint,
+    `cost` decimal(28, 12),
+    `cost_per_request` decimal(28, 12),
+    `billing_currency` string not null,
+    `cost_status` string,
+    primary key (`window_start`, `attribute_name`, `attribute_value`, `otel_service_name`, `billing_currency`) not enforced
+) with (
+    'connector' = 'upsert-kafka',
+    'topic' = 'unit_costs_by_attribute',
+    'properties.bootstrap.servers' = 'kafka:9092',
+    'scan.bounded.mode' = 'latest-offset',
+    'key.format' = 'json',
+    'key.json.timestamp-format.standard' = 'ISO-8601',
+    'value.format' = 'json',
+    'value.json.timestamp-format.standard' = 'ISO-8601'
+);
+
 -- What went wrong today, the dearest first?
 -- grain: one culprit, kind and currency a row, at most ten a currency, of the day of the latest window
 -- trace_id: the most anomalous trace of the culprit's worst window

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from collections import defaultdict
 from dataclasses import replace
 from decimal import Decimal
 
 import orjson
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pyflink.common import Row, RowKind
 
 from tests.unit.keyed_stage import Stage
@@ -17,11 +20,21 @@ from tests.unit.test_case import WARM
 from tests.unit.test_detect import minute
 from udfs.attribute import ALLOCATIONS
 from udfs.judge import INCIDENTS, REQUESTS, Judge, case_rows
-from udfs.pure.assemble import SEPARATOR
+from udfs.pure.assemble import SEPARATOR, assemble, unpack
 from udfs.pure.attribute import packed
 from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import LAG_MINUTES, Detector
-from udfs.pure.unit_cost import CALLS, UNTRACED, demand, unit_costs
+from udfs.pure.otlp import collect_spans
+from udfs.pure.unit_cost import (
+    CALLS,
+    NONE,
+    OTHER,
+    UNTRACED,
+    VALUES_MOST,
+    demand,
+    unit_costs,
+    unit_costs_by_attribute,
+)
 from udfs.rank import UNIT_COSTS, Rank
 
 WINDOW_MS = 1_741_000_000_000 // 1_800_000 * 1_800_000
@@ -118,6 +131,52 @@ def test_the_costs_of_a_window_sum_to_its_allocations(charged: list, worked: lis
     ]) == rows  # fmt: skip
 
 
+TRAITS = ("tenant.id", "feature")
+
+# ---- by attribute ----------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(names, st.sampled_from(["cpu", "io", "other"]), st.sampled_from(["USD", "EUR"]), money)),
+    st.lists(st.tuples(st.sampled_from(["pay", "cart"]), st.integers(0, 600), st.floats(0, 1e9))),
+    st.randoms(use_true_random=False),
+)
+def test_for_each_attribute_the_costs_of_its_values_sum_to_the_allocations(charged: list, worked: list, draw) -> None:
+    demands = [
+        {"traits": {
+            "tenant.id": asked({f"t{tenant}": 1.5}, **{service: {f"t{tenant}": {"cpu": used, CALLS: 1.0}}}),
+            "feature": asked({NONE: 1.5}, **{service: {NONE: {"cpu": used, CALLS: 1.0}}}),
+        }}
+        for service, tenant, used in worked
+    ]  # fmt: skip
+    allocations = [allocation(s, str(cost), d, billing_currency=c) for s, d, c, cost in charged]
+    rows = unit_costs_by_attribute(WINDOW_MS, TRAITS, demands, allocations)
+    expected: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    for service, _, currency, cost in charged:
+        expected[service, currency] += cost
+    for name in TRAITS:
+        found: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+        for row in rows:
+            if row["attribute_name"] == name:
+                found[row["otel_service_name"], row["billing_currency"]] += row["cost"]
+        assert found == expected
+    assert len({row["attribute_value"] for row in rows if row["attribute_value"][0] == "t"}) <= VALUES_MOST
+    draw.shuffle(demands)
+    draw.shuffle(allocations)
+    assert unit_costs_by_attribute(WINDOW_MS, TRAITS, demands, allocations) == rows
+
+
+def test_the_values_beyond_those_that_most_requests_have_are_one() -> None:
+    count = VALUES_MOST + 3
+    work = {f"t{n:03}": {"cpu": 1.0, CALLS: 1.0} for n in range(count)}
+    requests = {f"t{n:03}": count - n for n in range(count)}
+    demands = [{"traits": {"tenant.id": asked(requests, pay=work)}}]
+    rows = unit_costs_by_attribute(WINDOW_MS, TRAITS[:1], demands, [allocation("pay", str(count))])
+    assert len(rows) == VALUES_MOST + 1
+    [other] = [row for row in rows if row["attribute_value"] == OTHER]
+    assert (other["requests"], other["cost"]) == (1 + 2 + 3, 3)
+
+
 # ---- what a minute's case says ---------------------------------------------------------------
 
 
@@ -157,6 +216,64 @@ def test_the_parts_of_a_minute_ask_for_what_the_whole_asks(case: Case) -> None:
         # A sum of products is rounded by how it is cut.
         assert found | {"cost": 0, "cost_per_request": 0} == expected | {"cost": 0, "cost_per_request": 0}
         assert abs(found["cost"] - expected["cost"]) <= Decimal("1e-9")
+
+
+def test_a_minute_tells_what_each_value_asked_and_who_has_none(case: Case) -> None:
+    traits = [{"tenant.id": "a"} if n % 3 else {} for n in range(len(case.trace_ids))]
+    told = demand(replace(case, traits=traits), ["tenant.id", "feature"])
+    with_a = sum(bool(of) for of in traits)
+    assert told["traits"]["tenant.id"]["requests"] == {"a": with_a, NONE: len(traits) - with_a}
+    assert told["traits"]["feature"]["requests"] == {NONE: len(traits)}
+    for service, by_kind in told["work"].items():
+        by_value = told["traits"]["tenant.id"]["work"][service]
+        for dimension in ("cpu", CALLS):
+            assert sum(of[dimension] for of in by_value.values()) == pytest.approx(
+                sum(of[dimension] for of in by_kind.values())
+            )
+    assert "traits" not in demand(case)
+
+
+def test_the_root_s_word_counts_else_the_greatest() -> None:
+    def span(span_id: str, parent: str, *more: object) -> list:
+        start = WINDOW_MS * 10**6
+        return [span_id, parent, "op", 2, 0, start, start + 10**6, "", *more]
+
+    def traits(*spans: list) -> dict:
+        found = set()
+        for order in (spans, spans[::-1]):
+            groups = [["s", "p", "", [row]] for row in order]
+            found.add(assemble("t", [orjson.dumps(["spans", groups])])[1])
+        assert len(found) == 1
+        return dict(unpack(found.pop()).traits)
+
+    child = span("b", "a", 0.0, {"tenant.id": "z", "feature": "f"})
+    assert traits(span("a", "", 2.0, {"tenant.id": "m"}), child) == {"tenant.id": "m", "feature": "f"}
+    assert traits(span("a", ""), child, span("c", "a", 0.0, {"tenant.id": "y"}))["tenant.id"] == "z"
+    assert traits(span("a", ""), span("b", "a")) == {}
+
+
+@pytest.mark.parametrize("form", ["json", "protobuf"])
+def test_listed_attributes_are_read_as_text_and_no_others(form: str) -> None:
+    start_ns = WINDOW_MS * 10**6
+    pairs = [
+        {"key": "tenant.id", "value": {"intValue": "7"}}, {"key": "feature", "value": {"stringValue": "__idle__"}},
+        {"key": "user", "value": {"stringValue": "x"}},
+    ]  # fmt: skip
+    span = {"traceId": "ab" * 16, "spanId": "cd" * 8, "name": "op", "startTimeUnixNano": str(start_ns),
+            "endTimeUnixNano": str(start_ns + 1), "attributes": pairs}  # fmt: skip
+    request = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    line = orjson.dumps(request)
+    if form == "protobuf":
+        for name in ("traceId", "spanId"):
+            span[name] = base64.b64encode(bytes.fromhex(span[name]))
+        line = json_format.Parse(
+            orjson.dumps(request, default=bytes.decode), ExportTraceServiceRequest()
+        ).SerializeToString()
+    [fragment] = collect_spans(line, traits=frozenset({"tenant.id", "feature"}))[0].values()
+    [[_, _, _, [row]]] = orjson.loads(fragment)[1]
+    assert row[8:] == [0.0, {"tenant.id": "7"}]
+    [fragment] = collect_spans(line)[0].values()
+    assert len(orjson.loads(fragment)[1][0][3][0]) == 8
 
 
 # ---- the stages ------------------------------------------------------------------------------

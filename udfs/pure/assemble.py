@@ -1,8 +1,8 @@
 """assemble: the fragments of one trace -> one packed trace, and back.
 
 Grain: one trace. A packed trace is a header (JSON: the trace's id, the start of its first span,
-its vocabulary, the hosts of its pods, and, where they tell anything, its weight and the versions
-that its pods run) and an array of SPAN rows, parents before children. The root (its row is not
+its vocabulary, the hosts of its pods, and, where they tell anything, its weight, the versions
+that its pods run and its traits) and an array of SPAN rows, parents before children. The root (its row is not
 always the first) is the earliest span without a parent in the trace.
 """
 
@@ -58,6 +58,7 @@ class Trace(NamedTuple):
     spans: np.ndarray  # (spans,) of SPAN
     versions: list[str]  # (pods,) what each runs, "" = unknown
     weight: float = 1.0  # how many traces it stands for, at least 1: those that a sampler left out are like it
+    traits: Mapping[str, str] = {}  # attributes by which unit costs are told
 
 
 def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | None:
@@ -71,6 +72,7 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
     hosts: dict[str, str] = {}
     versions: dict[str, str] = {}
     counts: dict[str, float] = {}  # what samplers say, by span
+    told: dict[str, dict[str, str]] = {}  # traits, by span
     for fragment in fragments:
         what, groups = orjson.loads(fragment)[:2]
         if what == "logs":
@@ -84,8 +86,10 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
                 versions[name] = max(group[4], versions.get(name, ""))
             for span in group[3]:
                 span_id, parent, operation, kind, error, start, end, peer = span[:8]
-                if len(span) > 8:
+                if len(span) > 8 and span[8]:
                     counts[span_id] = max(span[8], counts.get(span_id, 0.0))
+                if len(span) > 9 and type(span[9]) is dict:
+                    told[span_id] = _greater(told.get(span_id, {}), span[9])
                 row = (start, span_id, end, parent, service, pod, operation, kind, error, peer)
                 known = rows.get(span_id)
                 if known is None or (row[2], row) > (known[2], known):
@@ -94,7 +98,7 @@ def assemble(trace_id: str, fragments: Iterable[bytes]) -> tuple[int, bytes] | N
         return None
     spans = sorted(rows.values())
     start_ns = spans[0][0]
-    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs, hosts, versions, counts)
+    return minute_start(start_ns // NS_PER_MS), _pack(trace_id, start_ns, spans, logs, hosts, versions, counts, told)
 
 
 def _pack(
@@ -105,6 +109,7 @@ def _pack(
     hosts: Mapping[str, str],
     versions: Mapping[str, str],
     counts: Mapping[str, float],
+    told: Mapping[str, Mapping[str, str]],
 ) -> bytes:
     tree = call_tree(spans)
     parents, own_ns = tree.parents, tree.own_ns
@@ -150,12 +155,23 @@ def _pack(
     parts = [trace_id, start_ns, row_of[root], list(operations), list(pods), [hosts[name] for name in pods]]
     # A sampler decides on a trace at its root; some say so there alone, others on spans that came without their root.
     weight = counts.get(spans[root][1]) or max(counts.values(), default=1.0)
-    if weight > 1 or versions:
+    if weight > 1 or versions or told:
         parts.append(weight)
-    if versions:
+    if versions or told:
         parts.append([versions.get(name, "") for name in pods])
+    if told:
+        # What the root says counts; of the others, whom a propagator may have told, the greatest.
+        traits: dict[str, str] = {}
+        for of_span in told.values():
+            traits = _greater(traits, of_span)
+        parts.append(dict(sorted((traits | dict(told.get(spans[root][1], {}))).items())))
     header = orjson.dumps(parts)
     return b"".join([_HEADER_LENGTH.pack(len(header)), header, *body])
+
+
+def _greater(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """Of each name the greater value, so that no order of spans matters."""
+    return {name: max(one.get(name, ""), other.get(name, "")) for name in {**one, **other}}
 
 
 def _error_logs(spans: list[Span], logs: set[tuple]) -> dict[int, int]:
@@ -182,5 +198,6 @@ def unpack(packed: bytes) -> Trace:
     hosts = more[0] if more else unknown
     weight = more[1] if len(more) > 1 else 1.0
     versions = more[2] if len(more) > 2 else unknown
+    traits = more[3] if len(more) > 3 else {}
     spans = np.frombuffer(packed, SPAN, offset=start + length)
-    return Trace(trace_id, start_ns, root, operations, pods, hosts, spans, versions, weight)
+    return Trace(trace_id, start_ns, root, operations, pods, hosts, spans, versions, weight, traits)

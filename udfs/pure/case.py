@@ -6,7 +6,7 @@ each minute may be judged by another worker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -66,6 +66,7 @@ class Case:
     work: Work  # pieces of work by place of the service
     unexplained: np.ndarray  # (services, dimensions, 2) see UsageWatch
     weight: np.ndarray = field(default_factory=_none)  # (traces,) how many each stands for
+    traits: Sequence[Mapping[str, str]] = ()  # (traces,) by which unit costs are told, or () where none has any
     loop_operation: np.ndarray = field(default_factory=_none)  # (loops,) the operation that makes the repeated call
     # What the guards asked beyond THRESHOLD in this minute.
     asked: np.ndarray = field(default_factory=_none)  # (services, channels)
@@ -96,7 +97,7 @@ class Case:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of an earlier release, whose traces stood for themselves alone, too."""
-        self.__dict__.update({"weight": np.ones(len(state["trace_ids"])), "changes": {}} | state)
+        self.__dict__.update({"weight": np.ones(len(state["trace_ids"])), "changes": {}, "traits": ()} | state)
 
     @cached_property
     def trace(self) -> np.ndarray:
@@ -139,6 +140,7 @@ class Case:
             is_warming=self.is_warming[chosen],
             reaches_on=self.reaches_on[chosen],
             weight=self.weight[chosen],
+            traits=[traits for traits, is_here in zip(self.traits, chosen.tolist()) if is_here],
             root=np.searchsorted(rows, self.root[chosen]),
             tokens=self.tokens.of_traces(chosen),
             clues=self.clues.of_rows(rows, loops),

@@ -239,6 +239,39 @@ _UNIT_COSTS = Table(
     ),
 )
 
+_UNIT_COSTS_BY_ATTRIBUTE = Table(
+    "unit_costs_by_attribute",
+    comment="What a tenant, customer or feature costs; for each attribute the sum of cost is that of cost_allocations.",
+    grain="a window, workload, attribute, value and currency",
+    key=("window_start", "attribute_name", "attribute_value", "otel_service_name", "billing_currency"),
+    order=("window_start", "attribute_name", "attribute_value", "otel_service_name", "billing_currency"),
+    columns=(
+        _WINDOW_START,
+        _WINDOW_END,
+        Column("attribute_name", TEXT, "One of unit_costs.attributes; choose one before you add up"),
+        Column(
+            "attribute_value",
+            TEXT,
+            "Its value in the root span, else the greatest in the trace; __none__ where it has none, __other__ beyond"
+            " the 200 that most requests have, __untraced__ and what is no workload as in unit_costs",
+        ),
+        Column(
+            "otel_service_name",
+            TEXT,
+            "The workload that cost it; __idle__, __system__ and __unallocated__ as in cost_allocations",
+        ),
+        Column(
+            "requests",
+            INTEGER,
+            "Such requests in the window, those that samplers left out among them; null where there is none",
+        ),
+        Column("cost", MONEY, "What of the workload's cost in the window they caused, in billing_currency"),
+        Column("cost_per_request", MONEY, "cost / requests, rounded half to even; null where there is none"),
+        _CURRENCY,
+        _COST_STATUS,
+    ),
+)
+
 _REJECTED_RECORDS = Table(
     "rejected_records",
     comment="Every input record that could not be used, once, with a reason that a person can act on.",
@@ -333,5 +366,6 @@ TABLES: dict[str, Table] = {
         _REJECTED_RECORDS,
         _UNIT_COSTS,
         _INCIDENTS,
+        _UNIT_COSTS_BY_ATTRIBUTE,
     )
 }

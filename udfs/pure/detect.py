@@ -299,6 +299,7 @@ class Detector(Generic[Told]):
             reaches_on=last_ms >= minute_ms + MINUTE_MS,
             root=frame.root,
             weight=frame.weight,
+            traits=[trace.traits for trace in frame.traces] if any(trace.traits for trace in frame.traces) else [],
             model=self.predictor.version,
             services=[base.services.names[i] for i in here.tolist()],
             operations=frame.operations,

@@ -20,7 +20,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import orjson
@@ -517,14 +517,17 @@ def operation_name(span_name: str) -> str:
 
 
 def collect_spans(
-    line: bytes, resources: Resources = NO_ALIASES
+    line: bytes, resources: Resources = NO_ALIASES, traits: Set[str] = frozenset()
 ) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
     """Spans of one request: (fragments by trace id, owners by pod, rejects).
+
+    traits: attributes of spans by which unit costs are told.
 
     A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...], version], ...]]`` (the version of the
     service, where it tells one) with span =
     ``[span_id, parent_span_id or "", operation, kind 0..5, error 0|1, start_ns, end_ns, peer or
-    ""]``, and last, where a sampler says so, how many spans it stands for; ids in lower-case hex,
+    ""]``, where a sampler says so how many spans it stands for (else 0, or nothing), and last, where it has any of
+    ``traits``, these by name; ids in lower-case hex,
     ``unknown_service`` where the emitter names none, "" for unknown
     pods and resources. An owner is JSON ``[service or "", resource_id or ""]``, null where the
     request's own resources contradict each other.
@@ -540,9 +543,9 @@ def collect_spans(
             raw_trace_id: Any
             try:
                 if type(span) is dict:
-                    row, raw_trace_id = _span(span), span.get("traceId")
+                    row, raw_trace_id = _span(span, traits), span.get("traceId")
                 else:
-                    row, raw_trace_id = _span_of_message(span), span.trace_id.hex()
+                    row, raw_trace_id = _span_of_message(span, traits), span.trace_id.hex()
                 if type(raw_trace_id) is not str or raw_trace_id not in by_trace:
                     trace_id = _hex_id(raw_trace_id, 32, "traceId")
                     by_trace[raw_trace_id] = []
@@ -559,7 +562,7 @@ def collect_spans(
     return {t: orjson.dumps(["spans", groups]) for t, groups in traces.items()}, pods, rejects
 
 
-def _span(span: dict) -> list:
+def _span(span: dict, traits: Set[str] = frozenset()) -> list:
     """The packed span of ``collect_spans``."""
     get = span.get
     span_id = get("spanId")
@@ -585,22 +588,22 @@ def _span(span: dict) -> list:
     operation = get("name")
     operation = operation_name(operation if type(operation) is str else _text(operation))
     pairs = get("attributes")
-    found = _attributes(pairs, _SPAN_KEYS) if pairs else {}
+    found = _attributes(pairs, _SPAN_KEYS | traits if traits else _SPAN_KEYS) if pairs else {}
     state = get("traceState")
-    return _row(span_id, parent_span_id, operation, kind or 0, bool(error), start_ns, end_ns, found, state)
+    return _row(span_id, parent_span_id, operation, kind or 0, bool(error), start_ns, end_ns, found, state, traits)
 
 
-def _span_of_message(span: otlp_proto.Span) -> list:
+def _span_of_message(span: otlp_proto.Span, traits: Set[str] = frozenset()) -> list:
     """The same of a span in protobuf; what ``_span`` rejects, or has to look at twice, is left to it."""
     span_id, parent_span_id = span.span_id, span.parent_span_id
     start_ns, end_ns = span.start_time_unix_nano, span.end_time_unix_nano
     has_ids = len(span_id) == 8 and any(span_id) and (not parent_span_id or len(parent_span_id) == 8)
     if not has_ids or not MIN_TIME_NS <= start_ns <= end_ns < MAX_TIME_NS:
-        return _span(otlp_proto.span(span, _SPAN_KEYS))
+        return _span(otlp_proto.span(span, _SPAN_KEYS | traits), traits)
     found = {}
     for pair in span.attributes:
         key = pair.key
-        if key in _SPAN_KEYS and pair.HasField("value"):
+        if (key in _SPAN_KEYS or key in traits) and pair.HasField("value"):
             found[key] = _plain(otlp_proto.any_value(pair.value))
     return _row(
         span_id.hex(),
@@ -612,14 +615,15 @@ def _span_of_message(span: otlp_proto.Span) -> list:
         end_ns,
         found,
         span.trace_state,
+        traits,
     )
 
 
 def _row(
     span_id: str, parent_span_id: str, operation: str, kind: int, is_error: bool, start_ns: int, end_ns: int,
-    attributes: dict[str, object], trace_state: object,
+    attributes: dict[str, object], trace_state: object, traits: Set[str],
 ) -> list:  # fmt: skip
-    """The packed span; attributes: of _SPAN_KEYS those that it has."""
+    """The packed span; attributes: of _SPAN_KEYS and ``traits`` those that it has."""
     peer = ""
     if attributes:
         is_error = is_error or _failed(attributes)
@@ -634,7 +638,17 @@ def _row(
         count = adjusted_count(trace_state, attributes)
         if count:
             row.append(count)
+    if traits and attributes:
+        found = {name: value for name in traits if (value := _trait(attributes.get(name)))}
+        if found:
+            row += [0.0] * (9 - len(row)) + [found]
     return row
+
+
+def _trait(value: object) -> str:
+    """As a table has it, "" = none: what looks like a name of ours says nothing."""
+    text = "" if value is None else names.name(_text(value).strip())
+    return "" if text.startswith("__") and text.endswith("__") else text
 
 
 def _implausible_times(start: object, end: object) -> RejectedRecord:
