@@ -21,7 +21,7 @@ from udfs.pure.contract import TABLES, Type
 pytestmark = pytest.mark.services
 
 NAMES = [migration.name for migration in read_migrations()]
-PARTITIONED = ["cost_allocations", "trace_verdicts", "unit_costs"]
+PARTITIONED = ["cost_allocations", "trace_verdicts", "unit_costs", "unit_costs_by_attribute"]
 
 
 @pytest.fixture

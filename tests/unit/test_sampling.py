@@ -11,13 +11,14 @@ import pytest
 
 from tests.literal import MINUTE_MS, NOON_MS, resource, span, span_request
 from tests.unit.test_otlp_proto import protobuf
-from udfs.pure.assemble import assemble, unpack
+from udfs.pure.assemble import SEPARATOR, assemble, unpack
 from udfs.pure.case import Case
 from udfs.pure.frame import Frame
 from udfs.pure.otlp import collect_spans
 from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.reading import Reading
 from udfs.pure.sampling import adjusted_count
+from udfs.pure.usage_watch import UsageWatch
 from udfs.pure.workload import Workload, excess, work
 
 CART = resource("cart", "cart-1", "node-1")
@@ -187,3 +188,51 @@ def test_a_kind_is_learnt_from_all_traces_and_known_by_those_that_came() -> None
     few = Workload()
     few.learn(0, ["buy"], work(np.array([0]), np.array([5]), 9), np.ones(1), np.array([100.0]))
     assert few.shapes({"buy"}) == {}
+
+
+# ---- what a call takes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("chance", "within"), [(1.0, 0.05), (0.3, 0.1), (0.1, 0.2)])
+def test_what_a_call_takes_is_learnt_from_a_sample_without_bias(chance: float, within: float) -> None:
+    """Were the sampling's share not taken out of the equations, a call would seem to take half and a fifth of it."""
+    rng = np.random.default_rng(5)
+    watch = UsageWatch()
+    watch.resize(1)
+    names = [f"pay{SEPARATOR}{pod}" for pod in "abcd"]
+    for minute in range(900):
+        calls, noise, usage = {}, {}, {}
+        for name in names:
+            # A trace calls slot 1, and two in five call slot 0 as well.
+            traces = int(rng.poisson(40 + 20 * np.sin(minute / 60)))
+            of_each = np.zeros((traces, PIECES))
+            of_each[:, 1], of_each[:, 0] = 1.0, rng.random(traces) < 0.4
+            kept = of_each[rng.random(traces) < chance]
+            calls[name] = kept.sum(axis=0) / chance
+            noise[name] = kept.T @ kept / chance * (1 / chance - 1)
+            usage[name] = {"cpu": 5.0 + of_each.sum(axis=0)[:2] @ [0.5, 0.2] + rng.normal(0, 0.3)}
+        watch.step(minute * MINUTE_MS, usage, dict.fromkeys(names, 0), calls, noise)
+    typical = np.array([16.0, 40.0])
+    assert watch.work_costs()[0, 0, :2] @ typical == pytest.approx(typical @ [0.5, 0.2], rel=within)
+
+
+def test_how_unsure_calls_are_is_told_by_what_was_left_out() -> None:
+    def minute(weight: float) -> Frame:
+        packed = []
+        for number, calls in enumerate((1, 3)):
+            spans = [span(number + 1, 1, None, NOON_MS, 50, name="GET /")]
+            ships = [span(number + 1, 2 + n, 1, NOON_MS + n, 1, name="POST /ship") for n in range(calls)]
+            line = orjson.dumps(span_request((CART, spans), (resource("shipper", "shipper-1", "node-1"), ships)))
+            ((trace_id, fragment),) = collect_spans(line)[0].items()
+            packed.append(unpack(assemble(trace_id, [fragment])[1])._replace(weight=weight))
+        return Frame(packed)
+
+    services = {"cart": 0, "shipper": 1}
+    pieces = Pieces()
+    assert pieces.noise_of_pods(minute(1.0), _reading(minute(1.0), services)) == {}
+    frame = minute(4.0)
+    calls, noise = (of(frame, _reading(frame, services)) for of in (pieces.calls_of_pods, pieces.noise_of_pods))
+    [shipper] = [pod for pod in calls if pod.startswith("shipper")]
+    assert calls[shipper][0] == 4 * (1 + 3)
+    assert noise[shipper][0, 0] == 4 * 3 * (1 + 3**2)
+    assert noise.keys() == calls.keys()

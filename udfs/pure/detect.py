@@ -214,6 +214,7 @@ class Detector(Generic[Told]):
             consumers,
             {name: services.get(name.split(SEPARATOR)[0]) for name in consumers},
             self._pieces.calls_of_pods(frame, reading) if frame and reading else {},
+            self._pieces.noise_of_pods(frame, reading) if frame and reading else {},
         )
         return self._usage.asked()
 

@@ -43,6 +43,33 @@ class Pieces:
             calls[frame.pods[pod]][-1] = made[pod]
         return calls
 
+    def noise_of_pods(self, frame: Frame, reading: Reading) -> dict[str, np.ndarray]:
+        """How unsure these calls are of each pod, where samplers left traces out: the covariance of their estimates.
+        # (PIECES, PIECES) each
+
+        A trace that was kept with chance p stands for w = 1 / p; of n calls the estimate w * n has the variance
+        n^2 * (w - 1) for each that there was, and w times as much for each that was kept (Horvitz and Thompson 1952).
+        """
+        thin = frame.weight > 1
+        if not thin.any():
+            return {}
+        entries = np.flatnonzero(reading.is_entry & thin[frame.trace])
+        made = np.flatnonzero(frame.is_call & thin[frame.trace])
+        slots = np.zeros(len(frame.operations), np.int64)
+        for operation in np.unique(frame.operation[entries]).tolist():
+            slots[operation] = self._slot(frame.operations[operation])
+        rows = np.r_[entries, made]
+        slot = np.r_[slots[frame.operation[entries]], np.full(len(made), PIECES - 1)]
+        # Calls of a trace stand or fall together.
+        pairs, index = np.unique(frame.pod[rows] * len(frame.traces) + frame.trace[rows], return_inverse=True)
+        calls = np.zeros((len(pairs), PIECES))
+        np.add.at(calls, (index, slot), 1.0)
+        pod, trace = np.divmod(pairs, len(frame.traces))
+        weight = frame.weight[trace]
+        each = (weight * (weight - 1))[:, None, None] * calls[:, :, None] * calls[:, None, :]
+        first = np.flatnonzero(np.r_[True, pod[1:] != pod[:-1]])
+        return dict(zip([frame.pods[at] for at in pod[first].tolist()], np.add.reduceat(each, first)))
+
     def of_traces(self, frame: Frame, reading: Reading, services: int) -> Work:
         """Pieces of work of the minute's traces. services: how many there are."""
         entries, calls = np.flatnonzero(reading.is_entry), np.flatnonzero(frame.is_call)

@@ -10,6 +10,7 @@ Everything is lagged: judge first, then learn.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +67,56 @@ _POD_COLUMNS = (
     "_pod_service", "_pod_chance", "_pod_minutes", "_pod_residual", "_pod_judged", "_pod_offset", "_pod_amount",
 )  # fmt: skip
 _SERVICE_COLUMNS = (
-    "_chance", "_gram", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples", "_skill",
+    "_chance", "_gram", "_noise", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples", "_skill",
 )  # fmt: skip
+
+
+# Of what calls vary in any direction, at least so much is taken for true: the equations stay solvable.
+RELIABLE = 0.01
+
+
+def _without(noise: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """The equations as calls would have made them that are known for sure.  # (n, FEATURES, FEATURES)
+
+    What varies by sampling alone explains nothing, and would have each call seem to take less (errors in variables;
+    Fuller 1987, Measurement Error Models). Where nearly all that varies is noise, what is left would be noise, too:
+    only so much of it is taken away that RELIABLE of each direction stays.
+    """
+    thin = np.flatnonzero(noise.any(axis=(1, 2)))
+    if not len(thin):
+        return gram
+    gram = gram.copy()
+    for at in thin.tolist():
+        scale = 1 / np.sqrt(np.maximum(np.diag(gram[at]), 1e-12))
+        whole = gram[at] * scale * scale[:, None]
+        whole[np.diag_indices(FEATURES)] += 1e-6
+        # About the mean: the base takes up what never varies.
+        share = np.linalg.eigvals(np.linalg.solve(_centred(whole), noise[at] * scale * scale[:, None])).real.max()
+        gram[at] -= min(1.0, (1 - RELIABLE) / max(share, 1e-12)) * noise[at]
+    return gram
+
+
+def _non_negative(gram: np.ndarray, product: np.ndarray) -> np.ndarray:
+    """The solution of the equations that takes nothing from any call: what would is left out, and the others solved
+    without it.  # (FEATURES,)"""
+    theta = np.zeros(len(gram))
+    kept = np.arange(len(gram))
+    while len(kept):
+        found = np.linalg.solve(gram[np.ix_(kept, kept)], product[kept])
+        if (found >= 0).all():
+            theta[kept] = found
+            break
+        kept = kept[found > found.min()]
+    return theta
+
+
+def _centred(gram: np.ndarray) -> np.ndarray:
+    """The equations of what varies about the mean, the base beside them."""
+    base = gram[0, 1:] / gram[0, 0]
+    centred = gram.copy()
+    centred[1:, 1:] -= gram[0, 0] * base * base[:, None]
+    centred[0, 1:] = centred[1:, 0] = 0.0
+    return centred
 
 
 class UsageWatch:
@@ -91,6 +140,7 @@ class UsageWatch:
         self._pod_amount = np.full((0, len(DIMENSIONS)), np.nan)  # of the last minute
         self._chance = np.zeros((0, len(DIMENSIONS), overuse.STATES))  # of services
         self._gram = np.zeros((0, len(DIMENSIONS), FEATURES, FEATURES))
+        self._noise = np.zeros((0, len(DIMENSIONS), FEATURES, FEATURES))  # what of _gram is the sampling's alone
         self._product = np.zeros((0, len(DIMENSIONS), FEATURES))
         self._cost = np.zeros((0, len(DIMENSIONS), FEATURES))  # (base, per call of each operation)
         # Residual variance as a line over the expected work, and its equations.
@@ -107,7 +157,12 @@ class UsageWatch:
         # Of this minute and each service: use that its requests don't explain, and that sum's variance.
         self.unexplained = np.zeros((0, len(DIMENSIONS), 2))
         self._served: dict[str, float] = {}  # consumer -> calls that it served the minute before
+        self._unsure: dict[str, float] = {}  # ... and the variance of that number
         self._minutes = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an earlier release, for which calls were as sure as all traces make them, too."""
+        self.__dict__.update({"_noise": np.zeros_like(state["_gram"]), "_unsure": {}} | state)
 
     def resize(self, services: int) -> None:
         """Have at least ``services`` rows."""
@@ -121,11 +176,13 @@ class UsageWatch:
         usage: Mapping[str, Mapping[str, float]],
         pod_service: Mapping[str, int],
         calls: Mapping[str, np.ndarray],
+        noise: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, float]:
         """Judge a minute, then learn from it.
 
         usage: consumer -> dimension -> amount. pod_service: consumer -> service id. calls:
-        consumer -> (FEATURES - 2,) calls it served by operation, and calls it made.
+        consumer -> (FEATURES - 2,) calls it served by operation, and calls it made. noise: their covariance, where
+        samplers left traces out.
         returns: consumer -> log odds of over-use, the greater of its own and its service's.
         """
         names = sorted(usage)
@@ -154,15 +211,21 @@ class UsageWatch:
                 if name in calls:
                     features[row, 1:-1] = calls[name]
                 features[row, -1] = self._served.get(name, 0.0)
+            unsure = np.zeros((len(names), FEATURES, FEATURES))
+            for row, name in enumerate(names) if noise or self._unsure else ():
+                if noise and name in noise:
+                    unsure[row, 1:-1, 1:-1] = noise[name]
+                unsure[row, -1, -1] = self._unsure.get(name, 0.0)
             amounts = np.array(
                 [[usage[name].get(d, np.nan) for d in DIMENSIONS] for name in names]
             )  # (pods, dimensions)
-            self._judge_and_learn(minute_ms, pods, services, features, amounts, told)
+            self._judge_and_learn(minute_ms, pods, services, features, unsure, amounts, told)
         else:
             self._pod_chance, self._chance = (
                 overuse.passed(c, t) for c, t in zip((self._pod_chance, self._chance), told)
             )
         self._served = {name: float(counts[:-1].sum()) for name, counts in calls.items()}
+        self._unsure = {name: float(of[:-1, :-1].sum()) for name, of in (noise or {}).items()}
         self._minutes += 1
         if self._minutes % SOLVE_MINUTES == 0:
             self._solve()
@@ -234,6 +297,7 @@ class UsageWatch:
         pods: np.ndarray,
         services: np.ndarray,
         features: np.ndarray,
+        unsure: np.ndarray,
         amounts: np.ndarray,
         told: tuple[np.ndarray, np.ndarray],
     ) -> None:
@@ -329,6 +393,9 @@ class UsageWatch:
         square = np.where(ready, np.minimum(residual**2, CLIP**2 * variance), residual**2)
         moments = np.stack([np.ones_like(work), work, work * work, square, square * work], axis=2)
         outer = features[:, None, :, None] * features[:, None, None, :]
+        if unsure.any() or self._noise[seen].any():
+            self._noise[seen] *= 1 - 1 / MEMORY_MINUTES
+            self._noise[seen] += np.add.reduceat(weight[:, :, None, None] * unsure[:, None], first)
         for column, sample in (
             (self._gram, weight[:, :, None, None] * outer),
             (self._product, (weight * amounts)[:, :, None] * features[:, None, :]),
@@ -346,11 +413,14 @@ class UsageWatch:
         if not learnt.any():
             return
         gram, product = self._gram[learnt], self._product[learnt]  # (n, FEATURES[, FEATURES])
+        gram = _without(self._noise[learnt], gram)
         # A ridge in units of each operation's own calls; those that never came cost nothing.
         diagonal = np.einsum("nff->nf", gram)
         ridge = 1e-3 * diagonal + 1e-9
-        theta = np.linalg.solve(gram + ridge[:, :, None] * np.eye(FEATURES), product[:, :, None])
-        theta = np.maximum(theta[:, :, 0], 0.0)
+        gram = gram + ridge[:, :, None] * np.eye(FEATURES)
+        theta = np.maximum(np.linalg.solve(gram, product[:, :, None])[:, :, 0], 0.0)
+        for at in np.flatnonzero(self._noise[learnt].any(axis=(1, 2))).tolist():
+            theta[at] = _non_negative(gram[at], product[at])
         self._cost[learnt] = theta
         count, w, ww, s, sw = np.moveaxis(self._moments[learnt], 1, 0)
         count = np.maximum(count, 1e-9)
