@@ -3,8 +3,8 @@
     python -m tests.benchmarks.thinned DIR [--chances .3 .1 .03 .01]
 
 DIR is a directory as the job reads it. Traces are kept by the hash of their ids; the detector *usual* reads each
-sample. Prints a line a sample: traces, minutes of incidents, what all calls of the whole world take by what was learnt (as a
-share of what is learnt from all traces; cpu), and the excess of all incidents (core-seconds; signed).
+sample. Prints a line a sample: traces, minutes of incidents, what all calls of the whole world take by what was learnt
+(as a share of what is learnt from all traces; cpu), and the excess of all incidents (core-seconds; signed).
 """
 
 from __future__ import annotations
