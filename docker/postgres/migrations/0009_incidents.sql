@@ -160,9 +160,9 @@ grant select, insert on public.feedback to anomaly_cost_responder;
 
 comment on column public.rejected_records.stream is
     'The input it came by: otlp_spans, otlp_metrics, otlp_logs, focus_charges or incident_feedback';
-comment on column anomaly_cost.restated.kind is 'ranked, unit_costs, incidents, allocations or charge_anomalies';
+comment on column anomaly_cost.restated.kind is 'ranked, unit_costs, unit_costs_by_attribute, incidents, allocations or charge_anomalies';
 comment on column anomaly_cost.restated.event_key is
-    'The resource, or the incident; empty for ranked and unit_costs';
+    'The resource, or the incident; empty for ranked and unit costs';
 
 create or replace function anomaly_cost.restate() returns trigger
 language plpgsql
@@ -175,6 +175,7 @@ declare
     target regclass := case new.kind
         when 'ranked' then 'public.ranked_anomalies'
         when 'unit_costs' then 'public.unit_costs'
+        when 'unit_costs_by_attribute' then 'public.unit_costs_by_attribute'
         when 'incidents' then 'public.incidents'
         when 'allocations' then 'public.cost_allocations'
         when 'charge_anomalies' then 'public.charge_anomalies'
@@ -188,7 +189,7 @@ begin
 
     execute format('delete from %s where %s', target, case
         when new.kind = 'incidents' then 'incident_id = $2'
-        when new.kind in ('ranked', 'unit_costs') then 'window_start = $1'
+        when new.kind in ('ranked', 'unit_costs', 'unit_costs_by_attribute') then 'window_start = $1'
         else 'window_start = $1 and resource_id = $2'
     end) using to_timestamp(new.time_ms / 1000.0), new.event_key;
 
