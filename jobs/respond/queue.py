@@ -83,12 +83,22 @@ def burning(connection: psycopg.Connection) -> frozenset[str]:
 
 
 def told(connection: psycopg.Connection, of: Sequence[str]) -> list[Told]:
-    """What was told and isn't over, or is of these incidents."""
+    """What was told and isn't over, or is of these incidents, be it under an id that they had before."""
     with connection.cursor(row_factory=kwargs_row(_told)) as cursor:
         return cursor.execute(
-            f"select {', '.join(_TOLD)} from anomaly_cost.told where not is_over or incident_id = any(%s)"
-            " order by route, thread",
-            [list(of)],
+            f"""
+            select {", ".join(_TOLD)} from anomaly_cost.told
+            where not is_over or incident_id = any(%(of)s) or exists (
+                select from public.incidents as found
+                where found.incident_id = any(%(of)s)
+                    and found.otel_service_name = told.otel_service_name
+                    and found.billing_currency = told.billing_currency
+                    and found.window_start < told.window_end
+                    and found.window_end > told.window_start
+            )
+            order by route, thread
+            """,
+            {"of": list(of)},
         ).fetchall()
 
 

@@ -63,7 +63,8 @@ def decide(
     """What is to be told now.
 
     incidents: rows of the table, all that are there or changed of late. told: all that isn't over, and what was told of
-    these incidents. Both are by route and thread. burning: names of the budgets that will not last.
+    these incidents, or of others in their windows. Both are by route and thread. burning: names of the budgets that
+    will not last.
     """
     by_id = {incident["incident_id"]: incident for incident in incidents}
     decision = Decision([], [])
@@ -72,7 +73,7 @@ def decide(
     known: dict[tuple[str, str], Told] = {}
     for before in told:
         here = before
-        if before.incident_id not in by_id and not before.is_over:
+        if before.incident_id not in by_id:
             successor = next((i for _, i in sorted(by_id.items()) if _goes_on(before, i)), None)
             if successor is not None:
                 here = replace(before, incident_id=successor["incident_id"])

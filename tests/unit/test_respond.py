@@ -122,7 +122,13 @@ class Days:
     def messages(self, *incidents: dict[str, Any], after: timedelta = timedelta()) -> list[Message]:
         self.now += after
         ids = {of["incident_id"] for of in incidents}
-        told = [of for of in self.told.values() if not of.is_over or of.incident_id in ids]
+        told = [
+            of
+            for of in self.told.values()
+            if not of.is_over
+            or of.incident_id in ids
+            or any(i["window_start"] < of.window_end and i["window_end"] > of.window_start for i in incidents)
+        ]
         decision = decide(self.policy, incidents, told, self.now)
         self.told |= {(of.route, of.thread): of for of in decision.told}
         return decision.messages
@@ -260,6 +266,15 @@ def test_an_incident_that_gets_another_id_goes_on_under_the_one_that_was_told(po
     ended = days.messages(closed(**EARLIER))
     assert {(m.event, m.thread) for m in ended} == {("resolved", incident()["incident_id"])}
     assert days.look(closed(**EARLIER)) == []
+
+
+def test_an_id_that_changes_after_the_end_is_nothing_new(policy: Policy) -> None:
+    days = Days(policy)
+    days.look(incident())
+    days.look(closed())
+    assert days.look(closed(**EARLIER)) == []
+    [restated] = days.messages(closed(cost_status="billed", **EARLIER), after=timedelta(hours=5))
+    assert (restated.event, restated.thread) == ("restated", incident()["incident_id"])
 
 
 def test_what_the_table_has_no_more_is_withdrawn_after_a_moment(policy: Policy) -> None:
