@@ -10,6 +10,11 @@ Budgets are those of the file, and the rows of the table budgets. The answer is 
     month = "2026-11"                       # or "every"
     amount = "1200"
     currency = "USD"
+
+    [teams]                                 # in place of services: team = "checkout", or cost_center = "4711"
+    checkout = ["shop/cart", "shop/pay*"]
+    [cost_centers]
+    4711 = ["shop/*"]
 """
 
 from __future__ import annotations
@@ -41,7 +46,9 @@ from udfs.pure.forecast import forecast
 EVERY = "every"
 # Days before the month that a forecast learns from.
 _PAST = timedelta(days=70)
-_KEYS = {"name", "services", "month", "amount", "currency"}
+_KEYS = {"name", "month", "amount", "currency"}
+# What says which services a budget is of, exactly one of them; but for the first a table of the file tells their globs.
+_OF = {"services": "", "team": "teams", "cost_center": "cost_centers"}
 
 
 @dataclass(frozen=True)
@@ -107,18 +114,32 @@ def load(path: Path) -> list[Budget]:
         raise UsageError(f"--file {path}: {(error.strerror or str(error)).lower()}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--file {path}: {error}") from None
-    rows = content.get("budgets")
-    if content.keys() - {"budgets"} or not isinstance(rows, list) or not rows:
-        raise UsageError(f"--file {path}: must hold [[budgets]] and nothing else")
-    return [_budget(row, f"--file {path}: budgets[{number}]") for number, row in enumerate(rows)]
+    rows = content.pop("budgets", None)
+    if content.keys() - {*_OF.values()} or not isinstance(rows, list) or not rows:
+        raise UsageError(f"--file {path}: must hold [[budgets]], perhaps [teams] and [cost_centers], and nothing else")
+    return [_budget(row, content, f"--file {path}: budgets[{number}]") for number, row in enumerate(rows)]
 
 
-def _budget(row: Any, where: str) -> Budget:
-    if not isinstance(row, dict) or row.keys() != _KEYS:
-        raise UsageError(f"{where}: must have {', '.join(sorted(_KEYS))}, and nothing else")
-    services, amount = row["services"], row["amount"]
-    if not isinstance(services, list) or not services or not all(isinstance(glob, str) for glob in services):
-        raise UsageError(f"{where}.services: must be a list of names, with * for any text")
+def _services(row: dict[str, Any], tables: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Globs of what a budget is of."""
+    [key] = _OF.keys() & row.keys()
+    globs, table = row[key], _OF[key]
+    if table:
+        known = tables.get(table, {})
+        if not isinstance(known, dict) or row[key] not in known:
+            raise UsageError(f"{where}.{key}: {row[key]!r} is not in [{table}]")
+        globs, where = known[row[key]], f"{where}.{key}, [{table}]"
+    if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) for glob in globs):
+        raise UsageError(f"{where}: must be a list of names, with * for any text")
+    return tuple(globs)
+
+
+def _budget(row: Any, tables: Mapping[str, Any], where: str) -> Budget:
+    of = row.keys() & _OF.keys() if isinstance(row, dict) else set()
+    if len(of) != 1 or row.keys() - of != _KEYS:
+        keys = f"{', '.join(sorted(_KEYS))}, one of {', '.join(_OF)}"
+        raise UsageError(f"{where}: must have {keys}, and nothing else")
+    services, amount = _services(row, tables, where), row["amount"]
     try:
         if not isinstance(amount, (str, int)) or isinstance(amount, bool):
             raise InvalidOperation
@@ -131,7 +152,7 @@ def _budget(row: Any, where: str) -> Budget:
         month = None if row["month"] == EVERY else date.fromisoformat(f"{row['month']}-01")
     except ValueError:
         raise UsageError(f"{where}.month: {row['month']!r} must be as 2026-11, or {EVERY}") from None
-    return Budget(str(row["name"]), tuple(services), month, value, str(row["currency"]))
+    return Budget(str(row["name"]), services, month, value, str(row["currency"]))
 
 
 def status(budget: Budget, costs: Iterable[Cost], excess: Mapping[str, Decimal], until: datetime) -> Status:

@@ -133,15 +133,25 @@ def test_a_file_of_budgets(tmp_path: Path) -> None:
     assert load(path)[0].month is None
 
 
+@pytest.mark.parametrize(("key", "table"), [("team", "teams"), ("cost_center", "cost_centers")])
+def test_a_budget_may_be_of_a_team_or_a_cost_centre(tmp_path: Path, key: str, table: str) -> None:
+    path = tmp_path / "b.toml"
+    path.write_text(FILE.replace('services = ["pay*"]', f'{key} = "4711"') + f'[{table}]\n4711 = ["cart", "pay*"]\n')
+    [budget] = load(path)
+    assert budget.holds("cart") and budget.holds("payment") and not budget.holds("web")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
         ('"300"', "1.5", 'budgets[0].amount: 1.5 is no amount, as "12.50"'),
         ('"300"', '"-1"', "budgets[0].amount: '-1' is no amount"),
         ('"2026-11"', '"November"', "budgets[0].month: 'November' must be as 2026-11, or every"),
-        ('["pay*"]', '"pay"', "budgets[0].services: must be a list"),
+        ('["pay*"]', '"pay"', "budgets[0]: must be a list"),
         ("currency", "curency", "budgets[0]: must have amount, currency"),
-        ("[[budgets]]", "[budgets]", "must hold [[budgets]] and nothing else"),
+        ("[[budgets]]", "[budgets]", "must hold [[budgets]], perhaps [teams]"),
+        ('services = ["pay*"]', 'team = "nobody"', "budgets[0].team: 'nobody' is not in [teams]"),
+        ('services = ["pay*"]', "", "one of services, team, cost_center"),
     ],
 )
 def test_a_wrong_file_names_the_key(tmp_path: Path, old: str, new: str, says: str) -> None:
