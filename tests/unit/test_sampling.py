@@ -214,6 +214,10 @@ def test_what_a_call_takes_is_learnt_from_a_sample_without_bias(chance: float, w
         watch.step(minute * MINUTE_MS, usage, dict.fromkeys(names, 0), calls, noise)
     typical = np.array([16.0, 40.0])
     assert watch.work_costs()[0, 0, :2] @ typical == pytest.approx(typical @ [0.5, 0.2], rel=within)
+    # A new release makes all that was learnt count for less, alike.
+    watch.renew(np.array([0]))
+    watch._solve()
+    assert watch.work_costs()[0, 0, :2] @ typical == pytest.approx(typical @ [0.5, 0.2], rel=within)
 
 
 def test_how_unsure_calls_are_is_told_by_what_was_left_out() -> None:

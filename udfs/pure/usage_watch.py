@@ -67,7 +67,7 @@ _POD_COLUMNS = (
     "_pod_service", "_pod_chance", "_pod_minutes", "_pod_residual", "_pod_judged", "_pod_offset", "_pod_amount",
 )  # fmt: skip
 _SERVICE_COLUMNS = (
-    "_chance", "_gram", "_noise", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples", "_skill",
+    "_chance", "_gram", "_product", "_cost", "_variance", "_moments", "_inertia", "_samples", "_skill",
 )  # fmt: skip
 
 
@@ -75,16 +75,15 @@ _SERVICE_COLUMNS = (
 RELIABLE = 0.01
 
 
-def _without(noise: np.ndarray, gram: np.ndarray) -> np.ndarray:
+def _without(noise: np.ndarray, gram: np.ndarray, thin: np.ndarray) -> np.ndarray:
     """The equations as calls would have made them that are known for sure.  # (n, FEATURES, FEATURES)
+
+    thin: the places of those that have noise.
 
     What varies by sampling alone explains nothing, and would have each call seem to take less (errors in variables;
     Fuller 1987, Measurement Error Models). Where nearly all that varies is noise, what is left would be noise, too:
     only so much of it is taken away that RELIABLE of each direction stays.
     """
-    thin = np.flatnonzero(noise.any(axis=(1, 2)))
-    if not len(thin):
-        return gram
     gram = gram.copy()
     for at in thin.tolist():
         scale = 1 / np.sqrt(np.maximum(np.diag(gram[at]), 1e-12))
@@ -140,7 +139,7 @@ class UsageWatch:
         self._pod_amount = np.full((0, len(DIMENSIONS)), np.nan)  # of the last minute
         self._chance = np.zeros((0, len(DIMENSIONS), overuse.STATES))  # of services
         self._gram = np.zeros((0, len(DIMENSIONS), FEATURES, FEATURES))
-        self._noise = np.zeros((0, len(DIMENSIONS), FEATURES, FEATURES))  # what of _gram is the sampling's alone
+        self._noise: np.ndarray | None = None  # what of _gram is the sampling's alone; None = nothing
         self._product = np.zeros((0, len(DIMENSIONS), FEATURES))
         self._cost = np.zeros((0, len(DIMENSIONS), FEATURES))  # (base, per call of each operation)
         # Residual variance as a line over the expected work, and its equations.
@@ -162,12 +161,14 @@ class UsageWatch:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of an earlier release, for which calls were as sure as all traces make them, too."""
-        self.__dict__.update({"_noise": np.zeros_like(state["_gram"]), "_unsure": {}} | state)
+        self.__dict__.update({"_noise": None, "_unsure": {}} | state)
 
     def resize(self, services: int) -> None:
         """Have at least ``services`` rows."""
         for name in _SERVICE_COLUMNS:
             setattr(self, name, grown(getattr(self, name), services))
+        if self._noise is not None:
+            self._noise = grown(self._noise, services)
         self._guards[1].resize(services)
 
     def step(
@@ -289,6 +290,8 @@ class UsageWatch:
         """Learn afresh what these services' calls take: they have a new release."""
         for name in ("_gram", "_product", "_moments", "_inertia"):
             getattr(self, name)[services] *= RENEWED
+        if self._noise is not None:
+            self._noise[services] *= RENEWED
         self._samples[services] = np.minimum(self._samples[services], SAMPLES_MIN / 2)
 
     def _judge_and_learn(
@@ -393,7 +396,9 @@ class UsageWatch:
         square = np.where(ready, np.minimum(residual**2, CLIP**2 * variance), residual**2)
         moments = np.stack([np.ones_like(work), work, work * work, square, square * work], axis=2)
         outer = features[:, None, :, None] * features[:, None, None, :]
-        if unsure.any() or self._noise[seen].any():
+        if self._noise is None and unsure.any():
+            self._noise = np.zeros_like(self._gram)
+        if self._noise is not None:
             self._noise[seen] *= 1 - 1 / MEMORY_MINUTES
             self._noise[seen] += np.add.reduceat(weight[:, :, None, None] * unsure[:, None], first)
         for column, sample in (
@@ -413,13 +418,17 @@ class UsageWatch:
         if not learnt.any():
             return
         gram, product = self._gram[learnt], self._product[learnt]  # (n, FEATURES[, FEATURES])
-        gram = _without(self._noise[learnt], gram)
+        thin = np.zeros(0, np.int64)
+        if self._noise is not None:
+            noise = self._noise[learnt]
+            thin = np.flatnonzero(noise.any(axis=(1, 2)))
+            gram = _without(noise, gram, thin)
         # A ridge in units of each operation's own calls; those that never came cost nothing.
         diagonal = np.einsum("nff->nf", gram)
         ridge = 1e-3 * diagonal + 1e-9
         gram = gram + ridge[:, :, None] * np.eye(FEATURES)
         theta = np.maximum(np.linalg.solve(gram, product[:, :, None])[:, :, 0], 0.0)
-        for at in np.flatnonzero(self._noise[learnt].any(axis=(1, 2))).tolist():
+        for at in thin.tolist():
             theta[at] = _non_negative(gram[at], product[at])
         self._cost[learnt] = theta
         count, w, ww, s, sw = np.moveaxis(self._moments[learnt], 1, 0)
@@ -443,6 +452,8 @@ class UsageWatch:
         gone = gone[gone < len(self._chance)]
         for name in _SERVICE_COLUMNS:
             getattr(self, name)[gone] = 0.0
+        if self._noise is not None:
+            self._noise[gone] = 0.0
         self._guards[1].reset(gone)
         past = []
         for minute, pod_chance, chance, pod_told, told in self._past:
