@@ -52,8 +52,8 @@ def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[S
         fragment = collect_spans(line)[0].get(trace_id.lower())
         if fragment is None:
             continue
-        for service, pod, _, fields in orjson.loads(fragment)[1]:
-            # How many a sampled one stands for may follow.
+        # More may follow: the version of a service, how many a sampled span stands for.
+        for service, pod, _, fields, *_ in orjson.loads(fragment)[1]:
             for span_id, parent, operation, _, error, start_ns, end_ns, peer, *_ in fields:
                 spans.setdefault(
                     span_id,

@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import orjson
 import pytest
 
 from jobs.report.chart import MOST_BINS, series_of, step_for
@@ -191,6 +192,15 @@ def test_a_sampled_trace_is_found(tmp_path):
     (tmp_path / "traces").mkdir()
     sampled = span(1, 0, "a", 0, 9) | {"traceState": "ot=th:8"}
     (tmp_path / "traces" / "x.jsonl").write_bytes(request(s=[sampled]))
+    assert [s.operation for s in read_trace(tmp_path, TRACE, None)] == ["a"]
+
+
+def test_a_trace_of_services_that_tell_their_version_is_found(tmp_path):
+    (tmp_path / "traces").mkdir()
+    told = orjson.loads(request(s=[span(1, 0, "a", 0, 9)]))
+    version = {"key": "service.version", "value": {"stringValue": "1.2"}}
+    told["resourceSpans"][0]["resource"]["attributes"].append(version)
+    (tmp_path / "traces" / "x.jsonl").write_bytes(orjson.dumps(told))
     assert [s.operation for s in read_trace(tmp_path, TRACE, None)] == ["a"]
 
 
