@@ -12,8 +12,10 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.report.page import write_report
 from tests.lengths import LENGTHS
 from tests.reshuffle import reshuffle
 from tests.services import ROOT
@@ -126,6 +128,17 @@ def test_each_ranked_row_can_be_recomputed_from_its_explanation(simulated: Simul
         assert [row["rank"] for row in in_order] == list(range(1, len(rows) + 1))
         costs = [row["excess_cost"] for row in in_order]
         assert costs == sorted(costs, reverse=True)
+
+
+def test_the_report_shows_the_top_anomaly_with_its_trace(simulated: Simulated, tmp_path: Path) -> None:
+    world, tables = simulated(SEED, "mixed")
+    for name, table in tables.items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    write_report(tmp_path, world, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    top = min(tables["ranked_anomalies"].to_pylist(), key=lambda row: -(row["excess_cost"] or 0))
+    assert "Top anomaly" in page and top["otel_service_name"] in page
+    assert any(trace_id in page for trace_id in top["exemplar_trace_ids"])
 
 
 def test_other_files_and_parallelism_give_the_same_tables(job, simulated: Simulated, tmp_path: Path) -> None:
