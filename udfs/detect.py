@@ -8,7 +8,6 @@ from abc import abstractmethod
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 
 import orjson
@@ -23,7 +22,7 @@ from udfs.pure.ahead import OpenMinutes
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
 from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import EPISODES, Detector
-from udfs.pure.feedback import FalseAlarm, false_alarm
+from udfs.pure.feedback import FalseAlarm, false_alarm, key_of
 from udfs.pure.horizon import SKEW_MS, clock_at, latest
 from udfs.pure.pace import Pace, Progress
 from udfs.pure.predict import ModelsOfWorker
@@ -103,7 +102,7 @@ class Detect(KeyedProcessFunction):
             yield from self._rows(case)
 
     def _take_feedback(self, said: str) -> None:
-        self._said.put(_key_of(said), said)
+        self._said.put(key_of(said.encode()), said)
         self._alarms = None
 
     def _false_alarms(self) -> list[FalseAlarm]:
@@ -526,7 +525,3 @@ def _by_minute(frame: str) -> dict[str, Usage]:
             for dimension, used in by_dimension.items():
                 into[dimension] = into.get(dimension, 0.0) + used
     return minutes
-
-
-def _key_of(said: str) -> str:
-    return blake2b(said.encode(), digest_size=16).hexdigest()

@@ -11,7 +11,7 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from udfs.changelog import END_OF_INPUT, Sent, payload_row, tick
-from udfs.pure.follow import incident, runs
+from udfs.pure.follow import incident, incident_id, runs
 from udfs.rank import FEEDBACK, OVER, WINDOWS
 
 INCIDENTS = "incidents"
@@ -62,28 +62,26 @@ class Follow(KeyedProcessFunction):
         kind, window_ms, event_key, payload = row
         if kind not in (WINDOWS, OVER, FEEDBACK):
             return
-        if self._windows is None:
-            self._windows = self._read()
+        windows = self._known()
         if kind == WINDOWS:
-            self._take_window(self._windows, window_ms, orjson.loads(payload))
+            self._take_window(windows, window_ms, orjson.loads(payload))
         elif kind == OVER:
-            self._take_time(self._windows, int(payload))
+            self._take_time(windows, int(payload))
         else:
             self._said.put(event_key, payload)
-            self._changed.update(self._windows)
+            self._changed.update(windows)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
         if self._emit_every_ms is not None and self._changed:
             tick(context, self._emit_every_ms)
         yield from ()
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
-        if self._windows is None:
-            self._windows = self._read()
+        windows = self._known()
         over_ms = self._over_ms.value() or 0
         said = [orjson.loads(payload) for payload in self._said.values()]
         changed, self._changed = sorted(self._changed), set()
         for key in changed:
-            yield from self._incidents(key, self._windows.get(key, {}), over_ms, said)
+            yield from self._incidents(key, windows.get(key, {}), over_ms, said)
 
     def _incidents(self, key: _Key, windows: dict[int, dict], over_ms: int, said: list[dict]) -> Iterator[Row]:
         """What is to be sent of somebody's incidents."""
@@ -109,6 +107,12 @@ class Follow(KeyedProcessFunction):
             self._ids[key] = ids
         else:
             self._ids.pop(key, None)
+
+    def _known(self) -> dict[_Key, dict[int, dict[str, Any]]]:
+        """The rows in memory, read from the state at first."""
+        if self._windows is None:
+            self._windows = self._read()
+        return self._windows
 
     def _read(self) -> dict[_Key, dict[int, dict[str, Any]]]:
         """The state, into memory. All are looked at once more: what was sent after the last checkpoint is forgotten."""
@@ -145,13 +149,16 @@ class Follow(KeyedProcessFunction):
             return
         self._over_ms.update(over_ms)
         self._changed |= self._open
-        if self._keep_ms is None:
-            return
-        for key in list(windows):
+        if self._keep_ms is not None:
+            self._forget(windows, over_ms - self._keep_ms)
+
+    def _forget(self, windows: dict[_Key, dict[int, dict]], before_ms: int) -> None:
+        """Let the incidents go that ended before; their rows stay as they were sent."""
+        for key in [key for key, of in windows.items() if min(of) < before_ms]:
             for run in runs(windows[key].values(), self._quiet_ms):
-                if run[-1]["window_end"] >= over_ms - self._keep_ms:
+                if run[-1]["window_end"] >= before_ms:
                     break
-                id_ = incident(run, over_ms, self._quiet_ms)["incident_id"]
+                id_ = incident_id(run)
                 self._ids.get(key, set()).discard(id_)
                 self._sent.remove(id_)
                 for window in run:

@@ -92,10 +92,11 @@ class Rank(KeyedProcessFunction):
         yield from self._rows(WINDOWS, window_ms, windows)
         if self._is_restated.value():
             self._is_restated.clear()
-            over = [int(minute_of(key)) + MINUTE_MS for key in self._evidence[REQUESTS].keys()]
-            if over:
-                yield from self._changed(OVER, window_ms, b"%d" % max(over))
-            demands = [orjson.loads(payload) for payload in self._evidence[REQUESTS].values()]
+            requests = dict(self._evidence[REQUESTS].items())
+            if requests:
+                over_ms = max(int(minute_of(key)) for key in requests) + MINUTE_MS
+                yield from self._changed(OVER, window_ms, b"%d" % over_ms)
+            demands = [orjson.loads(payload) for payload in requests.values()]
             allocations = self._allocations()
             yield from self._rows(UNIT_COSTS, window_ms, unit_costs(window_ms, demands, allocations))
             by_attribute = unit_costs_by_attribute(window_ms, self._traits, demands, allocations)

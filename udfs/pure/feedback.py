@@ -36,7 +36,12 @@ def collect_feedback(line: bytes) -> tuple[str, bytes, None] | tuple[None, None,
         said = orjson.dumps(_said(record), option=orjson.OPT_SORT_KEYS)
     except RejectedRecord as error:
         return None, None, reject(STREAM, error.reason, record)
-    return blake2b(said, digest_size=16).hexdigest(), said, None
+    return key_of(said), said, None
+
+
+def key_of(said: bytes) -> str:
+    """The key of what ``collect_feedback`` made of something said."""
+    return blake2b(said, digest_size=16).hexdigest()
 
 
 def _said(record: object) -> dict[str, Any]:

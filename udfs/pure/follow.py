@@ -23,10 +23,11 @@ import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, utc
 from udfs.pure.channels import KINDS, OVERUSE, OWN
+from udfs.pure.pods import CHANGES_MINUTES
 from udfs.pure.price import EXACT, to_decimal, to_units
-from udfs.pure.rank import EXEMPLARS, NO_CURRENCY
+from udfs.pure.rank import NO_CURRENCY
 from udfs.pure.recurrence import MONTH_MINUTES
-from udfs.pure.verdicts import most
+from udfs.pure.verdicts import added, exemplars_of, most
 from udfs.pure.windows import MINUTE_MS
 
 Row = dict[str, Any]
@@ -40,9 +41,6 @@ SILENCING = VERDICTS[:3]
 
 # Where the links to exemplars have the trace's id.
 TRACE_ID = "{trace_id}"
-
-# A change so long before the first anomalous minute, or less, is told with the incident.
-CHANGES_MINUTES = 60
 
 LATENCY, OVERUSED = KINDS[OWN], KINDS[OVERUSE]
 
@@ -71,10 +69,8 @@ def windows_of(ranked: Iterable[Row], incidents: Mapping[int, Sequence[Row]]) ->
 def _window(row: Row, minutes: Sequence[tuple[int, Row]]) -> Row:
     incidents = [incident for _, incident in minutes]
     slower = [factor for incident in incidents for factor in incident.get("slower", ())]
-    best: dict[str, float] = {}
-    for incident in incidents:
-        for score, trace_id in incident["exemplars"]:
-            best[trace_id] = max(score, best.get(trace_id, score))
+    affected = _counted(incidents, "affected")
+    affected.pop(row["otel_service_name"], None)
     return {
         "window_start": row["window_start"],
         "window_end": row["window_end"],
@@ -85,14 +81,12 @@ def _window(row: Row, minutes: Sequence[tuple[int, Row]]) -> Row:
         "minutes": len(minutes),
         "kinds": _counted(incidents, "kinds"),
         "operations": _counted(incidents, "operations"),
-        "affected": {
-            name: n for name, n in _counted(incidents, "affected").items() if name != row["otel_service_name"]
-        },
+        "affected": affected,
         "model_versions": _counted(incidents, "model_versions"),
         "slower": [math.fsum(slower), len(slower)],
         "overused": _overused(row),
         "changes": next((incident["changes"] for incident in incidents if incident.get("changes")), []),
-        "exemplars": sorted(([score, id_] for id_, score in best.items()), key=_best_first)[:EXEMPLARS],
+        "exemplars": exemplars_of(incidents),
         "recurrence": max(incident["recurrence"] for incident in incidents),
         **{
             name: row[name]
@@ -116,14 +110,8 @@ def _overused(row: Row) -> dict[str, str]:
 
 
 def _counted(rows: Iterable[Row], name: str) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for row in rows:
-        total.update(row[name])
-    return dict(sorted(total.items()))
-
-
-def _best_first(pair: Sequence[Any]) -> tuple[float, str]:
-    return -pair[0], pair[1]
+    """What rows count under a name, together."""
+    return added(row[name] for row in rows)
 
 
 def runs(windows: Iterable[Row], quiet_ms: int) -> list[list[Row]]:
@@ -135,6 +123,12 @@ def runs(windows: Iterable[Row], quiet_ms: int) -> list[list[Row]]:
         else:
             found.append([window])
     return found
+
+
+def incident_id(run: Sequence[Row]) -> str:
+    """Of the incident that a run of windows is."""
+    first = run[0]
+    return f"{utc(first['window_start'])}/{first['otel_service_name']}/{first['billing_currency']}"
 
 
 def incident(run: Sequence[Row], over_ms: int, quiet_ms: int, said: Sequence[Row] = (), trace_url: str = "") -> Row:
@@ -149,9 +143,9 @@ def incident(run: Sequence[Row], over_ms: int, quiet_ms: int, said: Sequence[Row
     kinds, operations = _counted(run, "kinds"), _counted(run, "operations")
     quiet_at = last["last_ms"] + quiet_ms
     excess, billed = (_sum(window[name] for window in run) for name in ("excess_cost", "billed_excess_cost"))
-    best = sorted((pair for window in run for pair in window["exemplars"]), key=_best_first)[:EXEMPLARS]
+    exemplars = [trace_id for _, trace_id in exemplars_of(run)]
     row: Row = {
-        "incident_id": f"{utc(first['window_start'])}/{first['otel_service_name']}/{first['billing_currency']}",
+        "incident_id": incident_id(run),
         "otel_service_name": first["otel_service_name"],
         "culprit_operation": most(operations)[0],
         "anomaly_kind": most(kinds)[0],
@@ -175,8 +169,8 @@ def incident(run: Sequence[Row], over_ms: int, quiet_ms: int, said: Sequence[Row
         "billing_currency": first["billing_currency"],
         "cost_status": _least_settled(window["cost_status"] for window in run),
         "changes": orjson.dumps(_changes(first)).decode(),
-        "exemplar_trace_ids": [trace_id for _, trace_id in best],
-        "exemplar_urls": [trace_url.replace(TRACE_ID, trace_id) for _, trace_id in best] if trace_url else [],
+        "exemplar_trace_ids": exemplars,
+        "exemplar_urls": [trace_url.replace(TRACE_ID, trace_id) for trace_id in exemplars] if trace_url else [],
         "model_version": most(_counted(run, "model_versions"))[0],
         "updated_at": max(window["updated_at"] for window in run),
     }

@@ -772,7 +772,6 @@ _NETWORK_IO = "k8s.pod.network.io"
 
 # Of these exporters, labels name the pod.
 _SCRAPED = {_CADVISOR_CPU, *_DCGM}
-_POD_LABELS = ("pod", "namespace", "container")
 
 USAGE_METRICS: dict[str, _UsageMetric] = {
     metric.name: _UsageMetric(dimension.name, preference, metric.kind, metric.units)
@@ -880,13 +879,14 @@ def _collect_point(
     }
     if _is_duplicate_or_unbilled(name, attributes):
         return
-    # The labels of what is scraped name the consumer; the resource is then the exporter, and so may be what Prometheus
-    # calls the pod of it.
-    labels = {label: attributes.get(f"exported_{label}") or attributes.get(label, "") for label in _POD_LABELS}
-    if name in _SCRAPED and labels["pod"]:
-        pod_name = _qualified(labels["namespace"], labels["pod"])
-        container = labels["container"]
-        resource = _Resource("", "", pod_name, container, resource.resource_id)
+    if name in _SCRAPED:
+        # Labels name the consumer; the resource is then the exporter, and so may be what Prometheus calls its pod.
+        pod, namespace, container = (
+            attributes.get(f"exported_{label}") or attributes.get(label, "")
+            for label in ("pod", "namespace", "container")
+        )
+        if pod:
+            resource = _Resource("", "", _qualified(namespace, pod), container, resource.resource_id)
     if not resource.pod:
         raise _NoConsumer(
             f"{name} of no pod or container: add k8s.pod.uid, k8s.pod.name or container.id to the"

@@ -38,15 +38,13 @@ from udfs.pure.attribute import BILLED, CORRECTED, GROWING, PROVISIONAL, RATE_DI
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
-from udfs.pure.verdicts import most
+from udfs.pure.verdicts import added, exemplars_of, most
 from udfs.pure.windows import WINDOW_MS
 
 Row = dict[str, Any]
 
 # ISO 4217's code for "no currency": of a window of which no cost is known at all.
 NO_CURRENCY = "XXX"
-
-EXEMPLARS = 5
 
 # Of the evidence, what is in the explanation only.
 _EXPLAIN_ONLY = ("mean_trace_score", "anomalous_minutes", "recurrence")
@@ -118,12 +116,12 @@ def rank_window(
     rows = []
     for culprit, of_culprit in sorted(_by_culprit(incidents).items()):
         evidence = _evidence(culprit, of_culprit, total_traces[culprit])
-        usage = _excess_usage(culprit, of_culprit)
+        excess_usage = _excess_usage(culprit, of_culprit)
         own = {currency for currency, bill in bills.items() if culprit in bill.of_service}
         for currency in sorted(own or bills.keys() or {NO_CURRENCY}):
             bill = bills[currency] if currency in bills else _Bill()
             elements = bill.of_service.get(culprit, [])
-            excess = _excess(usage, bill.of_service)
+            excess = _excess(excess_usage, bill.of_service)
             rests_on = _settled(elements) if elements else bill.settled
             rows.append(_row(window_start_ms, currency, evidence, elements, excess, rests_on, order))
     return _ranked(rows, order)
@@ -274,17 +272,10 @@ def _by_culprit(
 def _evidence(culprit: str, incidents: list[Mapping[str, Any]], total_traces: int) -> Row:
     """The columns that the traces alone give, and the mean score that alpha is made of."""
     scores = [score for incident in incidents for score in incident["scores"]]
-    affected: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    versions: Counter[str] = Counter()
-    best: dict[str, float] = {}
-    for incident in incidents:
-        affected.update(incident["affected"])
-        kinds.update(incident["kinds"])
-        versions.update(incident["model_versions"])
-        for score, trace_id in incident["exemplars"]:
-            best[trace_id] = max(score, best.get(trace_id, score))
-    del affected[culprit]
+    affected, kinds, versions = (
+        added(incident[name] for incident in incidents) for name in ("affected", "kinds", "model_versions")
+    )
+    affected.pop(culprit, None)
     mean = math.fsum(scores) / len(scores)
     return {
         "otel_service_name": culprit,
@@ -296,7 +287,7 @@ def _evidence(culprit: str, incidents: list[Mapping[str, Any]], total_traces: in
         "total_traces": total_traces,
         "anomaly_kind": most(kinds)[0],
         "affected_services": most(affected),
-        "exemplar_trace_ids": sorted(best, key=lambda id_: (-best[id_], id_))[:EXEMPLARS],
+        "exemplar_trace_ids": [trace_id for _, trace_id in exemplars_of(incidents)],
         "model_version": most(versions)[0],
         "anomalous_minutes": len(incidents),
         "recurrence": _recurrence(kinds, incidents),

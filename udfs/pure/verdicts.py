@@ -85,7 +85,7 @@ def incidents(verdicts: list[Row], affected: list[list[str]], slower: list[float
             "threshold": sum(verdict["threshold"] for verdict, *_ in found) / len(found),
             "kinds": dict(Counter(verdict["anomaly_kind"] for verdict, *_ in found)),
             "affected": dict(Counter(name for _, names, _ in found for name in names)),
-            "exemplars": _exemplars([v["anomaly_score"], v["trace_id"]] for v, *_ in found),
+            "exemplars": first_exemplars([v["anomaly_score"], v["trace_id"]] for v, *_ in found),
             "operations": dict(Counter(verdict["culprit_operation"] for verdict, *_ in found)),
             "model_versions": dict(Counter(verdict["model_version"] for verdict, *_ in found)),
             "slower": [round(factor, 3) for *_, factor in found if factor is not None],
@@ -94,7 +94,7 @@ def incidents(verdicts: list[Row], affected: list[list[str]], slower: list[float
     ]
 
 
-def _exemplars(pairs: Iterable[list[Any]]) -> list[list[Any]]:
+def first_exemplars(pairs: Iterable[list[Any]]) -> list[list[Any]]:
     """Of [score, trace] the first EXEMPLARS, the highest score first."""
     return sorted(pairs, key=lambda pair: (-pair[0], pair[1]))[:EXEMPLARS]
 
@@ -122,17 +122,25 @@ def _merged(parts: list[Row]) -> Row:
         "anomalous_traces": traces,
         "scores": [score for part in parts for score in part["scores"]],
         "threshold": sum(part["threshold"] * part["anomalous_traces"] for part in parts) / traces,
-        **{
-            name: _added(part[name] for part in parts) for name in ("kinds", "affected", "operations", "model_versions")
-        },
-        "exemplars": _exemplars(pair for part in parts for pair in part["exemplars"]),
+        **{name: added(part[name] for part in parts) for name in ("kinds", "affected", "operations", "model_versions")},
+        "exemplars": first_exemplars(pair for part in parts for pair in part["exemplars"]),
         "slower": [factor for part in parts for factor in part.get("slower", ())],
         "excess_usage": dict(sorted(excess.items())),
         "recurrence": max(part["recurrence"] for part in parts),
     }
 
 
-def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def exemplars_of(incidents: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """[score, trace] of those of several minutes that are told first, each trace once, by its highest score."""
+    best: dict[str, float] = {}
+    for incident in incidents:
+        for score, trace_id in incident["exemplars"]:
+            best[trace_id] = max(score, best.get(trace_id, score))
+    return first_exemplars([score, trace_id] for trace_id, score in best.items())
+
+
+def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """What several count, together."""
     total: Counter[str] = Counter()
     for each in counts:
         total.update(each)
