@@ -23,18 +23,18 @@ import argparse
 import calendar
 import sys
 import time
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
 
+from jobs import toml
 from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
 from jobs.migrate import migrate
@@ -108,12 +108,7 @@ def load(path: Path) -> list[Budget]:
     Raises:
         UsageError: it can't be read, or says something that can't be; the file and the key are named.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--file {path}: {(error.strerror or str(error)).lower()}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--file {path}: {error}") from None
+    content = toml.read(path, "--file")
     rows = content.pop("budgets", None)
     if content.keys() - {*_OF.values()} or not isinstance(rows, list) or not rows:
         raise UsageError(f"--file {path}: must hold [[budgets]], perhaps [teams] and [cost_centers], and nothing else")
@@ -139,20 +134,12 @@ def _budget(row: Any, tables: Mapping[str, Any], where: str) -> Budget:
     if len(of) != 1 or row.keys() - of != _KEYS:
         keys = f"{', '.join(sorted(_KEYS))}, one of {', '.join(_OF)}"
         raise UsageError(f"{where}: must have {keys}, and nothing else")
-    services, amount = _services(row, tables, where), row["amount"]
-    try:
-        if not isinstance(amount, (str, int)) or isinstance(amount, bool):
-            raise InvalidOperation
-        value = Decimal(amount)
-        if not value.is_finite() or value < 0:
-            raise InvalidOperation
-    except InvalidOperation:
-        raise UsageError(f'{where}.amount: {amount!r} is no amount, as "12.50"') from None
+    services, amount = _services(row, tables, where), toml.amount(row["amount"], f"{where}.amount", at_least=0)
     try:
         month = None if row["month"] == EVERY else date.fromisoformat(f"{row['month']}-01")
     except ValueError:
         raise UsageError(f"{where}.month: {row['month']!r} must be as 2026-11, or {EVERY}") from None
-    return Budget(str(row["name"]), services, month, value, str(row["currency"]))
+    return Budget(str(row["name"]), services, month, amount, str(row["currency"]))
 
 
 def status(budget: Budget, costs: Iterable[Cost], excess: Mapping[str, Decimal], until: datetime) -> Status:

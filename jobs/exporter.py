@@ -33,9 +33,29 @@ OTHER = "__other__"
 _LABEL_CHARS = 200
 _AGAIN_S, _TIMEOUT_S = 10.0, 5
 
-# A figure: name, what it says, labels, and the query of labels and value. %(services)s: how many are told apart.
+# A figure: name, what it says, labels, and the query of labels and value.
+_Figure = tuple[str, str, tuple[str, ...], str]
+
+# Of the newest month of budget_status: name, what it says, and its expression there.
+_BUDGETS = (
+    ("budget_amount", "What the month may cost", "amount"),
+    ("budget_spent", "What the month has cost, provisional cost with it", "billed_cost + provisional_cost"),
+    ("budget_forecast", "What the month will cost, the median", "forecast_cost"),
+    ("budget_forecast_low", "Of twenty months nineteen will cost at least so much", "forecast_low"),
+    ("budget_burn_rate", "Share of the budget that is spent / share of the month that is over", "burn_rate"),
+)
+
+
+def _of_budget(name: str, says: str, expression: str) -> _Figure:
+    query = (
+        f"select budget, billing_currency, {expression} from public.budget_status"
+        " where month = (select max(month) from public.budget_status)"
+    )
+    return name, says, ("budget", "currency"), query
+
+
 _DAY = "(select max(window_start) from public.cost_allocations)"
-_FIGURES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+_FIGURES: tuple[_Figure, ...] = (
     (
         "service_cost_last_day",
         "What a workload cost in the 24 hours until the newest window",
@@ -79,41 +99,7 @@ _FIGURES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "select otel_service_name, anomaly_kind, billing_currency, sum(excess_cost_per_hour) from public.incidents"
         " where closed_at is null and not is_silenced and excess_cost_per_hour is not null group by 1, 2, 3",
     ),
-    (
-        "budget_amount",
-        "What the month may cost",
-        ("budget", "currency"),
-        "select budget, billing_currency, amount from public.budget_status"
-        " where month = (select max(month) from public.budget_status)",
-    ),
-    (
-        "budget_spent",
-        "What the month has cost, provisional cost with it",
-        ("budget", "currency"),
-        "select budget, billing_currency, billed_cost + provisional_cost from public.budget_status"
-        " where month = (select max(month) from public.budget_status)",
-    ),
-    (
-        "budget_forecast",
-        "What the month will cost, the median",
-        ("budget", "currency"),
-        "select budget, billing_currency, forecast_cost from public.budget_status"
-        " where month = (select max(month) from public.budget_status)",
-    ),
-    (
-        "budget_forecast_low",
-        "Of twenty months nineteen will cost at least so much",
-        ("budget", "currency"),
-        "select budget, billing_currency, forecast_low from public.budget_status"
-        " where month = (select max(month) from public.budget_status)",
-    ),
-    (
-        "budget_burn_rate",
-        "Share of the budget that is spent / share of the month that is over",
-        ("budget", "currency"),
-        "select budget, billing_currency, burn_rate from public.budget_status"
-        " where month = (select max(month) from public.budget_status)",
-    ),
+    *(_of_budget(*figure) for figure in _BUDGETS),
     (
         "notifications",
         "Messages of respond that wait, or that a receiver refused for good",
@@ -155,8 +141,8 @@ class CostCollector(Collector):
     def _ask(self) -> list[GaugeMetricFamily]:
         up = GaugeMetricFamily("anomaly_cost_up", "Whether the tables answer")
         try:
-            options = f"-c timezone=UTC -c search_path=public -c statement_timeout={_TIMEOUT_S}s"
-            with connect(self._url, "anomaly_cost exporter", options=options, connect_timeout=_TIMEOUT_S) as connection:
+            options = f"-c statement_timeout={_TIMEOUT_S}s"
+            with connect(self._url, "anomaly_cost exporter", options, connect_timeout=_TIMEOUT_S) as connection:
                 families = [self._family(connection, *figure) for figure in _FIGURES]
         except psycopg.Error as error:
             print(f"exporter: {str(error).strip().splitlines()[0]}", file=sys.stderr, flush=True)

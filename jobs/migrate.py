@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from jobs.config import ROOT
 from jobs.errors import JobError, UsageError
-from jobs.postgres import FORM, address
+from jobs.postgres import FORM
+from jobs.postgres import connection as connect
 
 MIGRATIONS = ROOT / "docker" / "postgres" / "migrations"
 AHEAD = "2 months"
@@ -30,12 +30,8 @@ AHEAD = "2 months"
 # One lock for all that migrate a database at once; any number that no other program takes.
 _LOCK = 0x616E6F6D_636F7374  # "anomcost"
 
-_SETTINGS: dict[str, str | int] = {
-    "application_name": "anomaly_cost migrate",
-    "connect_timeout": 10,
-    # A table that is read for longer is told, not waited for: what waits here, all others wait behind.
-    "options": "-c lock_timeout=30s -c timezone=UTC -c search_path=public -c client_min_messages=warning",
-}
+# A table that is read for longer is told, not waited for: what waits here, all others wait behind.
+_OPTIONS = "-c lock_timeout=30s -c client_min_messages=warning"
 
 _RECORD = """
 create schema if not exists anomaly_cost;
@@ -88,9 +84,8 @@ def _one_line(error: psycopg.Error) -> str:
 @contextmanager
 def _connection(url: str) -> Iterator[psycopg.Connection]:
     """A connection that commits each statement, and holds the lock of those that migrate."""
-    settings = make_conninfo("", **(_SETTINGS | address(url).connection))
     try:
-        with psycopg.connect(settings, autocommit=True) as connection:
+        with connect(url, "anomaly_cost migrate", _OPTIONS) as connection:
             connection.execute("select pg_advisory_lock(%s)", [_LOCK])
             yield connection
     except psycopg.Error as error:

@@ -87,10 +87,11 @@ def address(url: str) -> Address:
     return Address(host, port, database, user, dict(query))
 
 
-def connection(url: str, application: str, **settings: str | int) -> psycopg.Connection:
+def connection(url: str, application: str, options: str = "", **settings: str | int) -> psycopg.Connection:
     """A connection of psycopg that commits each statement, in UTC.
 
-    application: as the server shows it. settings: of libpq, on top.
+    application: as the server shows it. options: of the session, "-c NAME=VALUE …", more than those. settings: of
+    libpq, on top.
 
     Raises:
         UsageError: see ``address``.
@@ -103,6 +104,6 @@ def connection(url: str, application: str, **settings: str | int) -> psycopg.Con
     ours: dict[str, str | int] = {
         "application_name": application,
         "connect_timeout": 10,
-        "options": "-c timezone=UTC -c search_path=public",
+        "options": f"-c timezone=UTC -c search_path=public {options}",
     }
     return psycopg.connect(make_conninfo("", **(ours | address(url).connection | settings)), autocommit=True)

@@ -313,6 +313,17 @@ class Cluster:
         job = self._ask(f"/jobs/{job_id}")
         return bool(job) and job["state"] == "RUNNING" and all(v["status"] == "RUNNING" for v in job["vertices"])
 
+    def wait_until_it_runs(self, job_id: str, patience_s: float) -> None:
+        """Raises RuntimeError: it doesn't in time; with what its tasks do and what it failed of."""
+        try:
+            self.wait_for("a running job", lambda: self.runs(job_id), patience_s)
+        except RuntimeError as error:
+            job = self._ask(f"/jobs/{job_id}") or {"state": "UNKNOWN", "vertices": []}
+            tasks = "\n".join(f"{vertex['status']} {vertex['name'][:100]}" for vertex in job["vertices"])
+            failed_of = "\n".join(text[:3000] for text in self.exceptions(job_id))
+            logs = "\n".join(f"{each.log.stem}:\n{_tail(each.log)}" for each in self.taskmanagers)
+            raise RuntimeError(f"{error}; it is {job['state']}\n{tasks}\n{failed_of}\n{logs}") from None
+
     def checkpoint_interval_ms(self, job_id: str) -> int | None:
         """How often it makes checkpoints; None where it makes none."""
         interval_ms = self._ask(f"/jobs/{job_id}/checkpoints/config")["interval"]

@@ -16,10 +16,11 @@ class Receiver:
     Attributes:
         check: says what is wrong with a body, None = nothing; what is wrong is answered by 400.
         status: what is answered where nothing is wrong.
+        answers: whether it does; if not, it takes what is posted and hangs up.
     """
 
     def __init__(self, check: Callable[[Any], str | None] = lambda body: None) -> None:
-        self.check, self.status = check, 202
+        self.check, self.status, self.answers = check, 202, True
         self.taken: list[tuple[str, dict[str, str], Any]] = []
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
@@ -48,6 +49,8 @@ class Receiver:
                 if status < 300:
                     with receiver._lock:
                         receiver.taken.append((self.path, dict(self.headers), body))
+                if not receiver.answers:
+                    return
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write((wrong or "").encode())

@@ -62,9 +62,10 @@ class Respond:
         self._actions = Actions(connection, policy, cluster, self._asked, tell)
         self._away: set[str] = set()  # receivers whose last try failed
         self._said_again_at = float("-inf")
+        self._feedback_waits = False
 
-    def look(self) -> int:
-        """Decide what is to be told, and queue it; returns how many messages that are."""
+    def look(self) -> None:
+        """Decide what is to be told, and queue it; go on with the actions."""
         now = self._now()
         incidents = queue.incidents(self._connection)
         told = queue.told(self._connection, [incident["incident_id"] for incident in incidents])
@@ -72,7 +73,6 @@ class Respond:
         decision = decide(self._policy, incidents, told, now, burning)
         queue.write(self._connection, decision.told, decision.messages, now)
         self._actions.look(incidents, now, burning)
-        return len(decision.messages)
 
     def _asked(self, action: Action, value: str, row: Mapping[str, Any], key: str) -> str | None:
         """Ask a webhook; what it says if it doesn't."""
@@ -144,6 +144,18 @@ class Respond:
                     for message in queue.open_alerts(self._connection, name):
                         post(receiver, request(receiver, message, 0, self._now()), session, self._now())
 
+    def forward(self, send: Callable[[list[bytes]], None]) -> None:
+        """Send the job what people said; what the broker doesn't take is sent the next time."""
+        from kafka.errors import KafkaError
+
+        try:
+            forward(self._connection, send)
+            self._feedback_waits = False
+        except (KafkaError, OSError, ValueError) as error:
+            if not self._feedback_waits:
+                self._tell(f"feedback waits: the broker does not take it ({type(error).__name__})")
+            self._feedback_waits = True
+
 
 def _sender(url: str | None) -> Callable[[list[bytes]], None] | None:
     """Sends records to the topic of feedback."""
@@ -181,28 +193,11 @@ def _work(connection: psycopg.Connection, policy: Policy, send: Callable | None,
         respond.send()
         respond.say_again(time.monotonic())
         if send:
-            _forward(connection, send)
+            respond.forward(send)
         if once:
             return
         for _ in connection.notifies(timeout=_LOOK_S, stop_after=1):
             pass
-
-
-_forward_failed = False
-
-
-def _forward(connection: psycopg.Connection, send: Callable[[list[bytes]], None]) -> None:
-    """What the broker doesn't take is sent the next time."""
-    from kafka.errors import KafkaError
-
-    global _forward_failed
-    try:
-        forward(connection, send)
-        _forward_failed = False
-    except (KafkaError, OSError, ValueError) as error:
-        if not _forward_failed:
-            print(f"respond: feedback waits: the broker does not take it ({type(error).__name__})", file=sys.stderr)
-        _forward_failed = True
 
 
 def _interrupt(*_: object) -> None:

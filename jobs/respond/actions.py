@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from jobs.respond.kubernetes import Cluster, ClusterError
 from jobs.respond.policy import SCALE, Action, Incident, Policy
-from jobs.respond.watch import GRACE
+from jobs.respond.watch import GRACE, goes_on
 
 Row = dict[str, Any]
 
@@ -151,7 +151,7 @@ class Actions:
 
     def _go_on(self, row: Row, by_id: Mapping[str, Incident], now: datetime) -> None:
         action = self._by_name.get(row["action"])
-        incident = by_id.get(row["incident_id"]) or next((of for of in by_id.values() if _goes_on(row, of)), None)
+        incident = by_id.get(row["incident_id"]) or next((of for of in by_id.values() if goes_on(row, of)), None)
         is_over = incident is None or incident["closed_at"] is not None or incident["is_silenced"]
         seen = tuple(row[name] for name in _SEEN)
         if incident is not None and tuple(incident[name] for name in _SEEN) != seen:
@@ -247,16 +247,6 @@ class Actions:
 def _target(row: Row) -> Target:
     namespace, _, workload = row["target"].partition("/")
     return Target(namespace, workload)
-
-
-def _goes_on(row: Row, incident: Incident) -> bool:
-    """Whether an incident of another id is the one that was acted on: its windows overlap."""
-    return (
-        incident["otel_service_name"] == row["otel_service_name"]
-        and incident["billing_currency"] == row["billing_currency"]
-        and incident["window_start"] < row["window_end"]
-        and incident["window_end"] > row["window_start"]
-    )
 
 
 def _json(value: object) -> str:

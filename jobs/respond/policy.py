@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from jobs import toml
 from jobs.errors import UsageError
 
 # From the least to the most urgent, in PagerDuty's words.
@@ -246,18 +246,8 @@ class _Table:
         return tuple(values)
 
     def amounts(self, key: str) -> dict[str, Decimal]:
-        """Text or whole numbers: a float is not exactly what was written."""
-        found = {}
-        for currency, amount in _Table(self.values.get(key, {}), f"{self.where}.{key}").values.items():
-            try:
-                if not isinstance(amount, (str, int)) or isinstance(amount, bool):
-                    raise InvalidOperation
-                found[currency] = Decimal(amount)
-                if not found[currency].is_finite():
-                    raise InvalidOperation
-            except InvalidOperation:
-                raise UsageError(f'{self.where}.{key}.{currency}: {amount!r} is no amount, as "12.50"') from None
-        return found
+        table = _Table(self.values.get(key, {}), f"{self.where}.{key}")
+        return {currency: toml.amount(value, f"{table.where}.{currency}") for currency, value in table.values.items()}
 
     def whole(self, key: str, default: int) -> int:
         value = self.values.get(key, default)
@@ -292,13 +282,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Policy:
     Raises:
         UsageError: it can't be read, or says something that can't be; the file and the key are named.
     """
-    try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except OSError as error:
-        raise UsageError(f"--policy {path}: {(error.strerror or str(error)).lower()}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--policy {path}: {error}") from None
+    content = toml.read(path, "--policy")
     try:
         return _policy(content, environment)
     except UsageError as error:

@@ -7,7 +7,7 @@ sent when its receiver has taken it; a kill in between sends it again, under the
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, fields
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -17,8 +17,6 @@ import psycopg
 from psycopg.rows import dict_row, kwargs_row
 
 from jobs.respond.watch import Message, Told
-
-WAITING, SENT, DEAD = "waiting", "sent", "dead"
 
 # Tries wait twice as long each time, from the first of these seconds to the second.
 _BACKOFF_S, _BACKOFF_MOST_S = 1.0, 300.0
@@ -198,12 +196,3 @@ def open_alerts(connection: psycopg.Connection, receiver: str) -> list[Message]:
         [receiver],
     ).fetchall()
     return [Message(receiver, *row) for row in rows]
-
-
-def counts(connection: psycopg.Connection) -> Mapping[str, int]:
-    """Messages by state."""
-    return dict(
-        connection.execute(
-            "select notification_state, count(*) from anomaly_cost.notifications group by notification_state"
-        ).fetchall()
-    )

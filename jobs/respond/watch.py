@@ -74,7 +74,7 @@ def decide(
     for before in told:
         here = before
         if before.incident_id not in by_id:
-            successor = next((i for _, i in sorted(by_id.items()) if _goes_on(before, i)), None)
+            successor = next((i for _, i in sorted(by_id.items()) if goes_on(vars(before), i)), None)
             if successor is not None:
                 here = replace(before, incident_id=successor["incident_id"])
         known[here.route, here.incident_id] = here
@@ -102,19 +102,19 @@ def _add(decision: Decision, before: Told | None, after: Told, messages: list[Me
     decision.messages.extend(messages)
 
 
-def _goes_on(told: Told, incident: Incident) -> bool:
-    """Whether an incident of another id is the one that was told: its windows overlap."""
+def goes_on(before: Mapping[str, Any], incident: Incident) -> bool:
+    """Whether an incident of another id is the one that was told or acted on before: its windows overlap."""
     return (
-        incident["otel_service_name"] == told.otel_service_name
-        and incident["billing_currency"] == told.billing_currency
-        and incident["window_start"] < told.window_end
-        and incident["window_end"] > told.window_start
+        incident["otel_service_name"] == before["otel_service_name"]
+        and incident["billing_currency"] == before["billing_currency"]
+        and incident["window_start"] < before["window_end"]
+        and incident["window_end"] > before["window_start"]
     )
 
 
 def _is_told_of(told: Iterable[Told], route: Route, incident: Incident) -> bool:
     """Whether it was told under an id that the table still has: it is about to go."""
-    return any(of.route == route.name and not of.is_over and _goes_on(of, incident) for of in told)
+    return any(of.route == route.name and not of.is_over and goes_on(vars(of), incident) for of in told)
 
 
 def _open(

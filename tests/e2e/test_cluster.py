@@ -54,7 +54,7 @@ def wait_for_the_middle(cluster: Cluster, job_id: str, database: Database, expec
 
 def wait_for_checkpoint(cluster: Cluster, job_id: str) -> None:
     """Until every task runs, and one more checkpoint is complete."""
-    cluster.wait_for("a running job", lambda: cluster.runs(job_id), PATIENCE_S)
+    cluster.wait_until_it_runs(job_id, PATIENCE_S)
     before = cluster.completed_checkpoints(job_id)
     cluster.wait_for("a checkpoint", lambda: cluster.completed_checkpoints(job_id) > before, PATIENCE_S)
 

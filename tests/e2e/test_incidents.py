@@ -66,6 +66,15 @@ def _wait(what: str, condition, fails) -> None:
         time.sleep(0.2)
 
 
+def _sent(database: Database, receiver: str) -> int:
+    with psycopg.connect(database.dsn) as connection:
+        [(count,)] = connection.execute(
+            "select count(*) from anomaly_cost.notifications where receiver = %s and notification_state = 'sent'",
+            [receiver],
+        ).fetchall()
+    return count
+
+
 def _dearer(row: dict[str, str], factor: int) -> dict[str, str]:
     costs = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
     return row | {name: str(Decimal(row[name]) * factor) for name in costs if row[name]}
@@ -106,9 +115,11 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
             _wait("an incident is open", lambda: _incidents(database, service), fails)
             respond.start()
             pager.wait_for(lambda bodies: _of(bodies, service), PATIENCE_S)
-            # respond and the pager are away while the bill lands, twenty times as dear as it was.
-            respond.kill()
+            # respond and the pager are away while the bill lands, twenty times as dear as it was. Killed before it
+            # noted that a message was taken, respond would send it again: test_respond has that.
             pager.stop()
+            _wait("what the pager took is noted", lambda: _sent(database, "pager") == len(pager.bodies), fails)
+            respond.kill()
             alerts.kill()
             send_charges(to, [_dearer(row, 20) for row in later])
             _wait("the incident is restated", lambda: _is_billed(database, chosen), fails)

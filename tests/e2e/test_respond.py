@@ -154,6 +154,7 @@ def test_who_goes_away_loses_nothing_and_is_told_nothing_twice(
         pager.stop()
         put(tables, row(excess_cost="60"))
         hook.wait_for(lambda bodies: kinds(bodies) == ["opened", "escalated"])
+        _wait(lambda: not _waiting(tables, "hook"))
         respond.end()
         put(tables, row(excess_cost="61", cost_status="billed"))
         respond.start()
@@ -192,6 +193,24 @@ def _wait(condition: Callable[[], object], patience_s: float = 120) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_what_was_taken_but_not_noted_is_sent_again_under_its_key(
+    tables: Database, pager: Receiver, hook: Receiver, tmp_path: Path
+) -> None:
+    hook.answers = False
+    respond = Running(tables, written(tmp_path, pager, hook))
+    respond.start()
+    put(tables, row())
+    hook.wait_for(lambda bodies: bodies)
+    respond.end()
+    hook.answers = True
+    respond.start()
+    _wait(lambda: not _waiting(tables, "hook"))
+    respond.end()
+    first, *again = hook.bodies
+    assert again
+    assert all(body == first for body in again)
 
 
 def test_what_had_ended_before_it_ran_first_is_told_to_nobody(
