@@ -235,19 +235,21 @@ HEAP = 6.0
 class Consumers:
     """Three pods of one service: usage per call, a base, noise."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, heap: float = HEAP) -> None:
+        """heap: how far the level of memory varies."""
         self.watch = UsageWatch()
         self.watch.resize(1)
         self.rng = np.random.default_rng(seed)
         self.names = [f"s\x1f{pod}" for pod in range(3)]
-        self.heap = self.rng.normal(0, HEAP, 3)
+        self.varies = heap
+        self.heap = self.rng.normal(0, heap, 3)
         self.number = 0
 
     def step(self, cost: float = 1.0, base: float = 10.0, resets: bool = False) -> np.ndarray:
         """Which pods are found in over-use.  # (pods,)"""
         rng = self.rng
         self.number += 1
-        self.heap = 0.9 * self.heap + np.sqrt(1 - 0.9**2) * rng.normal(0, HEAP, 3)
+        self.heap = 0.9 * self.heap + np.sqrt(1 - 0.9**2) * rng.normal(0, self.varies, 3)
         usage, calls = {}, {}
         for pod, name in enumerate(self.names):
             served = rng.poisson(12)
@@ -294,6 +296,17 @@ def test_a_level_of_memory_is_no_evidence_whatever_it_does() -> None:
     pods.heap += 4_000.0
     assert not any(pods.step().any() for _ in range(60))
     assert DIMENSIONS.index("memory") == 1 and of_any_size(pods.watch._chance[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize(("heap", "taken"), [(HEAP, 5.0), (100 * HEAP, 0.0)])
+def test_a_call_takes_memory_only_where_calls_tell_it_better_than_the_minute_before(heap: float, taken: float) -> None:
+    """Else memory is a level of its own, and what seems to come with a call is chance: no excess is made of it."""
+    pods = Consumers(4, heap)
+    for _ in range(LEARNING):
+        pods.step()
+    of_call = pods.watch.work_costs()[0, :, 0]
+    assert of_call[DIMENSIONS.index("memory")] == pytest.approx(taken, rel=0.2)
+    assert of_call[DIMENSIONS.index("cpu")] == pytest.approx(1.0, rel=0.2)
 
 
 def test_a_child_that_is_missing_now_and_then_is_not_missed() -> None:

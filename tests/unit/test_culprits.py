@@ -159,13 +159,23 @@ def test_who_over_uses_is_not_blamed_for_what_its_host_does_not_explain(slow_pod
 def test_a_host_is_crowded_where_most_that_share_it_are_slow() -> None:
     host = [LEFT, LEFT, LEFT, RIGHT, RIGHT, RIGHT]
     service = np.array([0, 1, 2, 1, 2, 3])
-    overuse = np.array([3.0, -9.0, -9.0, -9.0, -9.0, -9.0])
-    assert crowding(host, service, np.array([0.9, 0.9, 0.8, 0.0, 0.1, 0.0]), overuse) == {LEFT: 0}
-    assert crowding(host, service, np.array([0.9, 0.9, 0.1, 0.0, 0.1, 0.0]), overuse) == {}  # one has its own reasons
-    assert crowding(host, service, np.array([0.9, 0.9, 0.8, 0.9, 0.1, 0.0]), overuse) == {}  # so it is elsewhere
-    assert crowding(host, service, np.array([np.nan, 0.9, 0.8, 0.0, 0.1, 0.0]), overuse) == {LEFT: 0}  # without spans
-    assert crowding([""] * 6, service, np.full(6, 0.9), overuse) == {}
-    assert crowding(host, service, np.array([0.9, 0.9, 0.8, 0.0, 0.1, 0.0]), np.full(6, -1.0)) == {}
+    overuse, unknown = np.array([3.0, -9.0, -9.0, -9.0, -9.0, -9.0]), np.full(6, -np.inf)
+
+    def crowded_by(*slow: float, overuse: np.ndarray = overuse, surplus: np.ndarray = unknown) -> dict[str, int]:
+        return crowding(host, service, np.array(slow), overuse, surplus)
+
+    assert crowded_by(0.9, 0.9, 0.8, 0.0, 0.1, 0.0) == {LEFT: 0}
+    assert crowded_by(0.9, 0.9, 0.1, 0.0, 0.1, 0.0) == {}  # one has its own reasons
+    assert crowded_by(0.9, 0.9, 0.8, 0.9, 0.1, 0.0) == {}  # so it is elsewhere
+    assert crowded_by(np.nan, 0.9, 0.8, 0.0, 0.1, 0.0) == {LEFT: 0}  # without spans
+    assert crowding([""] * 6, service, np.full(6, 0.9), overuse, unknown) == {}
+    nobody = np.full(6, -1.0)
+    assert crowded_by(0.9, 0.9, 0.8, 0.0, 0.1, 0.0, overuse=nobody) == {}
+    # Where calls don't tell what is used, over-use is nobody's; who uses far more than usual is to blame.
+    beyond = np.array([12.0, 1.0, -np.inf, 20.0, 2.0, 1.0])
+    assert crowded_by(0.9, 0.9, 0.8, 0.0, 0.1, 0.0, overuse=nobody, surplus=beyond) == {LEFT: 0}
+    assert crowded_by(0.9, 0.9, 0.8, 0.0, 0.1, 0.0, overuse=nobody, surplus=beyond / 5) == {}
+    assert crowded_by(0.0, 0.1, 0.0, 0.0, 0.1, 0.0, overuse=nobody, surplus=beyond) == {}  # and nobody is slow
 
 
 # ---- callers ------------------------------------------------------------------------------------

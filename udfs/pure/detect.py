@@ -385,26 +385,28 @@ class Detector(Generic[Told]):
             pods=of_pods,
             loops=of_loops,
             overuse=np.array([overuse.get(name, -np.inf) for name in case.pods]),
-            neighbour=self._crowded_by(numbers, slow, greed),
+            neighbour=self._crowded_by(numbers, slow, greed, self._usage.surplus_at(case.minute_ms)),
             shapes=shapes,
             costs={name: costs[services.get(name)] for name in working if services.get(name) >= 0},
         )
         return replace(case, believed=believed, is_final=is_final)
 
-    def _crowded_by(self, numbers: np.ndarray, slow: np.ndarray, greed: Mapping[str, float]) -> list[str]:
+    def _crowded_by(
+        self, numbers: np.ndarray, slow: np.ndarray, greed: Mapping[str, float], surplus: Mapping[str, float]
+    ) -> list[str]:
         """The service that crowds each of a minute's pods out, "" = none.  # (pods,) or () where nobody does
 
         numbers: (pods,) -1 = not known any more. slow: (all pods,) chance that each is slow by itself. greed: log odds
-        of using more for whatever reason.
+        of using more for whatever reason. surplus: see UsageWatch.surplus_at.
         """
         pods = self._pods
-        odds = np.array([greed.get(name, -np.inf) for name in pods.names.names])
-        if not (odds > 0).any():
+        odds, beyond = (np.array([of.get(name, -np.inf) for name in pods.names.names]) for of in (greed, surplus))
+        if not (slow > 0.5).any():
             return []
         heard = numbers[numbers >= 0]
         heard_slow = np.full(len(pods), np.nan)
         heard_slow[heard] = slow[heard]
-        found = crowding(pods.host, pods.service, heard_slow, odds)
+        found = crowding(pods.host, pods.service, heard_slow, odds, beyond)
         names = {host: pods.names.names[pod].split(SEPARATOR)[0] for host, pod in found.items()}
         return [names.get(pods.host[number], "") if number >= 0 else "" for number in numbers.tolist()] if names else []
 

@@ -15,13 +15,18 @@ import numpy as np
 # and their share of those that are heard of there.
 SERVICES_MIN = 2
 SHARE_MIN = 0.5
+# Standard deviations that the one who uses more is beyond its usual, where its over-use is not known by itself.
+SURPLUS_MIN = 3.0
 
 
-def crowding(host: Sequence[str], service: np.ndarray, slow: np.ndarray, overuse: np.ndarray) -> dict[str, int]:
+def crowding(
+    host: Sequence[str], service: np.ndarray, slow: np.ndarray, overuse: np.ndarray, surplus: np.ndarray
+) -> dict[str, int]:
     """Crowded hosts, each with the place of the pod that uses more.
 
     host: (pods,) "" = unknown. service: (pods,) numbers. slow: (pods,) chance that the pod's own time is in an episode,
-    NaN where it is not heard of. overuse: (pods,) log odds.
+    NaN where it is not heard of. overuse: (pods,) log odds. surplus: (pods,) the most that it uses beyond what its work
+    explains, in standard deviations, -inf = not known: it tells who it is where nobody's over-use is known.
     """
     on: dict[str, list[int]] = defaultdict(list)
     heard: dict[int, set[str]] = defaultdict(set)  # hosts on which each service is heard of, and on which it is slow
@@ -36,7 +41,9 @@ def crowding(host: Sequence[str], service: np.ndarray, slow: np.ndarray, overuse
     found = {}
     for name, pods in on.items():
         greedy = max(pods, key=lambda pod: (overuse[pod], -pod))
-        if overuse[greedy] > 0:
+        if not overuse[greedy] > 0:
+            greedy = max(pods, key=lambda pod: (surplus[pod], -pod))
+        if overuse[greedy] > 0 or surplus[greedy] > SURPLUS_MIN:
             others = [other for other, hosts in heard.items() if name in hosts and other != service[greedy]]
             slowed = [other for other in others if ill[other] == {name}]
             if len(slowed) >= max(SERVICES_MIN, SHARE_MIN * len(others)):

@@ -124,8 +124,8 @@ class UsageWatch:
     def __init__(self, lag: int = 0) -> None:
         """lag: how many past minutes can be told anew by what came after them."""
         self._lag = lag
-        # (minute, chances of pods, of services, evidence on pods, on services), oldest first
-        self._past: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        # (minute, chances of pods, of services, evidence on pods, on services, surplus of pods), oldest first
+        self._past: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         # Surplus of each pod's use in this minute, in standard deviations; NaN = not known.
         self.surplus = np.zeros((0, len(DIMENSIONS)))
         self.pods = Vocabulary()  # "service SEPARATOR pod"
@@ -160,8 +160,11 @@ class UsageWatch:
         self._minutes = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of an earlier release, for which calls were as sure as all traces make them, too."""
+        """Of an earlier release, for which calls were as sure as all traces make them, too, and which didn't keep the
+        surplus of past minutes."""
         self.__dict__.update({"_noise": None, "_unsure": {}} | state)
+        unknown = np.zeros((0, len(DIMENSIONS)))
+        self._past = [past if len(past) == 6 else (*past, unknown) for past in self._past]
 
     def resize(self, services: int) -> None:
         """Have at least ``services`` rows."""
@@ -231,7 +234,7 @@ class UsageWatch:
         if self._minutes % SOLVE_MINUTES == 0:
             self._solve()
         if self._lag:
-            self._past.append((minute_ms, self._pod_chance.copy(), self._chance.copy(), *told))
+            self._past.append((minute_ms, self._pod_chance.copy(), self._chance.copy(), *told, self.surplus))
             del self._past[: -self._lag - 1]
         return self._log_odds(self._pod_chance, self._chance)
 
@@ -241,7 +244,7 @@ class UsageWatch:
         pods, services = len(self.pods), len(self._chance)
         pod_future = np.ones((pods, len(DIMENSIONS), 1 + overuse.STATES))
         future = np.ones((services, len(DIMENSIONS), 1 + overuse.STATES))
-        for minute, pod_chance, chance, pod_told, told in reversed(self._past):
+        for minute, pod_chance, chance, pod_told, told, _ in reversed(self._past):
             if minute <= minute_ms:
                 pod_chance = overuse.with_future(grown(pod_chance, pods), pod_future, grown(pod_told, pods, np.nan))
                 chance = overuse.with_future(grown(chance, services), future, grown(told, services, np.nan))
@@ -251,6 +254,14 @@ class UsageWatch:
         else:
             pod_chance, chance = self._pod_chance, self._chance
         return self._log_odds(pod_chance, chance), self._log_odds(pod_chance, chance, overuse.of_any_kind)
+
+    def surplus_at(self, minute_ms: int) -> dict[str, float]:
+        """By consumer, the greatest surplus of work in a past minute, in standard deviations; those that are known."""
+        for minute, *_, surplus in reversed(self._past):
+            if minute <= minute_ms:
+                most = np.max(surplus[:, IS_WORK], axis=1, where=np.isfinite(surplus[:, IS_WORK]), initial=-np.inf)
+                return {name: z for name, z in zip(self.pods.names, most.tolist()) if z > -np.inf}
+        return {}
 
     def _log_odds(
         self, pod_chance: np.ndarray, chance: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = overuse.of_any_size
@@ -280,11 +291,19 @@ class UsageWatch:
     def work_costs(self) -> np.ndarray:
         """Use of one call of each operation slot, and last of one call that a service makes.
 
+        Where calls tell memory no better than the minute before does, it is a level that no call takes.
+
         # (services, dimensions, FEATURES - 2)
         """
         costs = self._cost[:, :, 1:-1].copy()
         costs[:, :, :-1] += self._cost[:, :, -1:]  # what a served call still takes the minute after
+        costs *= (self._is_told() | IS_WORK)[:, :, None]
         return costs
+
+    def _is_told(self) -> np.ndarray:
+        """Where calls have told the use better than the minute before did.  # (services, dimensions) bool"""
+        better, compared = np.moveaxis(self._skill, 2, 0)
+        return better - compared / 2 > np.sqrt(compared)
 
     def renew(self, services: np.ndarray) -> None:
         """Learn afresh what these services' calls take: they have a new release."""
@@ -339,8 +358,7 @@ class UsageWatch:
         np.add.at(self.unexplained, services, np.where(ready[:, :, None], told_by, 0.0))
         # What the calls don't explain better than the minute before does is a level of its own (a heap, a cache), and
         # tells nothing of over-use.
-        better, compared = np.moveaxis(self._skill[services], 2, 0)
-        telling = ready & IS_WORK & (better - compared / 2 > np.sqrt(compared))
+        telling = ready & IS_WORK & self._is_told()[services]
         each = (
             overuse.evidence(residual, work, total, np.where(ready, variance, 1.0))
             * ((1 - inertia) / (1 + inertia))[..., None]
@@ -456,11 +474,11 @@ class UsageWatch:
             self._noise[gone] = 0.0
         self._guards[1].reset(gone)
         past = []
-        for minute, pod_chance, chance, pod_told, told in self._past:
+        for minute, pod_chance, chance, pod_told, told, surplus in self._past:
             chance, told = chance.copy(), told.copy()
             known = gone[gone < len(chance)]
             chance[known], told[known] = 0.0, np.nan
-            past.append((minute, pod_chance, chance, pod_told, told))
+            past.append((minute, pod_chance, chance, pod_told, told, surplus))
         self._past = past
         kept = seen_lately(self.pods.last_seen, before_ms, PODS_MOST)
         kept = kept[~np.isin(self._pod_service[kept], gone)]
@@ -470,6 +488,13 @@ class UsageWatch:
             for column in _POD_COLUMNS:
                 setattr(self, column, getattr(self, column)[kept])
             self._past = [
-                (minute, rows_of(pod_chance, kept), chance, rows_of(pod_told, kept, np.nan), told)
-                for minute, pod_chance, chance, pod_told, told in self._past
+                (
+                    minute,
+                    rows_of(pod_chance, kept),
+                    chance,
+                    rows_of(pod_told, kept, np.nan),
+                    told,
+                    rows_of(surplus, kept, np.nan),
+                )
+                for minute, pod_chance, chance, pod_told, told, surplus in self._past
             ]
