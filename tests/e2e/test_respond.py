@@ -76,11 +76,11 @@ def tables(database: Database) -> Database:
 class Running:
     """respond in a process of its own."""
 
-    def __init__(self, database: Database, policy: Path, *arguments: str) -> None:
+    def __init__(self, database: Database, policy: Path, *arguments: str, **environment: str) -> None:
         self._command = [
             sys.executable, "-m", "jobs.respond", "--tables", database.url, "--policy", str(policy), *arguments,
         ]  # fmt: skip
-        self._environment = os.environ | {"PD_KEY": KEY, "HOOK_SECRET": "s3cret"}
+        self._environment = os.environ | {"PD_KEY": KEY, "HOOK_SECRET": "s3cret"} | environment
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -289,6 +289,7 @@ def _until_due(database: Database) -> None:
 def test_what_people_write_goes_to_the_job_once(
     tables: Database, broker, pager: Receiver, hook: Receiver, tmp_path: Path
 ) -> None:
+    """To a broker that asks who is there, by the settings that the job takes."""
     from kafka import KafkaConsumer
 
     with psycopg.connect(tables.dsn) as connection:
@@ -297,9 +298,14 @@ def test_what_people_write_goes_to_the_job_once(
             " values (%s, 'false_alarm', 'ann', 'drill')",
             [ID],
         )
-    respond = Running(tables, written(tmp_path, pager, hook), "--feedback-to", broker.url)
+    respond = Running(
+        tables, written(tmp_path, pager, hook), "--feedback-to", broker.secured_url,
+        "--set", f"kafka.ssl.truststore.location={broker.truststore}", "--set", "kafka.ssl.truststore.type=PKCS12",
+        KAFKA_USERNAME=broker.USER, KAFKA_PASSWORD=broker.PASSWORD, KAFKA_SSL_TRUSTSTORE_PASSWORD=broker.PASSWORD,
+    )  # fmt: skip
     for _ in range(2):
-        assert respond.once().returncode == 0
+        done = respond.once()
+        assert done.returncode == 0 and "feedback waits" not in done.stderr, done.stderr
     consumer = KafkaConsumer(
         "incident_feedback", bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3_000
     )
