@@ -10,15 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import requests
 
 from jobs.migrate import migrate
+from jobs.respond.policy import SEVERITIES
 from tests.receiver import Receiver, pagerduty_error
 from tests.services import ROOT, Database, alertmanager
+from tests.unit.test_respond import EVENTS, POLICY, loaded, sent
 
 pytestmark = pytest.mark.services
 
@@ -274,6 +278,29 @@ def test_an_alertmanager_is_told_and_tells_once(
         told.stop()
     assert _alerts(told.bodies).count(("firing", "critical")) == 1
     assert _alerts(told.bodies).count(("firing", "warning")) == 1
+
+
+def test_an_alertmanager_takes_each_message_by_the_schema_that_it_is_made_of(tmp_path: Path) -> None:
+    """It checks what is posted by its published OpenAPI file, and refuses what that doesn't allow."""
+    policy = loaded(tmp_path, POLICY)
+    bare = {"exemplar_urls": [], "changes": "[]", "culprit_operation": None, "excess_cost": None}
+    with alertmanager("http://127.0.0.1:9/nobody") as server:
+
+        def status(body: bytes) -> int:
+            headers = {"Content-Type": "application/json"}
+            return requests.post(f"{server.url}/api/v2/alerts", body, headers=headers, timeout=10).status_code
+
+        for event, severity, of in product(EVENTS, SEVERITIES, ({}, bare)):
+            wanted, alerts = sent(policy, "alerts", event, severity, **of)
+            assert status(wanted.body) == 200, (event, severity, of)
+            # What isn't in the file is dropped in silence.
+            assert all(
+                alert.keys() <= {"labels", "annotations", "startsAt", "endsAt", "generatorURL"} for alert in alerts
+            )
+        [alert] = sent(policy, "alerts")[1]
+        for wrong in ({"labels": None}, {"labels": {"severity": 1}}, {"endsAt": "soon"}, {"annotations": {"a": 1.5}}):
+            assert 400 <= status(json.dumps([alert | wrong]).encode()) < 500, wrong
+        assert 400 <= status(json.dumps([{**alert, "generatorURL": "no address"}]).encode()) < 500
 
 
 def _alerts(bodies: list[Any]) -> list[tuple[str, str]]:

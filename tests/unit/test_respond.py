@@ -12,13 +12,16 @@ from typing import Any
 
 import orjson
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from cloudevents.core.exceptions import CloudEventValidationError
 
 from jobs.errors import UsageError
 from jobs.respond.policy import Policy, load
-from jobs.respond.receivers import ALERT_LASTS, post, request
-from jobs.respond.watch import GRACE, Message, Told, decide
+from jobs.respond.receivers import ALERT_LASTS, asks, post, request
+from jobs.respond.watch import ESCALATED, GRACE, OPENED, RESOLVED, RESTATED, Message, Told, decide
 
 NOW = datetime(2026, 1, 1, 10, 40, tzinfo=UTC)
+EVENTS = (OPENED, ESCALATED, RESTATED, RESOLVED)
 SECRETS = {
     "PD_KEY": "k" * 32,
     "HOOK_SECRET": "s3cret",
@@ -404,6 +407,36 @@ def test_a_webhook_is_signed_and_the_same_when_it_is_sent_again(policy: Policy) 
     signature = hmac.new(b"s3cret", wanted.body, hashlib.sha256).hexdigest()
     assert wanted.headers["X-Signature-256"] == f"sha256={signature}"
     assert sent(policy, "hook", "restated")[0] == wanted
+
+
+def asked(policy: Policy, key: str) -> Any:
+    """What a webhook is asked for by an action."""
+    row = {"otel_service_name": "payment", "incident_id": "2026-01-01T10:30:00Z/payment/USD", "why": "it is dear",
+           "figures": {"excess_cost": "12.4"}, "requested_at": NOW}  # fmt: skip
+    return asks(policy.receivers["hook"], "limit", "limit=100", row, key)
+
+
+def test_a_reader_of_cloudevents_reads_what_a_webhook_gets(policy: Policy) -> None:
+    """The SDK that publishes the specification's rules for Python: it refuses what breaks them."""
+    subject = "2026-01-01T10:30:00Z/payment/USD"
+    wanted = [(sent(policy, "hook", of)[0], f"anomaly_cost.incident.{of}", "7") for of in EVENTS]
+    wanted += [
+        (asked(policy, f"7{of}"), f"anomaly_cost.action.{what}", f"7{of}")
+        for of, what in (("", "do"), ("/undo", "undo"))
+    ]
+    for request_, kind, id_ in wanted:
+        event = from_http_event(HTTPMessage(dict(request_.headers), request_.body))
+        assert (event.get_type(), event.get_id(), event.get_subject()) == (kind, id_, subject)
+        assert (event.get_specversion(), event.get_source()) == ("1.0", "/anomaly-cost/respond")
+        assert event.get_time() == NOW and event.get_datacontenttype() == "application/json"
+        assert event.get_data() == orjson.loads(request_.body)["data"]
+
+
+@pytest.mark.parametrize("wrong", [{"source": ""}, {"id": None}, {"subject": ""}, {"an_extension": "x"}])
+def test_a_reader_of_cloudevents_refuses_what_breaks_the_rules(policy: Policy, wrong: dict[str, Any]) -> None:
+    request_, event = sent(policy, "hook")
+    with pytest.raises(CloudEventValidationError):
+        from_http_event(HTTPMessage(dict(request_.headers), orjson.dumps(event | wrong)))
 
 
 class _Session:
