@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,9 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from cloudevents.core.exceptions import CloudEventValidationError
 
+from jobs.config import ROOT
 from jobs.errors import UsageError
-from jobs.respond.policy import Policy, load
+from jobs.respond.policy import KINDS, Policy, load
 from jobs.respond.receivers import ALERT_LASTS, asks, post, request
 from jobs.respond.watch import ESCALATED, GRACE, OPENED, RESOLVED, RESTATED, Message, Told, decide
 
@@ -323,6 +325,12 @@ def test_a_route_that_the_policy_lost_lets_go(policy: Policy) -> None:
         ('{ USD = "5" }', "{ USD = 5.1 }", 'routes[0].excess.USD: 5.1 is no amount, as "12.50"'),
         ('{ USD = "5" }', '{ USD = "NaN" }', "routes[0].excess.USD: 'NaN' is no amount"),
         ('severity = "error"', 'severity = "loud"', "routes[0].escalate[0].severity: 'loud' must be one of info"),
+        ('{ USD = "5" }', '{ usd = "5" }', "routes[0].excess.usd: must be a currency's three capitals"),
+        (
+            "[[routes]]",
+            '[[routes]]\nkinds = ["slow"]',
+            "routes[0].kinds: 'slow' must be one of latency_spike, dependency",
+        ),
         ("cooldown", "cooldwon", "routes[0].cooldwon: is not known, must be one of"),
         ('url = "http://127.0.0.1:9/hook"', 'url = "ftp://x"', "receivers.hook.url: must begin with http://"),
         ("[[routes]]", "[[rotes]]", "policy.rotes: is not known"),
@@ -335,6 +343,16 @@ def test_a_wrong_policy_names_the_file_and_the_key(tmp_path: Path, old: str, new
         loaded(tmp_path, POLICY.replace(old, new, 1))
     told = str(error.value)
     assert str(tmp_path / "policy.toml") in told and says in told and "\n" not in told
+
+
+def test_the_policies_of_the_documentation_are_read(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "respond.md").read_text(encoding="utf-8")
+    first, whole, actions = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    environment = {name: f"https://{name}" for name in re.findall(r'_env = "(\w+)"', text)}
+    assert [route.name for route in loaded(tmp_path, first, environment).routes] == ["costly"]
+    policy = loaded(tmp_path, whole + actions, environment)
+    assert sorted(of.kind for of in policy.receivers.values()) == sorted(KINDS)
+    assert [action.is_dry_run for action in policy.actions] == [True, True]
 
 
 def test_secrets_are_never_shown(policy: Policy) -> None:
