@@ -79,6 +79,11 @@ def test_it_names_the_currency_and_unit_of_the_bill() -> None:
         # A correction of an hour, and a credit for it.
         [*hourly("0.8", "0.8"), delivered("0.4", hour=1, charge_class="Correction")],
         [*hourly("0.8", "0.8"), delivered("-0.4", hour=1, charge_category="Credit")],
+        # More of it than one tier has: at two prices for an hour, and then at the lesser one.
+        [
+            *hourly("0.8", "0.8", "0.6")[::2],
+            *(delivered(cost, hour=1, consumed_quantity="1", identity=cost) for cost in ("0.4", "0.3")),
+        ],
         # What is not known before, or is another thing, or of another currency.
         hourly("0.8"),
         [*hourly("0.8"), *hourly("", "1", sku_id="SKU-2")[1:]],
@@ -99,6 +104,15 @@ def test_equal_quantities_at_other_costs_are_other_prices_however_coarse_the_bil
     assert told(hourly("0.1", "0.2", consumed_quantity="1"))[1.0] == [(1.0, "0.1", "0.2")]
     coarse = [*hourly("0.1", consumed_quantity="1"), *hourly("", "0.9", consumed_quantity="3")[1:]]
     assert told(coarse)[1.0] == [(1.0, "0.1", "0.3")]
+
+
+def test_machines_of_one_price_are_charged_at_that_price() -> None:
+    twice = [
+        charge | {"key": f"{charge['key']}/{n}", "identity": f"{charge['identity']}/{n}"}
+        for n, count in enumerate((3, 2))
+        for charge in hourly("0.8", "1", "1")[:count]
+    ]
+    assert told(twice)[1.0] == [(1.0, "0.4", "0.5")] * 2
 
 
 def test_a_later_snapshot_takes_back_what_an_earlier_one_told() -> None:

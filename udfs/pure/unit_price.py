@@ -2,8 +2,9 @@
 
 Grain: one SKU, unit and currency of a resource and charge period. The price is what the charges for use cost, over the
 quantity that they are priced by: it moves with what the provider asks, and not with how much is used. Corrections and
-credits are no price. A price is compared with that of the period that ended where its own begins; so what is told is a
-function of the charges that stand, and a correction of an hour alone tells nothing.
+credits are no price, and a period that is charged at several, as between two tiers, has none: their mean would move
+with use. A price is compared with that of the period that ended where its own begins; so what is told is a function of
+the charges that stand.
 
 Two prices are one where they differ by no more than a hundredth, or by no more than their costs and quantities may have
 been rounded.
@@ -69,20 +70,24 @@ def periods(charges: Iterable[Charge], known: Iterable[Sequence[Any]] = ()) -> l
 
     charges: those that stand. known: of ``kept``, of earlier charges.
     """
-    sums: dict[tuple, list[Any]] = defaultdict(lambda: [Decimal(), Decimal(), 0])
+    charged: dict[tuple[str, str, str, int, int], list[Period]] = defaultdict(list)
     for charge in charges:
         if priced := _priced(charge):
             key, cost, quantity = priced
-            of_key = sums[key]
-            of_key[0], of_key[1], of_key[2] = of_key[0] + cost, of_key[1] + quantity, of_key[2] + 1
+            charged[key].append(Period(*key, cost, quantity, 1))
     found = [Period(*each) for each in known]
     ended = {(*period[:3], period.end_ms): period for period in found}
-    for (sku_id, unit, currency, start_ms, end_ms), of_key in sorted(sums.items(), key=lambda item: item[0][3:]):
-        period = Period(sku_id, unit, currency, start_ms, end_ms, *of_key)
-        period = period.after(ended.get((sku_id, unit, currency, start_ms)))
+    for key, (first, *others) in sorted(charged.items(), key=lambda item: item[0][3:]):
+        if any(_differ(first, other) for other in others):
+            continue
+        cost, quantity = (
+            sum((getattr(each, of) for each in others), getattr(first, of)) for of in ("cost", "quantity")
+        )
+        whole = first._replace(cost=cost, quantity=quantity, charges=1 + len(others))
+        whole = whole.after(ended.get((*key[:3], whole.start_ms)))
         # Of two that end at once the shorter one, which comes later, is what the next is compared with.
-        ended[sku_id, unit, currency, end_ms] = period
-        found.append(period)
+        ended[*key[:3], whole.end_ms] = whole
+        found.append(whole)
     return found
 
 
