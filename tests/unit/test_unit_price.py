@@ -13,7 +13,7 @@ from tests.unit.test_corrections import DAY_MS, events, in_a_stream, money
 from udfs.attribute import Attribute
 from udfs.pure.attribute import Resource
 from udfs.pure.price import utc
-from udfs.pure.windows import HOUR_MS, WINDOW_MS
+from udfs.pure.windows import HOUR_MS, NO_RESOURCE, WINDOW_MS
 
 
 def hourly(*costs: str, **columns: Any) -> list[dict[str, Any]]:
@@ -94,6 +94,7 @@ def test_it_names_the_currency_and_unit_of_the_bill() -> None:
         hourly("0.8", "1", consumed_quantity=None),
         hourly("0.8", "1", consumed_quantity="0"),
         hourly("0.8", "1", sku_id=None),
+        hourly("0.8", "1", resource_id=NO_RESOURCE),
     ],
 )  # fmt: skip
 def test_what_is_no_change_of_a_price(charges: list[dict[str, Any]]) -> None:

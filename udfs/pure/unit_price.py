@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from udfs.pure.price import CORRECTION, plain, utc
-from udfs.pure.windows import CHANGES_MINUTES, MINUTE_MS, WINDOW_MS
+from udfs.pure.windows import CHANGES_MINUTES, MINUTE_MS, NO_RESOURCE, WINDOW_MS
 
 Charge = Mapping[str, Any]
 
@@ -118,6 +118,8 @@ def note(charge: Charge, window_start_ms: int) -> dict[str, Any]:
 def _priced(charge: Charge) -> tuple[tuple[str, str, str, int, int], Decimal, Decimal] | None:
     """(SKU, unit, currency, start, end), cost and quantity of a charge for use that tells them, as it was billed."""
     if charge["sku_id"] is None or charge["charge_class"] == CORRECTION:
+        return None
+    if charge.get("resource_id") == NO_RESOURCE:  # of thousands of things, of which nobody tells the use
         return None
     if charge.get("charge_category") not in (None, "Usage"):
         return None
