@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
-from jobs.kafka import servers
+from jobs.kafka import SETTING_HELP, client_settings, producer, python_settings, servers
 from jobs.ledger import Ledger
 from udfs.pure.bills import NoSuchPlace, Place, place
 from udfs.pure.deliveries import told
@@ -22,7 +21,6 @@ from udfs.pure.focus import COST_COLUMNS, STREAM, UnreadableBill
 
 _NAME = "bill"
 _UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-_KAFKA = "kafka."
 _SEND_S = 60
 
 Deliver = Callable[[list[tuple[bytes, bytes]]], None]
@@ -38,7 +36,7 @@ class Settings:
         state: what was sent; None = nowhere.
         every_s: seconds from one look to the next; None = one look.
         cost_column: as the job's ``cost.column``.
-        kafka: settings of the client, secrets among them.
+        kafka: of ``kafka.python_settings``, secrets among them.
     """
 
     source: str
@@ -59,35 +57,24 @@ def load(argv: list[str], environment: Mapping[str, str] = os.environ) -> Settin
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--every", default="5m", metavar="TIME", help="how often to look, as 30s, 5m or 1h (5m)")
     when.add_argument("--once", action="store_true", help="look once")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="cost.column, or kafka.* of the client")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=f"cost.column, or {SETTING_HELP}")
     given = parser.parse_args(argv)
     every = re.fullmatch(r"([1-9]\d{0,5}) ?(s|m|min|h|d)", given.every)
     if not every:
         raise UsageError(f"--every {given.every}: must be as 30s, 5m or 1h")
-    cost_column, kafka = COST_COLUMNS[0], {}
-    for pair in given.set:
-        key, separator, value = pair.partition("=")
-        if key == "cost.column" and value in COST_COLUMNS:
-            cost_column = value
-        elif separator and value and key.startswith(_KAFKA) and not re.search("password|secret|jaas", key):
-            kafka[key.removeprefix(_KAFKA).replace(".", "_")] = value
-        else:
-            raise UsageError(f"--set {pair}: must be cost.column={'|'.join(COST_COLUMNS)} or a kafka.* of the client")
-    if "KAFKA_USERNAME" in environment:
-        kafka = {
-            "security_protocol": "SASL_SSL",
-            "sasl_mechanism": "PLAIN",
-            **kafka,
-            "sasl_plain_username": environment["KAFKA_USERNAME"],
-            "sasl_plain_password": environment.get("KAFKA_PASSWORD", ""),
-        }
+    columns = {f"cost.column={column}": column for column in COST_COLUMNS}
+    cost_column = next((columns[pair] for pair in reversed(given.set) if pair in columns), COST_COLUMNS[0])
+    kafka = [pair for pair in given.set if pair not in columns]
+    for pair in kafka:
+        if pair.startswith("cost.column="):
+            raise UsageError(f"--set {pair}: must be one of {', '.join(COST_COLUMNS)}")
     return Settings(
         given.source,
         servers(given.to),
         Path(given.state) if given.state else None,
         None if given.once else int(every[1]) * _UNITS_S[every[2]],
         cost_column,
-        kafka,
+        python_settings(client_settings(kafka), environment),
     )
 
 
@@ -121,29 +108,16 @@ def look(where: Place, ledger: Ledger, deliver: Deliver, cost_column: str, say: 
 
 def _deliver_to(settings: Settings) -> Deliver:
     """Raises JobError where no broker answers."""
-    from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     name = f"kafka://{settings.broker}"
-    try:
-        producer = KafkaProducer(
-            **{
-                "bootstrap_servers": settings.broker.split(","),
-                "acks": "all",
-                "linger_ms": 20,
-                "max_request_size": 2 << 20,
-                **settings.kafka,
-            }
-        )
-    except (KafkaError, OSError, AssertionError, ValueError, TypeError) as error:
-        raise JobError(f"{name}: no broker answers ({type(error).__name__}: {error})") from None
+    client = producer(name, settings.kafka, acks="all", linger_ms=20, max_request_size=2 << 20)
 
     def deliver(records: list[tuple[bytes, bytes]]) -> None:
         try:
             # Of one charge all in order: they go to one partition.
-            futures = [producer.send(STREAM, record, key=key) for key, record in records]
-            producer.flush(_SEND_S)
+            futures = [client.send(STREAM, record, key=key) for key, record in records]
+            client.flush(_SEND_S)
             for future in futures:
                 future.get(_SEND_S)
         except (KafkaError, OSError) as error:

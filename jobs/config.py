@@ -12,7 +12,7 @@ import yaml
 
 from jobs.arguments import Parser
 from jobs.errors import UsageError
-from jobs.kafka import EARLIEST, KafkaInput, client_properties, servers, start_options
+from jobs.kafka import EARLIEST, KAFKA_PREFIX, KafkaInput, client_properties, servers, start_options
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
 from udfs.pure.detect import EPISODES, POLICIES
 from udfs.pure.focus import COST_COLUMNS
@@ -76,7 +76,6 @@ JOB_SETTINGS = {
 }
 
 # Keys of the Kafka client, passed on; the job's own are below.
-KAFKA_PREFIX = "kafka."
 JOB_SETTINGS |= {
     # Where reading begins: earliest, latest, group, or an ISO time; and the consumer group.
     "kafka.start": EARLIEST,

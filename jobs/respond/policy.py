@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from jobs import toml
 from jobs.errors import UsageError
+from udfs.pure.channels import KINDS as ANOMALY_KINDS
 
 # From the least to the most urgent, in PagerDuty's words.
 SEVERITIES = ("info", "warning", "error", "critical")
@@ -247,6 +248,9 @@ class _Table:
 
     def amounts(self, key: str) -> dict[str, Decimal]:
         table = _Table(self.values.get(key, {}), f"{self.where}.{key}")
+        for currency in table.values:
+            if not re.fullmatch("[A-Z]{3}", currency):
+                raise UsageError(f"{table.where}.{currency}: must be a currency's three capitals, as USD")
         return {currency: toml.amount(value, f"{table.where}.{currency}") for currency, value in table.values.items()}
 
     def whole(self, key: str, default: int) -> int:
@@ -368,7 +372,7 @@ def _conditions(table: _Table, teams: tuple[str, ...]) -> dict[str, Any]:
         "name": table.text("name"),
         "services": table.texts("services"),
         "teams": table.texts("teams", teams or ("none is defined",)),
-        "kinds": table.texts("kinds"),
+        "kinds": table.texts("kinds", tuple(dict.fromkeys(ANOMALY_KINDS))),
         "statuses": table.texts("statuses", ("provisional", "billed", "corrected")),
         "budgets": table.texts("budgets"),
         "excess": table.amounts("excess"),

@@ -153,6 +153,11 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
     assert len({json.dumps(event, sort_keys=True) for event in events}) == len(events)
     [incident] = [of for of in _incidents(database, service) if of["incident_id"] == chosen["incident_id"]]
     assert incident["closed_at"] is not None and incident["windows"] == chosen["windows"]
+    # The bill tells that what the culprit uses is twenty times as dear from that hour on.
+    prices = [change for change in incident["changes"] if change["what"].startswith("price of ")]
+    assert prices and all(
+        15 < Decimal(change["to"].split()[0]) / Decimal(change["from"].split()[0]) < 25 for change in prices
+    )
     assert incident["excess_cost"] > Decimal(first["excess_cost"])
     with psycopg.connect(database.dsn) as connection:
         [(windows,)] = connection.execute(

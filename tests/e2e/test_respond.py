@@ -10,15 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import requests
 
 from jobs.migrate import migrate
+from jobs.respond.policy import SEVERITIES
 from tests.receiver import Receiver, pagerduty_error
 from tests.services import ROOT, Database, alertmanager
+from tests.unit.test_respond import EVENTS, POLICY, loaded, sent
 
 pytestmark = pytest.mark.services
 
@@ -76,11 +80,11 @@ def tables(database: Database) -> Database:
 class Running:
     """respond in a process of its own."""
 
-    def __init__(self, database: Database, policy: Path, *arguments: str) -> None:
+    def __init__(self, database: Database, policy: Path, *arguments: str, **environment: str) -> None:
         self._command = [
             sys.executable, "-m", "jobs.respond", "--tables", database.url, "--policy", str(policy), *arguments,
         ]  # fmt: skip
-        self._environment = os.environ | {"PD_KEY": KEY, "HOOK_SECRET": "s3cret"}
+        self._environment = os.environ | {"PD_KEY": KEY, "HOOK_SECRET": "s3cret"} | environment
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -276,6 +280,29 @@ def test_an_alertmanager_is_told_and_tells_once(
     assert _alerts(told.bodies).count(("firing", "warning")) == 1
 
 
+def test_an_alertmanager_takes_each_message_by_the_schema_that_it_is_made_of(tmp_path: Path) -> None:
+    """It checks what is posted by its published OpenAPI file, and refuses what that doesn't allow."""
+    policy = loaded(tmp_path, POLICY)
+    bare = {"exemplar_urls": [], "changes": "[]", "culprit_operation": None, "excess_cost": None}
+    with alertmanager("http://127.0.0.1:9/nobody") as server:
+
+        def status(body: bytes) -> int:
+            headers = {"Content-Type": "application/json"}
+            return requests.post(f"{server.url}/api/v2/alerts", body, headers=headers, timeout=10).status_code
+
+        for event, severity, of in product(EVENTS, SEVERITIES, ({}, bare)):
+            wanted, alerts = sent(policy, "alerts", event, severity, **of)
+            assert status(wanted.body) == 200, (event, severity, of)
+            # What isn't in the file is dropped in silence.
+            assert all(
+                alert.keys() <= {"labels", "annotations", "startsAt", "endsAt", "generatorURL"} for alert in alerts
+            )
+        [alert] = sent(policy, "alerts")[1]
+        for wrong in ({"labels": None}, {"labels": {"severity": 1}}, {"endsAt": "soon"}, {"annotations": {"a": 1.5}}):
+            assert 400 <= status(json.dumps([alert | wrong]).encode()) < 500, wrong
+        assert 400 <= status(json.dumps([{**alert, "generatorURL": "no address"}]).encode()) < 500
+
+
 def _alerts(bodies: list[Any]) -> list[tuple[str, str]]:
     return [(alert["status"], alert["labels"]["severity"]) for body in bodies for alert in body["alerts"]]
 
@@ -289,6 +316,7 @@ def _until_due(database: Database) -> None:
 def test_what_people_write_goes_to_the_job_once(
     tables: Database, broker, pager: Receiver, hook: Receiver, tmp_path: Path
 ) -> None:
+    """To a broker that asks who is there, by the settings that the job takes."""
     from kafka import KafkaConsumer
 
     with psycopg.connect(tables.dsn) as connection:
@@ -297,9 +325,14 @@ def test_what_people_write_goes_to_the_job_once(
             " values (%s, 'false_alarm', 'ann', 'drill')",
             [ID],
         )
-    respond = Running(tables, written(tmp_path, pager, hook), "--feedback-to", broker.url)
+    respond = Running(
+        tables, written(tmp_path, pager, hook), "--feedback-to", broker.secured_url,
+        "--set", f"kafka.ssl.truststore.location={broker.truststore}", "--set", "kafka.ssl.truststore.type=PKCS12",
+        KAFKA_USERNAME=broker.USER, KAFKA_PASSWORD=broker.PASSWORD, KAFKA_SSL_TRUSTSTORE_PASSWORD=broker.PASSWORD,
+    )  # fmt: skip
     for _ in range(2):
-        assert respond.once().returncode == 0
+        done = respond.once()
+        assert done.returncode == 0 and "feedback waits" not in done.stderr, done.stderr
     consumer = KafkaConsumer(
         "incident_feedback", bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3_000
     )

@@ -7,6 +7,7 @@ other settings, or an input of their own, run the job themselves: they are slow.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from decimal import Decimal
@@ -467,3 +468,12 @@ def test_the_stall_is_ranked_and_each_rank_can_be_recomputed(tables) -> None:
     assert "pay" in ranked_anomalies["otel_service_name"].to_pylist()
     assert all(rank >= 1 for rank in ranked_anomalies["rank"].to_pylist())
     assert duckdb.sql((ROOT / "sql/queries/recompute.sql").read_text(encoding="utf-8")).fetchall() == []
+
+
+def test_a_price_that_rose_in_the_hour_before_the_stall_is_among_its_changes(tables) -> None:
+    """That of its memory did, too, of which nobody tells the use."""
+    [stall] = [row for row in tables["incidents"].to_pylist() if row["otel_service_name"] == "pay"]
+    assert json.loads(stall["changes"]) == [
+        {"what": "price of sku-False at node-False", "at": "2025-03-03T13:00:00Z",
+         "from": "0.0371 USD per Hours", "to": "0.13711 USD per Hours"}
+    ]  # fmt: skip

@@ -12,8 +12,11 @@ import pytest
 from pyflink.common import Row
 
 from tests.unit.keyed_stage import Stage
+from tests.unit.test_rank import allocation
+from tests.unit.test_rank import incident as trouble
 from udfs.follow import INCIDENTS, Follow
-from udfs.pure.follow import CLOSED, OPEN, feedback, incident, runs
+from udfs.pure.follow import CLOSED, OPEN, feedback, incident, runs, windows_of
+from udfs.pure.rank import rank_window
 from udfs.pure.windows import HOUR_MS, MINUTE_MS, WINDOW_MS
 from udfs.rank import FEEDBACK, OVER, WINDOWS
 
@@ -162,6 +165,56 @@ def test_exemplars_have_links_and_changes_are_those_just_before() -> None:
         {"what": "version", "at": "2026-01-01T09:55:00Z", "from": "1.2", "to": "1.3"}
     ]
     assert incident(run, 0, QUIET_MS)["exemplar_urls"] == []
+
+
+PRICE = {"at": "2026-01-01T09:30:00Z", "from": "0.096", "to": "0.192", "currency": "USD", "unit": "Hours"}
+
+
+def used(resource_id: str, *prices: dict[str, str], dimension: str = "cpu", usage: float = 1.0) -> dict[str, Any]:
+    """What is allocated to payment of a resource whose charges' prices changed, each another SKU's."""
+    charges = [{"sku_id": f"SKU-{number}", "price_change": each} for number, each in enumerate(prices)]
+    of = {"resource_id": resource_id, "dimension": dimension, "usage": usage}
+    return allocation("payment", "1", charges=[{"sku_id": "SKU-9"}, *charges], **of)
+
+
+def changes_told(*allocations: dict[str, Any], changes: tuple = (), minute: int = 3) -> list[dict[str, str]]:
+    """Of an incident that began in a minute after ten."""
+    of_minute = trouble("payment", 9.0, kind="latency_spike", operations={"INSERT": 1}, changes=list(changes))
+    ranked = rank_window(TEN, [[of_minute]], [], allocations)
+    [of_window] = windows_of(ranked, {TEN + minute * MINUTE_MS: [of_minute]})
+    return orjson.loads(incident([orjson.loads(orjson.dumps(of_window))], 0, QUIET_MS)["changes"])
+
+
+def test_a_price_that_changed_just_before_is_among_the_changes() -> None:
+    node = "arn:aws:ec2:eu-west-1:1:instance/i-1"
+    billed = used("i-1", PRICE)
+    billed["charges"][1]["billed_resource_id"] = node
+    release = ("version", TEN - 5 * MINUTE_MS, "1.2", "1.3")
+    # Of cpu and memory of a machine it is the same price.
+    assert changes_told(billed, billed | {"dimension": "memory"}, changes=(release,)) == [
+        {"what": f"price of SKU-0 at {node}", "at": "2026-01-01T09:30:00Z",
+         "from": "0.096 USD per Hours", "to": "0.192 USD per Hours"},
+        {"what": "version", "at": "2026-01-01T09:55:00Z", "from": "1.2", "to": "1.3"},
+    ]  # fmt: skip
+
+
+def test_a_price_that_changed_alike_at_several_resources_is_told_once() -> None:
+    [change] = changes_told(used("node-2", PRICE), used("node-1", PRICE), used("node-3", PRICE))
+    assert change["what"] == "price of SKU-0 at node-1 and 2 more"
+
+
+def test_prices_that_have_nothing_to_do_with_the_culprit_are_not_told() -> None:
+    assert changes_told(used("node-1", PRICE, usage=0.0)) == []
+    assert changes_told(used("node-1", PRICE) | {"otel_service_name": "cart"}) == []
+    # They changed later, or more than an hour before.
+    assert changes_told(used("node-1", PRICE | {"at": "2026-01-01T10:15:00Z"})) == []
+    assert changes_told(used("node-1", PRICE | {"at": "2026-01-01T09:00:00Z"})) == []
+    assert len(changes_told(used("node-1", PRICE | {"at": "2026-01-01T09:00:00Z"}), minute=0)) == 1
+
+
+def test_of_many_prices_that_changed_the_latest_are_told() -> None:
+    prices = [PRICE | {"at": f"2026-01-01T09:{30 + number}:00Z"} for number in range(12)]
+    assert [change["at"][14:16] for change in changes_told(used("node-1", *prices))] == [str(34 + n) for n in range(8)]
 
 
 # ---- what people say --------------------------------------------------------------------------

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Collection
+from pathlib import Path
 
+import certifi
 import pytest
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from jobs import source
 from jobs.errors import JobError, UsageError
-from jobs.kafka import TOPICS, Extent, KafkaInput, check, client_properties
+from jobs.kafka import (
+    TOPICS,
+    Extent,
+    KafkaInput,
+    check,
+    client_properties,
+    client_settings,
+    producer,
+    python_settings,
+)
 
 TELEMETRY = {"otlp_spans", "otlp_metrics", "otlp_logs"}
 GROUP = "scan.watermark.alignment.group"
@@ -136,3 +148,93 @@ def test_secrets_come_from_the_environment_and_are_shown_nowhere() -> None:
     for settings in ({"ssl.key.password": "x"}, {"sasl.jaas.config": "x"}, {"sasl.mechanism": "GSSAPI"}):
         with pytest.raises(UsageError):
             client_properties(settings, environment)
+
+
+# ---- the same login for clients in Python ------------------------------------------------------
+
+LOGIN = {"KAFKA_USERNAME": "job", "KAFKA_PASSWORD": 'a"b\\c'}
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """One of the public ones, as PEM."""
+    end = "-----END CERTIFICATE-----\n"
+    path = tmp_path / "ca.pem"
+    path.write_text(Path(certifi.where()).read_text(encoding="ascii").partition(end)[0] + end, encoding="ascii")
+    return path
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_client_in_python_logs_in_as_the_engine_s_does(mechanism: str) -> None:
+    settings = client_settings([f"kafka.sasl.mechanism={mechanism}", "kafka.security.protocol=SASL_PLAINTEXT"])
+    assert python_settings(settings, LOGIN) == {
+        "sasl_mechanism": mechanism, "security_protocol": "SASL_PLAINTEXT",
+        "sasl_plain_username": "job", "sasl_plain_password": 'a"b\\c',
+    }  # fmt: skip
+    engine_s = client_properties(settings, LOGIN)
+    assert (engine_s["sasl.mechanism"], engine_s["security.protocol"]) == (mechanism, "SASL_PLAINTEXT")
+
+
+def test_without_settings_a_client_is_as_it_is() -> None:
+    assert python_settings({}, {}) == {}
+
+
+def test_settings_of_a_client_in_python_have_its_types() -> None:
+    pairs = ["kafka.linger.ms=20", "kafka.acks=all", "kafka.client.id=7", "kafka.enable.idempotence=false"]
+    assert python_settings(client_settings(pairs), {}) == {
+        "linger_ms": 20, "acks": "all", "client_id": "7", "enable_idempotence": False,
+    }  # fmt: skip
+
+
+def test_tls_trusts_what_the_store_holds_and_nobody_else(certificates: Path) -> None:
+    settings = {"ssl.truststore.location": str(certificates), "ssl.truststore.type": "PEM"}
+    found = python_settings(settings, LOGIN)
+    context = found.pop("ssl_context")
+    assert found.keys() == {"sasl_mechanism", "security_protocol", "sasl_plain_username", "sasl_plain_password"}
+    assert len(context.get_ca_certs()) == 1
+    assert context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED
+    # Without a store the system's count.
+    assert python_settings({"security.protocol": "SSL"}, {})["ssl_context"].check_hostname
+    # Where nothing is secured no store is read.
+    assert python_settings(settings | {"ssl.truststore.location": "/nowhere"}, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"fetch.max.bytes": "1"}, "--set kafka.fetch.max.bytes: not known"),
+        ({"key.serializer": "x"}, "--set kafka.key.serializer: not known"),
+        ({"ssl.key.password": "x"}, "a secret"),
+        ({"sasl.mechanism": "GSSAPI"}, "must be one of PLAIN"),
+        ({"ssl.truststore.location": "/nowhere", "ssl.truststore.type": "PEM"}, "/nowhere"),
+        ({"ssl.truststore.location": __file__, "ssl.truststore.type": "PEM"}, "holds no certificate"),
+        ({"ssl.keystore.location": "/k", "ssl.keystore.type": "JKS"}, "must be PEM"),
+        ({"ssl.keystore.location": "/nowhere", "ssl.keystore.type": "pem"}, "/nowhere"),
+    ],
+)
+def test_what_a_client_in_python_cannot_do_is_told_in_one_line(settings: dict[str, str], why: str) -> None:
+    with pytest.raises(UsageError, match=why) as caught:
+        python_settings(settings, LOGIN)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pair", ["cost.column=x", "kafka.=x", "kafka.acks", "kafka.acks="])
+def test_other_settings_are_none_of_the_client(pair: str) -> None:
+    with pytest.raises(UsageError, match=r"must be kafka\.KEY=VALUE"):
+        client_settings([pair])
+
+
+def test_a_producer_has_what_the_command_asks_for_unless_settings_say_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr("kafka.KafkaProducer", lambda **settings: given.append(settings))
+    producer("kafka://h:1,i:2/", {"acks": 1}, acks="all", linger_ms=20)
+    assert given == [{"bootstrap_servers": ["h:1", "i:2"], "acks": 1, "linger_ms": 20}]
+
+    def nobody(**settings: object) -> None:
+        raise KafkaConnectionError
+
+    monkeypatch.setattr("kafka.KafkaProducer", nobody)
+    with pytest.raises(JobError, match=r"^kafka://h:1: no broker answers \(KafkaConnectionError"):
+        producer("kafka://h:1", {})

@@ -17,6 +17,7 @@ from jobs.replay_rejects import Reject, read, record_of, replay
 from jobs.tables import SCHEMAS
 from tests.literal import NOON_MS, charge, cpu_gauge, resource, span, span_request
 from udfs.pure import attribute
+from udfs.pure.feedback import collect_feedback
 from udfs.pure.focus import collect_charge
 from udfs.pure.focus_record import collect_charge_record
 from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans
@@ -89,6 +90,29 @@ def test_a_rejected_row_comes_again_as_the_row() -> None:
     )
 
 
+SAID = {"incident_id": "2026-01-01T10:00:00Z/payment/USD", "verdict": "planned", "author": "ann", "ticket": "OPS-1"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mended"), [({"verdict": "plan"}, {}), ({"valid_until": "noon"}, {"valid_until": "2026-01-01T12:00:00Z"})]
+)
+def test_what_somebody_said_comes_again_as_it_was_said(wrong: dict, mended: dict) -> None:
+    _, _, rejected = collect_feedback(orjson.dumps(SAID | wrong))
+    record = record_of(_reject(rejected))
+    assert orjson.loads(record) == SAID | wrong
+    assert collect_feedback(record) == (None, None, rejected)
+    # Once a release reads what was wrong with it.
+    as_read = orjson.dumps(orjson.loads(record) | {name: SAID.get(name) for name in wrong} | mended)
+    assert collect_feedback(as_read) == collect_feedback(orjson.dumps(SAID | mended))
+
+
+@pytest.mark.parametrize("record", [b"{nope", b"fixed", b"fixedfix", b"[1]"])
+def test_what_is_no_feedback_comes_again_as_it_was_written(record: bytes) -> None:
+    """Some of it could be taken for base64."""
+    _, _, rejected = collect_feedback(record)
+    assert record_of(_reject(rejected)) == record
+
+
 @pytest.mark.parametrize(
     "rejected",
     [
@@ -100,6 +124,7 @@ def test_a_rejected_row_comes_again_as_the_row() -> None:
         reject("focus_charges", "ragged", {"cells": ["a"]}),
         reject("otlp_spans", "no array", ["deep"]),
         reject("otlp_spans", "cut", b'{"span": {... (30000000 characters, blake2b 12)'),
+        reject("incident_feedback", "cut", b'{"note": {... (30000000 characters, blake2b 12)'),
     ],
 )
 def test_what_is_told_in_part_is_not_sent(rejected: str) -> None:
@@ -139,6 +164,7 @@ def test_the_command_says_what_it_sent_and_what_it_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     taken: list[tuple[str, bytes]] = []
+    is_secured = False
 
     class Future:
         def add_errback(self, told: object) -> None:
@@ -147,6 +173,7 @@ def test_the_command_says_what_it_sent_and_what_it_left(
     class Producer:
         def __init__(self, **settings: object) -> None:
             assert settings["bootstrap_servers"] == ["h:9092"]
+            assert settings.get("security_protocol") == ("SASL_PLAINTEXT" if is_secured else None)
 
         def send(self, topic: str, record: bytes) -> Future:
             taken.append((topic, record))
@@ -165,3 +192,9 @@ def test_the_command_says_what_it_sent_and_what_it_left(
     assert taken == [("otlp_spans", b"{a")]
     assert replay_rejects.main(["--tables", tables, "--to", "kafka://h:9092", "--since", "2025-03-03T13:00"]) == 2
     assert "say the time zone" in capsys.readouterr().err
+    is_secured = True
+    monkeypatch.setenv("KAFKA_USERNAME", "u")
+    monkeypatch.setattr(Producer, "DEFAULT_CONFIG", {}, raising=False)
+    secured = ["--to", "kafka://h:9092", "--set", "kafka.security.protocol=SASL_PLAINTEXT"]
+    assert replay_rejects.main(["--tables", tables, *secured]) == 0
+    assert len(taken) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,13 +13,17 @@ from typing import Any
 
 import orjson
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
+from cloudevents.core.exceptions import CloudEventValidationError
 
+from jobs.config import ROOT
 from jobs.errors import UsageError
-from jobs.respond.policy import Policy, load
-from jobs.respond.receivers import ALERT_LASTS, post, request
-from jobs.respond.watch import GRACE, Message, Told, decide
+from jobs.respond.policy import KINDS, Policy, load
+from jobs.respond.receivers import ALERT_LASTS, asks, post, request
+from jobs.respond.watch import ESCALATED, GRACE, OPENED, RESOLVED, RESTATED, Message, Told, decide
 
 NOW = datetime(2026, 1, 1, 10, 40, tzinfo=UTC)
+EVENTS = (OPENED, ESCALATED, RESTATED, RESOLVED)
 SECRETS = {
     "PD_KEY": "k" * 32,
     "HOOK_SECRET": "s3cret",
@@ -320,6 +325,12 @@ def test_a_route_that_the_policy_lost_lets_go(policy: Policy) -> None:
         ('{ USD = "5" }', "{ USD = 5.1 }", 'routes[0].excess.USD: 5.1 is no amount, as "12.50"'),
         ('{ USD = "5" }', '{ USD = "NaN" }', "routes[0].excess.USD: 'NaN' is no amount"),
         ('severity = "error"', 'severity = "loud"', "routes[0].escalate[0].severity: 'loud' must be one of info"),
+        ('{ USD = "5" }', '{ usd = "5" }', "routes[0].excess.usd: must be a currency's three capitals"),
+        (
+            "[[routes]]",
+            '[[routes]]\nkinds = ["slow"]',
+            "routes[0].kinds: 'slow' must be one of latency_spike, dependency",
+        ),
         ("cooldown", "cooldwon", "routes[0].cooldwon: is not known, must be one of"),
         ('url = "http://127.0.0.1:9/hook"', 'url = "ftp://x"', "receivers.hook.url: must begin with http://"),
         ("[[routes]]", "[[rotes]]", "policy.rotes: is not known"),
@@ -332,6 +343,16 @@ def test_a_wrong_policy_names_the_file_and_the_key(tmp_path: Path, old: str, new
         loaded(tmp_path, POLICY.replace(old, new, 1))
     told = str(error.value)
     assert str(tmp_path / "policy.toml") in told and says in told and "\n" not in told
+
+
+def test_the_policies_of_the_documentation_are_read(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "respond.md").read_text(encoding="utf-8")
+    first, whole, actions = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    environment = {name: f"https://{name}" for name in re.findall(r'_env = "(\w+)"', text)}
+    assert [route.name for route in loaded(tmp_path, first, environment).routes] == ["costly"]
+    policy = loaded(tmp_path, whole + actions, environment)
+    assert sorted(of.kind for of in policy.receivers.values()) == sorted(KINDS)
+    assert [action.is_dry_run for action in policy.actions] == [True, True]
 
 
 def test_secrets_are_never_shown(policy: Policy) -> None:
@@ -404,6 +425,36 @@ def test_a_webhook_is_signed_and_the_same_when_it_is_sent_again(policy: Policy) 
     signature = hmac.new(b"s3cret", wanted.body, hashlib.sha256).hexdigest()
     assert wanted.headers["X-Signature-256"] == f"sha256={signature}"
     assert sent(policy, "hook", "restated")[0] == wanted
+
+
+def asked(policy: Policy, key: str) -> Any:
+    """What a webhook is asked for by an action."""
+    row = {"otel_service_name": "payment", "incident_id": "2026-01-01T10:30:00Z/payment/USD", "why": "it is dear",
+           "figures": {"excess_cost": "12.4"}, "requested_at": NOW}  # fmt: skip
+    return asks(policy.receivers["hook"], "limit", "limit=100", row, key)
+
+
+def test_a_reader_of_cloudevents_reads_what_a_webhook_gets(policy: Policy) -> None:
+    """The SDK that publishes the specification's rules for Python: it refuses what breaks them."""
+    subject = "2026-01-01T10:30:00Z/payment/USD"
+    wanted = [(sent(policy, "hook", of)[0], f"anomaly_cost.incident.{of}", "7") for of in EVENTS]
+    wanted += [
+        (asked(policy, f"7{of}"), f"anomaly_cost.action.{what}", f"7{of}")
+        for of, what in (("", "do"), ("/undo", "undo"))
+    ]
+    for request_, kind, id_ in wanted:
+        event = from_http_event(HTTPMessage(dict(request_.headers), request_.body))
+        assert (event.get_type(), event.get_id(), event.get_subject()) == (kind, id_, subject)
+        assert (event.get_specversion(), event.get_source()) == ("1.0", "/anomaly-cost/respond")
+        assert event.get_time() == NOW and event.get_datacontenttype() == "application/json"
+        assert event.get_data() == orjson.loads(request_.body)["data"]
+
+
+@pytest.mark.parametrize("wrong", [{"source": ""}, {"id": None}, {"subject": ""}, {"an_extension": "x"}])
+def test_a_reader_of_cloudevents_refuses_what_breaks_the_rules(policy: Policy, wrong: dict[str, Any]) -> None:
+    request_, event = sent(policy, "hook")
+    with pytest.raises(CloudEventValidationError):
+        from_http_event(HTTPMessage(dict(request_.headers), orjson.dumps(event | wrong)))
 
 
 class _Session:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
+from udfs.pure import unit_price
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.focus_record import record_of
 from udfs.pure.horizon import Horizon, agreed
@@ -91,12 +92,13 @@ class Known(Versioned):
     """What a resource's forgotten windows still say.
 
     metered: dimensions with telemetry. rates: of ``Past.rates`` by dimension, as of their end. paid: of ``Past.paid``
-    by dimension, for the windows that come after them.
+    by dimension, for the windows that come after them. prices: of ``unit_price.kept``, for the charges that come after.
     """
 
     metered: frozenset[str] = frozenset()
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     paid: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    prices: Sequence[tuple[Any, ...]] = ()
 
 
 @dataclass
@@ -224,7 +226,9 @@ class Resource:
     ) -> None:
         """As of ``resource_rows``."""
         self._known = known or Known()
-        self._delivered, self.charges = charges, standing(charges)
+        stands = standing(charges)
+        self._prices = unit_price.periods(stands, self._known.prices)
+        self._delivered, self.charges = charges, unit_price.noted(stands, self._prices)
         self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
         self._past = Past(self._usage, self.bill, self._known.paid)
         self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
@@ -250,7 +254,12 @@ class Resource:
 
     def known_before(self, closed_ms: int) -> Known:
         """What is still known once the windows before ``closed_ms`` are forgotten."""
-        return Known(frozenset(self._metered), self._rates(closed_ms), self._paid(closed_ms))
+        return Known(
+            frozenset(self._metered),
+            self._rates(closed_ms),
+            self._paid(closed_ms),
+            unit_price.kept(self._prices, closed_ms),
+        )
 
     def settled(self, from_ms: int, before_ms: int) -> dict[int, bytes]:
         """Windows from ``from_ms`` and before ``before_ms`` in which something was used, as ``Settled.read`` reads
@@ -510,9 +519,9 @@ def allocate_window(
     usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
         window, or what is kept of it. See ``allocate``.
 
-    A window's rows change with its own usage and bill; with ``metered_dimensions``; with what was paid for before its
-    charges; with ``prices`` where nobody tells the size of what it is charged for; and, as long as it has usage and no
-    bill, with anything earlier, from which it takes its rate, and with ``prices``.
+    A window's rows change with its own usage and bill; with ``metered_dimensions``; with what was paid for, and at
+    which price, before its charges; with ``prices`` where nobody tells the size of what it is charged for; and, as long
+    as it has usage and no bill, with anything earlier, from which it takes its rate, and with ``prices``.
     """
     charges = bill.get(window_start_ms, ())
     used = usage.get(window_start_ms, {})
@@ -713,7 +722,8 @@ def allocate(
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
         resource_cost and allocated_cost Decimal with 12 places; usage and total_usage None where
         no telemetry exists. Beside the table's columns, for the explanation: ``charges`` (those
-        that make up resource_cost, money and times as text), ``rate`` (of a provisional row, else
+        that make up resource_cost, money and times as text; with ``price_change`` where the unit price of one changed
+        in W or shortly before, see ``unit_price``), ``rate`` (of a provisional row, else
         None), ``charge_period_end`` (ms, the latest of the charges; None if provisional),
         ``idle_policy``, ``capacity`` (what is paid for in W, in units of usage, None if unknown),
         ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown), ``marginal_rate``
@@ -747,7 +757,9 @@ def allocate(
                 {charge["sku_id"] for charge in of_dimension if charge["sku_id"] is not None},
                 {
                     "cost_status": CORRECTED if is_corrected else BILLED,
-                    "charges": [_explain(charge, cost) for charge, cost in entries],
+                    "charges": [
+                        _explain(charge, cost) | unit_price.note(charge, window_start_ms) for charge, cost in entries
+                    ],
                     "rate": None,
                     "charge_period_end": max(charge["end_ms"] for charge, _ in entries),
                 },

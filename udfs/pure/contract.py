@@ -339,7 +339,8 @@ _INCIDENTS = Table(
         Column(
             "changes",
             JSON,
-            "What changed at the culprit in the hour before: [{what: version or pods, at (ISO 8601), from, to}]",
+            "What changed at the culprit in the hour before: [{what: version, pods or the price of what it uses, at"
+            " (ISO 8601), from, to}]",
         ),
         Column("exemplar_trace_ids", NAMES, "Its traces of the highest score; trace_id of trace_verdicts"),
         Column("exemplar_urls", NAMES, "The same as links, by the setting trace.url; empty where there is none"),

@@ -23,12 +23,12 @@ import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, utc
 from udfs.pure.channels import KINDS, OVERUSE, OWN
-from udfs.pure.pods import CHANGES_MINUTES
+from udfs.pure.pods import CHANGES_MOST, Change
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.rank import NO_CURRENCY
 from udfs.pure.recurrence import MONTH_MINUTES
 from udfs.pure.verdicts import added, exemplars_of, most
-from udfs.pure.windows import MINUTE_MS
+from udfs.pure.windows import CHANGES_MINUTES, MINUTE_MS
 
 Row = dict[str, Any]
 
@@ -68,6 +68,7 @@ def windows_of(ranked: Iterable[Row], incidents: Mapping[int, Sequence[Row]]) ->
 
 def _window(row: Row, minutes: Sequence[tuple[int, Row]]) -> Row:
     incidents = [incident for _, incident in minutes]
+    explanation = orjson.loads(row["explanation"])
     slower = [factor for incident in incidents for factor in incident.get("slower", ())]
     affected = _counted(incidents, "affected")
     affected.pop(row["otel_service_name"], None)
@@ -84,8 +85,14 @@ def _window(row: Row, minutes: Sequence[tuple[int, Row]]) -> Row:
         "affected": affected,
         "model_versions": _counted(incidents, "model_versions"),
         "slower": [math.fsum(slower), len(slower)],
-        "overused": _overused(row),
-        "changes": next((incident["changes"] for incident in incidents if incident.get("changes")), []),
+        "overused": _overused(row, explanation),
+        "changes": sorted(
+            [
+                *next((incident["changes"] for incident in incidents if incident.get("changes")), ()),
+                *_price_changes(explanation, minutes[0][0]),
+            ],
+            key=lambda change: change[1],
+        ),
         "exemplars": exemplars_of(incidents),
         "recurrence": max(incident["recurrence"] for incident in incidents),
         **{
@@ -99,14 +106,33 @@ def _window(row: Row, minutes: Sequence[tuple[int, Row]]) -> Row:
     }
 
 
-def _overused(row: Row) -> dict[str, str]:
+def _overused(row: Row, explanation: Row) -> dict[str, str]:
     """What of each dimension that the culprit used more than usual of costs."""
-    used = orjson.loads(row["explanation"])["x_ExcessUsage"] if row["anomaly_kind"] == OVERUSED else []
+    used = explanation["x_ExcessUsage"] if row["anomaly_kind"] == OVERUSED else []
     return {
         element["x_Dimension"]: element["x_Cost"]
         for element in used
         if element["x_OtelServiceName"] == row["otel_service_name"] and element["x_ExcessQuantity"] > 0
     }
+
+
+def _price_changes(explanation: Row, until_ms: int) -> list[Change]:
+    """Prices that changed until a time, of what the culprit uses, the oldest first; of too many the latest. One that
+    changed alike on several resources is one."""
+    resources: dict[tuple[int, str, str, str], set[str]] = defaultdict(set)
+    for element in explanation["Elements"]:
+        for charge in element["x_Charges"] if element["UsageQuantity"] else ():
+            if changed := charge.get("price_change"):
+                at_ms = round(datetime.fromisoformat(changed["at"]).timestamp() * 1000)
+                unit = f"{changed['currency']} per {changed['unit']}"
+                key = at_ms, charge["sku_id"], f"{changed['from']} {unit}", f"{changed['to']} {unit}"
+                resources[key].add(charge.get("billed_resource_id", element["x_ResourceId"]))
+    found = []
+    for (at_ms, sku_id, before, after), of in sorted(resources.items()):
+        where = min(of) if len(of) == 1 else f"{min(of)} and {len(of) - 1} more"
+        if at_ms <= until_ms:
+            found.append((f"price of {sku_id} at {where}", at_ms, before, after))
+    return found[-CHANGES_MOST:]
 
 
 def _counted(rows: Iterable[Row], name: str) -> dict[str, int]:
@@ -208,7 +234,7 @@ def _least_settled(statuses: Iterable[str]) -> str:
 
 
 def _changes(first: Row) -> list[Row]:
-    """What changed at the culprit just before, as its first window tells it."""
+    """What changed at the culprit, or in the prices of what it uses, just before, as its first window tells it."""
     since_ms = first["first_ms"] - CHANGES_MINUTES * MINUTE_MS
     return [
         {"what": what, "at": utc(at_ms), "from": before, "to": after}

@@ -10,7 +10,7 @@ import numpy as np
 
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.baseline import Vocabulary, grown, rows_of, seen_lately
-from udfs.pure.windows import MINUTE_MS
+from udfs.pure.windows import CHANGES_MINUTES, MINUTE_MS
 
 # The most pods that are kept: those that were seen last.
 PODS_MOST = 4_000
@@ -22,8 +22,7 @@ RENEWED_SHARE = 0.3
 # A pod is gone that has said nothing for so long.
 SILENT_MINUTES = 3
 
-# What changed at a service is remembered for so long, and of a service so many changes.
-CHANGES_MINUTES = 60
+# Of a service so many changes are remembered, for so long as they may have to do with an incident.
 CHANGES_MOST = 8
 VERSION, PODS = "version", "pods"
 

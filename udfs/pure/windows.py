@@ -18,6 +18,9 @@ USAGE_BUCKET_MS = 4 * WINDOW_MS
 # Two points of a series further apart than this say nothing of the time between them.
 MAX_GAP_MS = 30 * MINUTE_MS
 
+# What changed at a service, or in a price, so long before an incident may have to do with it.
+CHANGES_MINUTES = 60
+
 # Names that no workload and no resource can have: who a cost goes to when nobody caused it.
 UNALLOCATED = "__unallocated__"
 IDLE = "__idle__"
