@@ -247,7 +247,7 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("budget", {}),
     ("unit_cost", {}),
     ("unit_cost", {"attribute": "tenant.id"}),
-    ("cost_of_service", {"service": "payment"}),
+    ("cost_of_service", {"service": "payment", "since": "2026-01-01", "until": "2026-01-07"}),
 )
 
 
