@@ -191,7 +191,7 @@ def test_every_table_and_column_has_a_comment(url: str, connection: psycopg.Conn
         from pg_class as tables
         join pg_attribute on attrelid = tables.oid and attnum > 0 and not attisdropped
         where relnamespace in ('public'::regnamespace, 'anomaly_cost'::regnamespace)
-            and relkind in ('r', 'p')
+            and relkind in ('r', 'p', 'v')
             and not relispartition
             and (col_description(tables.oid, attnum) is null or obj_description(tables.oid, 'pg_class') is null)
         """
