@@ -16,7 +16,7 @@ from jobs import pipeline
 from jobs.arguments import Parser
 from jobs.errors import UsageError
 from jobs.kafka import EARLIEST, KafkaInput, client_properties, servers, start_options
-from jobs.pipeline import Pipeline, Settings
+from jobs.pipeline import EXAMPLE, Pipeline, Settings
 from jobs.resources import ROOT
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
 from udfs.pure.detect import EPISODES, POLICIES
@@ -407,7 +407,7 @@ def _parser(prog: str) -> Parser:
         description="Join traces, metrics, logs and bills; rank the anomalies by what they cost.",
     )
     add = parser.add_argument
-    add("--pipeline", metavar="FILE", help="TOML with the arguments below (docs/pipeline.toml), which go before it")
+    add("--pipeline", metavar="FILE", help=f"TOML that says what the arguments say, which go before it; as {EXAMPLE}")
     add(
         "--input",
         metavar="URL",

@@ -1,4 +1,4 @@
-"""What a run is told: by arguments, and by a TOML file in their stead. docs/pipeline.toml is one, with every key.
+"""What a run is told: by arguments, and by a TOML file in their stead. EXAMPLE is one, with every key.
 
 input = "kafka://HOST:9092"
 output = ["postgresql://USER@HOST/DATABASE"]
@@ -17,6 +17,9 @@ from typing import Any
 
 from jobs import toml
 from jobs.errors import UsageError
+from jobs.resources import ROOT
+
+EXAMPLE = ROOT / "docs" / "pipeline.toml"
 
 KEYS = ("input", "output", "bounded", "state", "settings")
 # Settings whose values are paths, or may be.
@@ -87,9 +90,9 @@ def read(path: Path) -> Pipeline:
         if key not in KEYS:
             raise UsageError(f"{path}: {key}: no such key, must be one of {', '.join(KEYS)}")
 
-    def text(key: str, value: object) -> str:
+    def text(key: str, value: object, kinds: str = "text") -> str:
         if not isinstance(value, str) or not value:
-            raise UsageError(f"{path}: {key}: must be text, and not empty")
+            raise UsageError(f"{path}: {key}: must be {kinds}, and not empty")
         if _PASSWORD.search(value):
             raise UsageError(f"{path}: {key}: holds a password; give it in the environment")
         return value
@@ -109,7 +112,8 @@ def read(path: Path) -> Pipeline:
         told = f"settings.{key}"
         if key in values:
             raise UsageError(f"{path}: {told}: is there twice")
-        values[key] = (place if key in FILES else text)(told, _text(value))
+        written = text(told, _text(value), "text, a number, true or false, or a list of texts")
+        values[key] = place(told, written) if key in FILES else written
     return Pipeline(
         place("input", content["input"]) if "input" in content else None,
         tuple(place("output", each) for each in (output if isinstance(output, list) else [output])),
