@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import config, pipeline
+from jobs import config, pipeline, submission
 from jobs.errors import UsageError
 from jobs.pipeline import EXAMPLE
 
@@ -114,6 +114,12 @@ def test_what_is_wrong_is_named_by_file_and_key_in_one_line(folder: Path, text: 
     found = str(caught.value)
     # Of two settings that belong together the one that isn't there is named as an argument.
     assert re.search(f"^(--set currency.rates and )?there/pipeline.toml: {told}", found) and "\n" not in found, found
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/tables", "kafka://h", "postgresql://host/database"])
+def test_an_output_that_no_one_can_open_is_named_likewise(folder: Path, url: str) -> None:
+    with pytest.raises(UsageError, match=f"^there/pipeline.toml: output: .*{url}"):
+        submission._reached(load(folder, f'input = "world"\noutput = "{url}"'), folder)
 
 
 @pytest.mark.parametrize(
