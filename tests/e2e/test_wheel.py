@@ -101,7 +101,7 @@ def test_it_runs_the_job_from_a_world_to_its_report(installed: Installed) -> Non
     # The detector's model came along, too.
     assert ranked and all(row["model_version"].startswith("masked") for row in ranked)
     installed.call("anomaly-cost", "report", "--tables", "tables", "--input", "world", "--html", "report.html")
-    assert ranked[0]["culprit_service_name"] in (here / "report.html").read_text(encoding="utf-8")
+    assert ranked[0]["otel_service_name"] in (here / "report.html").read_text(encoding="utf-8")
     installed.call("anomaly-cost", "doctor", "--input", "world")
     installed.call("anomaly-cost", "export", "--tables", "tables", "--output", "focus.csv")
     assert {path.name for path in here.iterdir()} == {
