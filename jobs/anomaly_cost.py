@@ -92,10 +92,10 @@ def prepare(t_env: StreamTableEnvironment, configuration: Config, outputs: Seque
     return anomaly_cost(t_env, charges, outputs, stages_of(configuration), int(time.time() * 1000))
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = config.PROG) -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
     try:
-        configuration = config.load(argv)
+        configuration = config.load(argv, prog)
         if on_cluster():
             submission.submit(configuration, prepare)
             return 0

@@ -47,9 +47,9 @@ class Settings:
     kafka: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-def load(argv: list[str], environment: Mapping[str, str] = os.environ) -> Settings:
+def load(argv: list[str], environment: Mapping[str, str] = os.environ, prog: str = "python -m jobs.bill") -> Settings:
     """Raises UsageError for wrong arguments."""
-    parser = Parser(prog="python -m jobs.bill", description="Send what changed in a bill to the topic focus_charges.")
+    parser = Parser(prog=prog, description="Send what changed in a bill to the topic focus_charges.")
     add = parser.add_argument
     add("--from", dest="source", required=True, metavar="URL", help="folder, s3://, gs:// or abfss:// of the bill")
     add("--to", required=True, metavar="URL", help="kafka://HOST:PORT[,HOST:PORT]")
@@ -126,7 +126,7 @@ def _deliver_to(settings: Settings) -> Deliver:
     return deliver
 
 
-def main(argv: list[str], stop: threading.Event | None = None) -> int:
+def main(argv: list[str], stop: threading.Event | None = None, prog: str = "python -m jobs.bill") -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed, each with one line. stop: ends the watch."""
     stop = stop or threading.Event()
     last: dict[str, None] = {}
@@ -139,7 +139,7 @@ def main(argv: list[str], stop: threading.Event | None = None) -> int:
 
     ledger = None
     try:
-        settings = load(argv)
+        settings = load(argv, prog=prog)
         where = place(settings.source)
         ledger = Ledger(settings.state, [where.url, settings.broker, settings.cost_column])
         deliver = _deliver_to(settings)

@@ -272,9 +272,9 @@ def _seconds(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} must be as 15min or 1h")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "python -m jobs.budgets") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed, each with one line."""
-    parser = Parser(prog="python -m jobs.budgets", description="How budgets stand, and what the month will cost.")
+    parser = Parser(prog=prog, description="How budgets stand, and what the month will cost.")
     parser.add_argument("--tables", required=True, metavar="URL", help=f"{FORM}; the password comes from PGPASSWORD")
     parser.add_argument("--file", type=Path, help="TOML with [[budgets]]; those of the table budgets count anyway")
     parser.add_argument("--every", type=_seconds, help="go on, and compute again after so long, as 1h")

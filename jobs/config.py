@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from argparse import BooleanOptionalAction
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
+from jobs import pipeline
 from jobs.arguments import Parser
 from jobs.errors import UsageError
 from jobs.kafka import EARLIEST, KAFKA_PREFIX, KafkaInput, client_properties, servers, start_options
+from jobs.pipeline import EXAMPLE, Pipeline, Settings
+from jobs.resources import ROOT
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
 from udfs.pure.detect import EPISODES, POLICIES
 from udfs.pure.focus import COST_COLUMNS
@@ -23,7 +28,7 @@ from udfs.pure.rank import EXCESS, ORDERS
 from udfs.pure.rates import BookPrice, Exchange, load_exchange, load_price_book
 from udfs.pure.resources import NO_ALIASES, Resources, load_aliases
 
-ROOT = Path(__file__).resolve().parent.parent
+PROG = "python -m jobs.anomaly_cost"
 FLINK_CONF = ROOT / "flink-conf.yaml"
 
 MASKED, USUAL = "masked", "usual"
@@ -136,6 +141,7 @@ class Config:
     Attributes:
         input: the directory to read (docs/interface.md, section 1), or the topics.
         outputs: where the tables go (section 3): directories of Parquet, postgresql:// or kafka:// URLs.
+        output_told: what a person wrote them after, for messages.
         bounded: the input ends: a directory, or the offsets that stand at the start.
         state: where checkpoints are kept; None = nowhere.
         pace: when a minute is over, on an input without end.
@@ -174,6 +180,7 @@ class Config:
     resources: Resources = NO_ALIASES
 
     kafka_properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    output_told: str = "--output"
     scratch: Path | None = None
 
     @property
@@ -200,21 +207,22 @@ def load_engine_settings(path: Path = FLINK_CONF) -> dict[str, str]:
     return flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def _directory(url: str, role: str) -> Path:
+def _directory(url: str, told: str, kinds: str = "a directory") -> Path:
     """``url`` as a directory.
+
+    told: what a person wrote it after.
+    kinds: what may be given.
 
     Raises:
         UsageError: it names another kind of place.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "file":
-        raise UsageError(
-            f"--{role} {url}: {scheme}:// is not known, give a directory{' or kafka://' * (role == 'input')}"
-        )
+        raise UsageError(f"{told} {url}: {scheme}:// is not known, give {kinds}")
     return Path(rest if separator else url).resolve()
 
 
-def _output(url: str) -> Path | str:
+def _output(url: str, told: str) -> Path | str:
     """A directory, or the URL as it is: what can be made of that is told where outputs are opened.
 
     Raises:
@@ -223,29 +231,38 @@ def _output(url: str) -> Path | str:
     scheme, separator, _ = url.partition("://")
     if separator and scheme != "file":
         return url
-    target = _directory(url, "output")
+    target = _directory(url, told)
     if target.exists() and not target.is_dir():
-        raise UsageError(f"--output {target}: is a file, must be a directory")
+        raise UsageError(f"{told} {target}: is a file, must be a directory")
     return target
 
 
-def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """``--set`` pairs as (the job's, the engine's)."""
-    job, engine = dict(JOB_SETTINGS), {}
+def _pairs(pairs: list[str]) -> Settings:
+    """Of ``--set``."""
+    values = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key or not value:
             raise UsageError(f"--set {pair}: must be KEY=VALUE")
-        if key in JOB_SETTINGS or key.startswith(KAFKA_PREFIX):
-            job[key] = value
-        elif key.startswith(ENGINE_PREFIXES):
-            engine[key] = value
-        else:
+        values[key] = value
+    return Settings(values)
+
+
+def _is_job(key: str) -> bool:
+    return key in JOB_SETTINGS or key.startswith(KAFKA_PREFIX)
+
+
+def _settings(told: Settings) -> tuple[Settings, dict[str, str]]:
+    """What was told as (the job's, with what wasn't, the engine's)."""
+    for key in told.values:
+        if not _is_job(key) and not key.startswith(ENGINE_PREFIXES):
             known = ", ".join([*JOB_SETTINGS, "kafka.*", *(f"{p}*" for p in ENGINE_PREFIXES)])
-            raise UsageError(f"--set {key}: no such setting, must be one of {known}")
+            raise UsageError(f"{told.name(key)}: no such setting, must be one of {known}")
+    job = Settings(JOB_SETTINGS) | told.only(_is_job)
+    engine = dict(told.only(lambda key: not _is_job(key)).values)
     if job["detector"] == RULE:
-        print(f"--set detector={RULE} is {USUAL} by now: the detector without its model", file=sys.stderr)
-        job["detector"] = USUAL
+        print(f"{job.name('detector')}={RULE} is {USUAL} by now: the detector without its model", file=sys.stderr)
+        job |= Settings({"detector": USUAL})
     for key, allowed in (
         ("cost.column", COST_COLUMNS),
         ("idle.policy", IDLE_POLICIES),
@@ -254,10 +271,10 @@ def _settings(pairs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         ("detector.threshold", POLICIES),
     ):
         if job[key] not in allowed:
-            raise UsageError(f"--set {key}={job[key]}: must be one of {', '.join(allowed)}")
+            raise job.wrong(key, f"must be one of {', '.join(allowed)}")
     parallelism = engine.get("parallelism.default", "1")
     if not parallelism.isdecimal() or int(parallelism) < 1:
-        raise UsageError(f"--set parallelism.default={parallelism}: must be a whole number from 1")
+        raise told.wrong("parallelism.default", "must be a whole number from 1")
     return job, engine
 
 
@@ -265,7 +282,7 @@ _DURATION = re.compile(r"(\d{1,6}) ?(ms|s|min|h|d)")
 _DURATION_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-def _duration(job: dict[str, str], key: str) -> int:
+def _duration(job: Settings, key: str) -> int:
     """A setting's duration in ms.
 
     Raises:
@@ -273,15 +290,32 @@ def _duration(job: dict[str, str], key: str) -> int:
     """
     found = _DURATION.fullmatch(job[key])
     if not found or not int(found[1]):
-        raise UsageError(f"--set {key}={job[key]}: must be as 500 ms, 90 s, 90 min, 72 h or 3 d")
+        raise job.wrong(key, "must be as 500 ms, 90 s, 90 min, 72 h or 3 d")
     return int(found[1]) * _DURATION_MS[found[2]]
+
+
+Read = TypeVar("Read")
+
+
+def _file(job: Settings, key: str, read: Callable[[Path], Read], otherwise: Read) -> Read:
+    """What ``read`` makes of the file that a setting names; ``otherwise`` where it names none.
+
+    Raises:
+        UsageError: it can't be used.
+    """
+    if not job[key]:
+        return otherwise
+    try:
+        return read(Path(job[key]))
+    except ValueError as error:
+        raise UsageError(f"{job.name(key)}: {error}") from None
 
 
 # RFC 1123 label, as Kubernetes names namespaces.
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-def _money(job: dict[str, str]) -> Money:
+def _money(job: Settings) -> Money:
     """The settings of money, their files read.
 
     Raises:
@@ -289,38 +323,30 @@ def _money(job: dict[str, str]) -> Money:
     """
     target = job["currency.target"].upper()
     if bool(target) != bool(job["currency.rates"]):
-        raise UsageError("--set currency.rates and currency.target: give both or none")
+        raise UsageError(f"{job.name('currency.rates')} and {job.name('currency.target')}: give both or none")
     namespaces = tuple(job["system.namespaces"].split(","))
     if not all(map(_NAMESPACE.fullmatch, namespaces)):
-        raise UsageError(f"--set system.namespaces={job['system.namespaces']}: must be names as kube-system,monitoring")
-    try:
-        return Money(
-            wait_ms=_duration(job, "billing.wait"),
-            corrections_ms=_duration(job, "billing.corrections"),
-            price_book=load_price_book(Path(job["prices"])) if job["prices"] else (),
-            idle_policy=job["idle.policy"],
-            system_namespaces=namespaces,
-            exchange=load_exchange(Path(job["currency.rates"]), target) if target else None,
-        )
-    except ValueError as error:
-        raise UsageError(f"--set prices or currency.rates: {error}") from None
+        raise job.wrong("system.namespaces", "must be names as kube-system,monitoring")
+    return Money(
+        wait_ms=_duration(job, "billing.wait"),
+        corrections_ms=_duration(job, "billing.corrections"),
+        price_book=_file(job, "prices", load_price_book, ()),
+        idle_policy=job["idle.policy"],
+        system_namespaces=namespaces,
+        exchange=_file(job, "currency.rates", lambda path: load_exchange(path, target), None),
+    )
 
 
-def _resources(job: dict[str, str]) -> Resources:
+def _resources(job: Settings) -> Resources:
     """The file of aliases, read.
 
     Raises:
         UsageError: it can't be used.
     """
-    if not job["resources.aliases"]:
-        return NO_ALIASES
-    try:
-        return Resources(load_aliases(Path(job["resources.aliases"])))
-    except ValueError as error:
-        raise UsageError(f"--set resources.aliases: {error}") from None
+    return _file(job, "resources.aliases", lambda path: Resources(load_aliases(path)), NO_ALIASES)
 
 
-def _trace_url(job: dict[str, str]) -> str:
+def _trace_url(job: Settings) -> str:
     """Where a trace is looked at.
 
     Raises:
@@ -328,7 +354,7 @@ def _trace_url(job: dict[str, str]) -> str:
     """
     url = job["trace.url"]
     if url and TRACE_ID not in url:
-        raise UsageError(f"--set trace.url={url}: must have {TRACE_ID} in it")
+        raise job.wrong("trace.url", f"must have {TRACE_ID} in it")
     return url
 
 
@@ -336,7 +362,7 @@ _TRAIT = re.compile(r"[\w.-]{1,100}")
 _TRAITS_MOST = 8
 
 
-def _traits(job: dict[str, str]) -> tuple[str, ...]:
+def _traits(job: Settings) -> tuple[str, ...]:
     """Names of attributes, each once.
 
     Raises:
@@ -345,13 +371,11 @@ def _traits(job: dict[str, str]) -> tuple[str, ...]:
     written = job["unit_costs.attributes"]
     names = tuple(dict.fromkeys(name.strip() for name in written.split(","))) if written else ()
     if not all(map(_TRAIT.fullmatch, names)) or len(names) > _TRAITS_MOST:
-        raise UsageError(
-            f"--set unit_costs.attributes={written}: must be up to {_TRAITS_MOST} names as tenant.id,feature"
-        )
+        raise job.wrong("unit_costs.attributes", f"must be up to {_TRAITS_MOST} names as tenant.id,feature")
     return names
 
 
-def _models(job: dict[str, str]) -> Path | None:
+def _models(job: Settings) -> Path | None:
     """The directory of the models, once they were seen to load; None without a model.
 
     Raises:
@@ -363,73 +387,107 @@ def _models(job: dict[str, str]) -> Path | None:
     try:
         Models(directory)
     except ModelError as error:
-        raise UsageError(f"--set detector.models: {error}") from None
+        raise UsageError(f"{job.name('detector.models')}: {error}") from None
     return directory
 
 
-def _kafka_properties(job: dict[str, str]) -> dict[str, str]:
+def _kafka_properties(job: Settings) -> dict[str, str]:
     own = {
         key.removeprefix(KAFKA_PREFIX): value
-        for key, value in job.items()
+        for key, value in job.values.items()
         if key.startswith(KAFKA_PREFIX) and key not in JOB_SETTINGS
     }
-    return client_properties(own)
+    return client_properties(own, told=job.name)
 
 
-def load(argv: list[str]) -> Config:
-    """The configuration that ``argv`` asks for.
-
-    Raises:
-        UsageError: wrong arguments, or an input that is no directory.
-    """
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="python -m jobs.anomaly_cost",
+        prog=prog,
         description="Join traces, metrics, logs and bills; rank the anomalies by what they cost.",
     )
     add = parser.add_argument
+    add("--pipeline", metavar="FILE", help=f"TOML that says what the arguments say, which go before it; as {EXAMPLE}")
     add(
         "--input",
-        required=True,
         metavar="URL",
         help="directory with traces/ metrics/ logs/ billing/, or kafka://HOST:PORT",
     )
     add(
         "--output",
-        required=True,
         action="append",
+        default=[],
         metavar="URL",
         help="directory for Parquet tables, postgresql://USER@HOST:PORT/DATABASE or kafka://HOST:PORT; several add up",
     )
-    add("--bounded", action="store_true", help="stop at the end of the input, as it stands (a directory always does)")
+    add(
+        "--bounded",
+        action=BooleanOptionalAction,
+        help="stop at the end of the input, as it stands (a directory always does)",
+    )
     add("--state", metavar="DIR", help="keep checkpoints here, and go on from the last one")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the job or the engine")
-    arguments = parser.parse_args(argv)
-    job, engine = _settings(arguments.set)
-    outputs = tuple(map(_output, arguments.output))
+    return parser
+
+
+def _outputs(told: Pipeline) -> tuple[Path | str, ...]:
+    """Where the tables go; raises UsageError: one can't be there, or two can't be together."""
+    outputs = tuple(_output(url, told.name("output")) for url in told.output)
     if len(set(outputs)) < len(outputs) or sum(isinstance(output, Path) for output in outputs) > 1:
-        raise UsageError("--output: one directory at most, and each URL once")
-    source: Path | KafkaInput
-    if arguments.input.startswith("kafka://"):
-        start_options(job["kafka.start"])
+        raise UsageError(f"{told.name('output')}: one directory at most, and each URL once")
+    return outputs
+
+
+def _input(url: str, told: str, bounded: bool, job: Settings) -> Path | KafkaInput:
+    """What is read; ``told``: what a person wrote ``url`` after.
+
+    Raises:
+        UsageError: it can't be read.
+    """
+    if url.startswith("kafka://"):
+        start_options(job["kafka.start"], job.name("kafka.start"))
         if job["billing.from"]:
-            raise UsageError("--set billing.from: is for a directory; python -m jobs.bill sends a bill to the topic")
-        source = KafkaInput(
-            servers(arguments.input), job["kafka.start"], job["kafka.group"], _kafka_properties(job),
-            arguments.bounded,
-        )  # fmt: skip
-        if not arguments.bounded and any(isinstance(output, Path) for output in outputs):
-            raise UsageError(f"--output {arguments.output[0]}: a directory gets its tables at the input's end, and "
-                             "Kafka has none; add --bounded, or give postgresql:// or kafka://")  # fmt: skip
-    else:
-        source = _directory(arguments.input, "input")
-        if not source.is_dir():
-            raise UsageError(f"--input {source}: no such directory")
-    is_bounded = arguments.bounded or isinstance(source, Path)
+            raise job.wrong("billing.from", "is for a directory; anomaly-cost bill sends a bill to the topic")
+        try:
+            brokers = servers(url)
+        except UsageError as error:
+            raise UsageError(f"{told}: {error}") from None
+        return KafkaInput(brokers, job["kafka.start"], job["kafka.group"], _kafka_properties(job), bounded)
+    source = _directory(url, told, "a directory or kafka://")
+    if not source.is_dir():
+        raise UsageError(f"{told} {source}: no such directory")
+    return source
+
+
+def load(argv: list[str], prog: str = PROG) -> Config:
+    """The configuration that ``argv`` asks for, and the file that it names.
+
+    Raises:
+        UsageError: wrong arguments, a wrong file, or an input that is no directory.
+    """
+    arguments = _parser(prog).parse_args(argv)
+    file = pipeline.read(Path(arguments.pipeline)) if arguments.pipeline else Pipeline()
+    flags = Pipeline(
+        arguments.input, tuple(arguments.output), arguments.bounded, arguments.state, _pairs(arguments.set)
+    )
+    # Who tells where: arguments go before the file.
+    reads, writes, keeps = (flags if getattr(flags, key) else file for key in ("input", "output", "state"))
+    bounded = bool(file.bounded if flags.bounded is None else flags.bounded)
+    if not (reads.input and writes.output):
+        absent = [told.name(key) for told, key in ((reads, "input"), (writes, "output")) if not getattr(told, key)]
+        raise UsageError(f"{' and '.join(absent)}: missing (--help tells the arguments)")
+    job, engine = _settings(file.settings | flags.settings)
+    outputs = _outputs(writes)
+    source = _input(reads.input, reads.name("input"), bounded, job)
+    if isinstance(source, KafkaInput) and not bounded and any(isinstance(output, Path) for output in outputs):
+        raise UsageError(f"{writes.name('output')} {writes.output[0]}: a directory gets its tables at the input's end, "
+                         "and Kafka has none; add --bounded, or give postgresql:// or kafka://")  # fmt: skip
+    is_bounded = bounded or isinstance(source, Path)
     return Config(
         input=source,
         outputs=outputs,
         bounded=is_bounded,
-        state=_directory(arguments.state, "state") if arguments.state else None,
+        state=_directory(keeps.state, keeps.name("state")) if keeps.state else None,
+        output_told=writes.name("output"),
         pace=Pace(
             emit_every_ms=_duration(job, "emit.every"),
             lateness_ms=_duration(job, "lateness"),

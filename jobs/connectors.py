@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from jobs.config import ROOT
 from jobs.errors import JobError
+from jobs.resources import DOWNLOADS
 
-DIRECTORY = ROOT / "build" / "connectors"
+DIRECTORY = DOWNLOADS / "connectors"
 _DOWNLOAD_TIMEOUT_S = 60
 
 
@@ -115,6 +115,8 @@ def _install(jar: Jar, target: Path) -> None:
     """Put ``jar`` at ``target``; whole or not at all, so that two commands may do it at once."""
     try:
         fetched = _fetch(jar)
+    except ModuleNotFoundError:  # of an extra that isn't installed
+        raise
     # It raises RuntimeError, OSError and the exceptions of the HTTP library below it.
     except Exception as error:
         raise JobError(
@@ -154,10 +156,10 @@ def jars(directory: Path = DIRECTORY) -> list[Path]:
     return paths
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "python -m jobs.connectors") -> int:
     """Exit status: 0; 1 with one line for what failed."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.connectors", description="Download the connectors' jars.")
-    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where to (default: build/connectors)")
+    parser = argparse.ArgumentParser(prog=prog, description="Download the connectors' jars.")
+    parser.add_argument("--directory", type=Path, default=DIRECTORY, help=f"where to (default: {DIRECTORY})")
     arguments = parser.parse_args(argv)
     try:
         for path in jars(arguments.directory):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jobs.config import ROOT
+from jobs.resources import ROOT
 from udfs.pure.contract import TABLES, Table
 from udfs.pure.dimensions import CUMULATIVE, DIMENSIONS
 

@@ -194,8 +194,8 @@ def _table(rows: list[list[str]], right: Sequence[int] = (), notes: Sequence[str
             yield f"      {notes[number]}"
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="python -m jobs.doctor", description=__doc__.split("\n", 1)[0])
+def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = Parser(prog=prog, description=__doc__.split("\n", 1)[0])
     add = parser.add_argument
     add("--input", required=True, type=Path, metavar="DIR", help="directory with billing/, metrics/ and traces/")
     add("--bill", metavar="URL", help="what the job is told by --set billing.from=URL")
@@ -210,10 +210,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m jobs.doctor") -> int:
     """Exit status: see the module."""
     try:
-        arguments = _arguments(argv)
+        arguments = _arguments(argv, prog)
         try:
             aliases = load_aliases(arguments.aliases) if arguments.aliases else ()
         except ValueError as error:

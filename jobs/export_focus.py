@@ -574,9 +574,9 @@ def export(
 # ---- command ----------------------------------------------------------------------------------
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     parser = Parser(
-        prog="python -m jobs.export_focus",
+        prog=prog,
         description="cost_allocations as a FOCUS CostAndUsage dataset.",
     )
     parser.add_argument("--tables", required=True, type=Path, metavar="DIR", help="the job's --output")
@@ -588,10 +588,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m jobs.export_focus") -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
     try:
-        arguments = _arguments(argv)
+        arguments = _arguments(argv, prog)
         summary = export(
             arguments.tables,
             arguments.output,

@@ -188,11 +188,9 @@ def serve(url: str, port: int, services: int, host: str = "0.0.0.0") -> tuple[WS
     return start_http_server(port, host, registry)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "python -m jobs.exporter") -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed, each with one line."""
-    parser = Parser(
-        prog="python -m jobs.exporter", description="Cost, incidents and budgets as metrics for Prometheus."
-    )
+    parser = Parser(prog=prog, description="Cost, incidents and budgets as metrics for Prometheus.")
     parser.add_argument("--tables", required=True, metavar="URL", help=f"{FORM}; the password comes from PGPASSWORD")
     parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}")
     parser.add_argument("--services", type=int, default=50, help="so many are told apart, the costliest; default: 50")

@@ -11,7 +11,7 @@ import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -201,8 +201,10 @@ def servers(url: str) -> str:
     return found
 
 
-def start_options(start: str) -> dict[str, str]:
+def start_options(start: str, told: str = "--set kafka.start") -> dict[str, str]:
     """Where reading begins, in the connector's words.
+
+    told: what a person wrote it after.
 
     Raises:
         UsageError: it is none of the words, nor a time.
@@ -218,32 +220,38 @@ def start_options(start: str) -> dict[str, str]:
         moment = datetime.fromisoformat(start)
     except ValueError:
         raise UsageError(
-            f"--set kafka.start={start}: must be {EARLIEST}, {LATEST}, {GROUP} or a time as 2025-03-03T00:00Z"
+            f"{told}={start}: must be {EARLIEST}, {LATEST}, {GROUP} or a time as 2025-03-03T00:00Z"
         ) from None
     if moment.tzinfo is None:
-        raise UsageError(f"--set kafka.start={start}: say the time zone, as in {start}Z")
+        raise UsageError(f"{told}={start}: say the time zone, as in {start}Z")
     return {
         "scan.startup.mode": "timestamp",
         "scan.startup.timestamp-millis": str(int(moment.timestamp() * 1000)),
     }
 
 
-def client_properties(settings: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+def client_properties(
+    settings: Mapping[str, str],
+    environment: Mapping[str, str] = os.environ,
+    told: Callable[[str], str] = "--set {}".format,
+) -> dict[str, str]:
     """Properties of the client: ``settings`` by the client's own names, and the secrets of the environment.
+
+    told: a key of the job -> what a person wrote its value after.
 
     Raises:
         UsageError: a secret stands among the settings, or a login has no known mechanism.
     """
     for key in settings:
         if "password" in key or "jaas" in key or "secret" in key:
-            raise UsageError(f"--set kafka.{key}: a secret; give it in the environment ({', '.join(SECRETS)}, "
+            raise UsageError(f"{told(f'kafka.{key}')}: a secret; give it in the environment ({', '.join(SECRETS)}, "
                              "KAFKA_USERNAME and KAFKA_PASSWORD)")  # fmt: skip
     properties = dict(settings)
     properties |= {name: environment[variable] for variable, name in SECRETS.items() if variable in environment}
     if "KAFKA_USERNAME" in environment:
         mechanism = properties.setdefault("sasl.mechanism", "PLAIN")
         if mechanism not in _LOGIN:
-            raise UsageError(f"--set kafka.sasl.mechanism={mechanism}: must be one of {', '.join(_LOGIN)}")
+            raise UsageError(f"{told('kafka.sasl.mechanism')}={mechanism}: must be one of {', '.join(_LOGIN)}")
         user, password = (
             environment.get(name, "").replace("\\", "\\\\").replace('"', '\\"')
             for name in ("KAFKA_USERNAME", "KAFKA_PASSWORD")

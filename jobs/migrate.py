@@ -19,10 +19,10 @@ from pathlib import Path
 
 import psycopg
 
-from jobs.config import ROOT
 from jobs.errors import JobError, UsageError
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
+from jobs.resources import ROOT
 
 MIGRATIONS = ROOT / "docker" / "postgres" / "migrations"
 AHEAD = "2 months"
@@ -165,9 +165,9 @@ def maintain(url: str, keep: str | None = None, ahead: str = AHEAD) -> list[str]
         return [line for (line,) in rows]
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "python -m jobs.migrate") -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.migrate", description="Bring PostgreSQL's tables up to date.")
+    parser = argparse.ArgumentParser(prog=prog, description="Bring PostgreSQL's tables up to date.")
     parser.add_argument("url", help=f"{FORM}; the password comes from PGPASSWORD")
     parser.add_argument("--keep", help='drop months older than this, "13 months" (default: none)')
     parser.add_argument("--ahead", default=AHEAD, help=f'make months ahead (default: "{AHEAD}")')

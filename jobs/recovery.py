@@ -11,6 +11,7 @@ from jobs import state
 from jobs.config import Config
 from jobs.environment import forget_engine
 from jobs.errors import EngineLost, JobError
+from jobs.resources import PYTHON
 
 # In the environment of a run whose engine was lost: the newest checkpoint then, and how many engines were lost since
 # that one came.
@@ -56,4 +57,4 @@ def restart(argv: list[str], configuration: Config, error: EngineLost) -> None:
     os.environ[_GOES_ON] = f"{checkpoint} {count}"
     forget_engine()
     state.hand_on_lock(configuration.state)
-    os.execv(sys.executable, [sys.executable, "-m", "jobs.anomaly_cost", *argv])
+    os.execv(sys.executable, [*PYTHON, "-m", "jobs.anomaly_cost", *argv])

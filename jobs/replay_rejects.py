@@ -166,9 +166,9 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "nothing"
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "python -m jobs.replay_rejects") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.replay_rejects", description="Send rejected records again.")
+    parser = argparse.ArgumentParser(prog=prog, description="Send rejected records again.")
     parser.add_argument("--tables", required=True, metavar="URL", help="directory of tables, or postgresql://…")
     parser.add_argument("--to", required=True, metavar="URL", help="kafka://HOST:PORT[,HOST:PORT]")
     parser.add_argument("--reason-code", action="append", default=[], choices=sorted(Code), help="several add up")

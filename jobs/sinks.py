@@ -241,7 +241,7 @@ def open_output(url: Path | str, changes: Path, kafka_properties: Mapping[str, s
     opens = OUTPUTS.get(scheme if separator else "")
     if opens is None:
         known = ", ".join(f"{known}://" for known in OUTPUTS if known)
-        raise UsageError(f"--output {url}: {scheme}:// is not known, use a directory or one of {known}")
+        raise UsageError(f"{url}: {scheme}:// is not known, use a directory or one of {known}")
     return opens(str(url), changes, kafka_properties)
 
 

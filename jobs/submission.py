@@ -107,7 +107,10 @@ def _reached(configuration: Config, changes: Path) -> list[Output]:
         JobError: a database or a broker doesn't answer.
     """
     source = configuration.input
-    outputs = [sinks.open_output(url, changes, configuration.kafka_properties) for url in configuration.outputs]
+    try:
+        outputs = [sinks.open_output(url, changes, configuration.kafka_properties) for url in configuration.outputs]
+    except UsageError as error:
+        raise UsageError(f"{configuration.output_told}: {error}") from None
     if isinstance(source, KafkaInput):
         reach(lambda: kafka.check(source))
     for output in outputs:

@@ -277,9 +277,9 @@ def _vocabulary(minutes: Minutes) -> Iterator[str]:
     return (name for name, count in sorted(counts.items()) if count >= NAME_SPANS_MIN)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.train_detector") -> int:
     """Train; exit status 0, 1 with a line for what failed."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.train_detector", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--input", type=Path, action="append", required=True, metavar="DIR", help="unlabelled; several add up")
     add("--model", type=Path, required=True, metavar="FILE", help="where the model goes: FILE, FILE.json, FILE.npz")
@@ -293,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import torch  # noqa: F401
     except ImportError:
-        print("train_detector: torch is missing; install the extra: make train", file=sys.stderr)
+        print("train_detector: torch is missing: pip install 'anomaly-cost[train]', or make train", file=sys.stderr)
         return 1
     try:
         samples, data = [], []

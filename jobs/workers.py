@@ -44,6 +44,9 @@ def start(folder: Path) -> None:
 
     folder: where the socket and the script go. Where its name is too long for a socket, each worker imports for itself.
     """
+    # Here, for what runs below has no packages (-S).
+    from jobs.resources import PYTHON
+
     path, script = folder / _SOCKET, folder / _SCRIPT
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -56,7 +59,7 @@ def start(folder: Path) -> None:
     # Who comes before everything is imported waits.
     listener.listen(64)
     subprocess.Popen(
-        [sys.executable, "-m", __name__, "serve", str(listener.fileno()), str(alive)],
+        [*PYTHON, "-m", __name__, "serve", str(listener.fileno()), str(alive)],
         pass_fds=(listener.fileno(), alive),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

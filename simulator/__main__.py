@@ -17,7 +17,7 @@ from simulator.world import build
 _PROGRESS_SECONDS = 2.0
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m simulator") -> int:
     """Simulate one world; the exit status."""
     begun = shown = time.monotonic()
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
             )
 
     try:
-        config, output = parse(argv)
+        config, output = parse(argv, prog)
         tally = run(build(config), output, progress)
     except UsageError as error:
         print(f"simulator: {error}", file=sys.stderr)

@@ -165,14 +165,14 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, Path]:
+def parse(argv: Sequence[str], prog: str = "python -m simulator") -> tuple[Config, Path]:
     """The config and the output directory of a command line.
 
     Raises:
         UsageError: one line that says what is wrong.
     """
     parser = _Parser(
-        prog="python -m simulator",
+        prog=prog,
         description="Simulate the telemetry and the bill of a shop, with faults that are known.",
     )
     add = parser.add_argument

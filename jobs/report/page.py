@@ -281,9 +281,9 @@ def write_report(output_dir: Path, input_dir: Path | None, target: Path) -> None
     target.write_text(page, encoding="utf-8")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report") -> int:
     """Make the report that ``argv`` asks for; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.report", description="The HTML report of a run.")
+    parser = argparse.ArgumentParser(prog=prog, description="The HTML report of a run.")
     parser.add_argument("--tables", type=Path, required=True, metavar="DIR", help="the job's output")
     parser.add_argument("--input", type=Path, metavar="DIR", help="the job's input, for the exemplar trace")
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="what to write")

@@ -204,9 +204,9 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "python -m jobs.respond") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed, 130 when interrupted; each with one line."""
-    parser = Parser(prog="python -m jobs.respond", description="Tell people and programs of incidents, by a policy.")
+    parser = Parser(prog=prog, description="Tell people and programs of incidents, by a policy.")
     parser.add_argument("--tables", required=True, metavar="URL", help=f"{FORM}; the password comes from PGPASSWORD")
     parser.add_argument("--policy", required=True, type=Path, metavar="FILE", help="TOML: receivers, routes, teams")
     parser.add_argument("--once", action="store_true", help="look and send once, and end")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs import connectors
-from jobs.config import ROOT
 from jobs.connectors import JARS, Jar, check_engine
 from jobs.errors import JobError
+from jobs.resources import ROOT
 
 POM = ROOT / "docker" / "connectors" / "pom.xml"
 MAVEN = {"m": "http://maven.apache.org/POM/4.0.0"}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from jobs import contract, migrate
-from jobs.config import ROOT
+from jobs.resources import ROOT
 from jobs.tables import SCHEMAS
 from udfs.pure.contract import TABLES, Table
 

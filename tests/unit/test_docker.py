@@ -17,7 +17,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from jobs.config import ROOT, flatten, load_engine_settings
+from jobs.config import flatten, load_engine_settings
+from jobs.resources import ROOT
 from jobs.tables import SCHEMAS
 
 DOCKER = ROOT / "docker"
