@@ -713,17 +713,17 @@ def allocate(
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
         resource_cost and allocated_cost Decimal with 12 places; usage and total_usage None where
         no telemetry exists. Beside the table's columns, for the explanation: ``charges`` (those
-        that make up resource_cost, money and times as text), ``rate`` (of a provisional row, else
-        None), ``charge_period_end`` (ms, the latest of the charges; None if provisional),
+        that make up resource_cost, money and times as text), ``rate`` (of a row without charges, else
+        None), ``charge_period_end`` (ms, the latest of the charges; None without charges),
         ``idle_policy``, ``capacity`` (what is paid for in W, in units of usage, None if unknown),
         ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown), ``marginal_rate``
         (text: what one more unit of usage costs, whoever bears the idle part) and ``marginal_basis``
         (how that is known, see ``_price_of_more``); both None where nothing was used or measured.
 
     A dimension is billed in W as soon as any charge of it touches W, and corrected if one of them
-    has ChargeClass Correction or took the place of one with another cost. Usage without a charge is
-    provisional, if a rate is known; if none is, or if neither usage nor charge is there, there is no
-    row.
+    has ChargeClass Correction or took the place of one with another cost; provisional where the provider
+    says of one of them that its time is not complete. Usage without a charge is provisional, if a rate is
+    known; if none is, or if neither usage nor charge is there, there is no row.
     """
     billed: dict[tuple[str, str], list[tuple[Mapping[str, Any], int]]] = defaultdict(list)
     for charge, parts in sorted(charges, key=lambda entry: entry[0]["key"]):
@@ -733,7 +733,6 @@ def allocate(
     pools = _pool_prices(window_start_ms, usage, charges, lambda _, dimension: (before or {}).get(dimension, {}))
     costs = []  # (dimension, currency, cost in units, capacity, price of more, SKUs, columns that tell its origin)
     for (dimension, currency), entries in billed.items():
-        is_corrected = any(charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge, _ in entries)
         of_dimension = [charge for charge, _ in entries]
         of_window = _capacity(window_start_ms, dimension, of_dimension)
         cost = sum(cost for _, cost in entries)
@@ -746,7 +745,7 @@ def allocate(
                 _price_of_more(cost, dimension, of_dimension, of_window, pools.get((dimension, currency))),
                 {charge["sku_id"] for charge in of_dimension if charge["sku_id"] is not None},
                 {
-                    "cost_status": CORRECTED if is_corrected else BILLED,
+                    "cost_status": _status(of_dimension),
                     "charges": [_explain(charge, cost) for charge, cost in entries],
                     "rate": None,
                     "charge_period_end": max(charge["end_ms"] for charge, _ in entries),
@@ -880,6 +879,14 @@ def _price_of_more_at(dimension: str, rate: Mapping[str, Any]) -> tuple[str, Dec
     if rate["source"] == PRICE_BOOK and DIMENSIONS[dimension].is_capacity:
         return LIST, Decimal(rate["cost_per_usage"])
     return METERED if rate["cost_per_usage"] is not None else USED_SHARE, None
+
+
+def _status(charges: Collection[Mapping[str, Any]]) -> str:
+    """What charges make of the cost of a window."""
+    if any(charge.get("is_incomplete") for charge in charges):
+        return PROVISIONAL
+    is_corrected = any(charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge in charges)
+    return CORRECTED if is_corrected else BILLED
 
 
 def _is_of_use(charge: Mapping[str, Any]) -> bool:

@@ -75,7 +75,7 @@ FORMULAS = {
     " usage, too much where much is idle); mean over the service's resources by usage",
     "x_ProjectedMonthlyCost": "x_ExcessCost / x_AnomalousMinutes * x_RecurringMinutes / x_ObservedMinutes * 43200",
     "x_CostWeightedScore": "S = sign(c_s) * alpha * ln(1 + abs(c_s))",
-    "x_ResourceCost": "sum of x_Charges' cost_in_window; of a provisional one x_Rate's"
+    "x_ResourceCost": "sum of x_Charges' cost_in_window; where there are none x_Rate's"
     " cost_per_window + cost_per_usage * x_TotalUsage, to 12 places",
 }
 
