@@ -13,7 +13,7 @@ Budgets are those of the file, and the rows of the table budgets. The answer is 
 
     [teams]                                 # in place of services: team = "checkout", or cost_center = "4711"
     checkout = ["shop/cart", "shop/pay*"]
-    [cost_centers]
+    [cost_centers]                          # the same that the job is told by --set cost_centers=FILE
     4711 = ["shop/*"]
 """
 
@@ -118,15 +118,13 @@ def load(path: Path) -> list[Budget]:
 def _services(row: dict[str, Any], tables: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """Globs of what a budget is of."""
     [key] = _OF.keys() & row.keys()
-    globs, table = row[key], _OF[key]
+    found, table = row[key], _OF[key]
     if table:
         known = tables.get(table, {})
         if not isinstance(known, dict) or row[key] not in known:
             raise UsageError(f"{where}.{key}: {row[key]!r} is not in [{table}]")
-        globs, where = known[row[key]], f"{where}.{key}, [{table}]"
-    if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) for glob in globs):
-        raise UsageError(f"{where}: must be a list of names, with * for any text")
-    return tuple(globs)
+        found, where = known[row[key]], f"{where}.{key}, [{table}]"
+    return toml.globs(found, where)
 
 
 def _budget(row: Any, tables: Mapping[str, Any], where: str) -> Budget:

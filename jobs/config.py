@@ -10,10 +10,12 @@ from pathlib import Path
 
 import yaml
 
+from jobs import toml
 from jobs.arguments import Parser
 from jobs.errors import UsageError
 from jobs.kafka import EARLIEST, KafkaInput, client_properties, servers, start_options
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
+from udfs.pure.cost_center import NO_COST_CENTERS, CostCenters
 from udfs.pure.detect import EPISODES, POLICIES
 from udfs.pure.focus import COST_COLUMNS
 from udfs.pure.follow import TRACE_ID
@@ -50,6 +52,8 @@ JOB_SETTINGS = {
     "prices": "",
     # Who bears what a machine costs beyond its use, where its size is known.
     "idle.policy": PROPORTIONAL,
+    # TOML file with a table [cost_centers], as that of budgets: cost centre = globs of services.
+    "cost_centers": "",
     # Namespaces whose pods are the cluster's own, where no service.name says whose they are.
     "system.namespaces": ",".join(SYSTEM_NAMESPACES),
     # CSV file of exchange rates (from, to, rate, valid_from) into currency.target.
@@ -120,6 +124,7 @@ class Money:
         idle_policy: one of attribute.IDLE_POLICIES.
         exchange: converts charges; None = currencies stay as they are billed.
         system_namespaces: whose usage is the cluster's own.
+        cost_centers: whose budget services' costs are of.
     """
 
     wait_ms: int = 72 * 3_600_000
@@ -128,6 +133,7 @@ class Money:
     exchange: Exchange | None = None
     system_namespaces: tuple[str, ...] = SYSTEM_NAMESPACES
     corrections_ms: int = 60 * 86_400_000
+    cost_centers: CostCenters = NO_COST_CENTERS
 
 
 @dataclass(frozen=True)
@@ -302,9 +308,20 @@ def _money(job: dict[str, str]) -> Money:
             idle_policy=job["idle.policy"],
             system_namespaces=namespaces,
             exchange=load_exchange(Path(job["currency.rates"]), target) if target else None,
+            cost_centers=_cost_centers(job),
         )
     except ValueError as error:
         raise UsageError(f"--set prices or currency.rates: {error}") from None
+
+
+def _cost_centers(job: dict[str, str]) -> CostCenters:
+    """The user's mapping.
+
+    Raises:
+        UsageError: it can't be used.
+    """
+    path = job["cost_centers"]
+    return toml.cost_centers(Path(path), "--set cost_centers") if path else NO_COST_CENTERS
 
 
 def _resources(job: dict[str, str]) -> Resources:

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, GROWING, PROVISIONAL, RATE_DIGITS, USED_SHARE, utc
+from udfs.pure.cost_center import one_of
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
@@ -332,6 +333,7 @@ def _row(
         "projected_monthly_cost": monthly,
         "billing_currency": currency,
         "cost_status": rests_on.status if rests_on else PROVISIONAL,
+        "cost_center": one_of(element["cost_center"] for element in elements),
         "explanation": _explanation(
             window_start_ms,
             currency,
