@@ -130,7 +130,7 @@ class Metadata:
             if place := _METADATA.fullmatch(path):
                 try:
                     self._about += _objects(orjson.loads(content.removeprefix(b"\xef\xbb\xbf")), place["root"], "")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     what = error.reason if isinstance(error, RejectedRecord) else "not JSON"
                     self.unread[path] = f"{what}, so that nothing is known of what is complete by it"
             elif is_billing_periods(path):
