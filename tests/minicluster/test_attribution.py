@@ -489,6 +489,7 @@ def test_allocations_are_the_bill(tables) -> None:
             allocated[row["resource_id"].partition("-")[0], row["billing_currency"]] += row["allocated_cost"]
     assert allocated == {
         ("split", "USD"): Decimal("0.800000000001"),
+        ("centered", "USD"): Decimal(5),
         ("i", "USD"): Decimal("0.300000000001"),  # spelt
         ("untied", "USD"): Decimal("3.4"),
         ("__no_resource__", "USD"): Decimal("0.75"),
@@ -505,7 +506,7 @@ def test_allocations_are_the_bill(tables) -> None:
 
 def test_every_trace_has_one_verdict(tables) -> None:
     traces = tables["trace_verdicts"]["trace_id"].to_pylist()
-    assert len(traces) == len(set(traces)) == 399 + len((1001, 1002, 1003))
+    assert len(traces) == len(set(traces)) == 399 + len((1001, 1002, 1003, 0xCE00))
 
 
 def test_the_stall_is_ranked_and_each_rank_can_be_recomputed(tables) -> None:
