@@ -13,7 +13,7 @@ Budgets are those of the file, and the rows of the table budgets. The answer is 
 
     [teams]                                 # in place of services: team = "checkout", or cost_center = "4711"
     checkout = ["shop/cart", "shop/pay*"]
-    [cost_centers]
+    [cost_centers]                          # the same that the job is told by --set cost_centers=FILE
     4711 = ["shop/*"]
 """
 
@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ class Budget:
         services: globs of otel_service_name.
         month: its first day; None = every month.
         amount: in ``currency``.
+        but: globs of services that are another's: those of the cost centres before it, as the first that fits counts.
     """
 
     name: str
@@ -67,10 +69,15 @@ class Budget:
     month: date | None
     amount: Decimal
     currency: str
+    but: tuple[str, ...] = ()
 
     def holds(self, service: str) -> bool:
         """Whether a service's cost is of it."""
-        return any(fnmatchcase(service, glob) for glob in self.services)
+        return _fits(service, self.services) and not _fits(service, self.but)
+
+
+def _fits(service: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(service, glob) for glob in globs)
 
 
 class Cost(NamedTuple):
@@ -115,18 +122,19 @@ def load(path: Path) -> list[Budget]:
     return [_budget(row, content, f"--file {path}: budgets[{number}]") for number, row in enumerate(rows)]
 
 
-def _services(row: dict[str, Any], tables: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Globs of what a budget is of."""
+def _services(row: dict[str, Any], tables: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Globs of what a budget is of, and of what is another's."""
     [key] = _OF.keys() & row.keys()
-    globs, table = row[key], _OF[key]
+    found, table = row[key], _OF[key]
     if table:
         known = tables.get(table, {})
         if not isinstance(known, dict) or row[key] not in known:
             raise UsageError(f"{where}.{key}: {row[key]!r} is not in [{table}]")
-        globs, where = known[row[key]], f"{where}.{key}, [{table}]"
-    if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) for glob in globs):
-        raise UsageError(f"{where}: must be a list of names, with * for any text")
-    return tuple(globs)
+        found, where = known[row[key]], f"{where}.{key}, [{table}]"
+        if key == "cost_center":
+            before = takewhile(lambda center: center != row[key], known)
+            return toml.globs(found, where), tuple(glob for of in before for glob in toml.globs(known[of], where))
+    return toml.globs(found, where), ()
 
 
 def _budget(row: Any, tables: Mapping[str, Any], where: str) -> Budget:
@@ -134,12 +142,13 @@ def _budget(row: Any, tables: Mapping[str, Any], where: str) -> Budget:
     if len(of) != 1 or row.keys() - of != _KEYS:
         keys = f"{', '.join(sorted(_KEYS))}, one of {', '.join(_OF)}"
         raise UsageError(f"{where}: must have {keys}, and nothing else")
-    services, amount = _services(row, tables, where), toml.amount(row["amount"], f"{where}.amount", at_least=0)
+    services, but = _services(row, tables, where)
+    amount = toml.amount(row["amount"], f"{where}.amount", at_least=0)
     try:
         month = None if row["month"] == EVERY else date.fromisoformat(f"{row['month']}-01")
     except ValueError:
         raise UsageError(f"{where}.month: {row['month']!r} must be as 2026-11, or {EVERY}") from None
-    return Budget(str(row["name"]), services, month, amount, str(row["currency"]))
+    return Budget(str(row["name"]), services, month, amount, str(row["currency"]), but)
 
 
 def status(budget: Budget, costs: Iterable[Cost], excess: Mapping[str, Decimal], until: datetime) -> Status:

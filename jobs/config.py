@@ -12,13 +12,14 @@ from typing import TypeVar
 
 import yaml
 
-from jobs import pipeline
+from jobs import pipeline, toml
 from jobs.arguments import Parser
 from jobs.errors import UsageError
 from jobs.kafka import EARLIEST, KAFKA_PREFIX, KafkaInput, client_properties, servers, start_options
 from jobs.pipeline import EXAMPLE, Pipeline, Settings
 from jobs.resources import ROOT
 from udfs.pure.attribute import IDLE_POLICIES, PROPORTIONAL
+from udfs.pure.cost_center import NO_COST_CENTERS, CostCenters
 from udfs.pure.detect import EPISODES, POLICIES
 from udfs.pure.focus import COST_COLUMNS
 from udfs.pure.follow import TRACE_ID
@@ -55,6 +56,8 @@ JOB_SETTINGS = {
     "prices": "",
     # Who bears what a machine costs beyond its use, where its size is known.
     "idle.policy": PROPORTIONAL,
+    # TOML file with a table [cost_centers], as that of budgets: cost centre = globs of services.
+    "cost_centers": "",
     # Namespaces whose pods are the cluster's own, where no service.name says whose they are.
     "system.namespaces": ",".join(SYSTEM_NAMESPACES),
     # CSV file of exchange rates (from, to, rate, valid_from) into currency.target.
@@ -124,6 +127,7 @@ class Money:
         idle_policy: one of attribute.IDLE_POLICIES.
         exchange: converts charges; None = currencies stay as they are billed.
         system_namespaces: whose usage is the cluster's own.
+        cost_centers: whose budget services' costs are of.
     """
 
     wait_ms: int = 72 * 3_600_000
@@ -132,6 +136,7 @@ class Money:
     exchange: Exchange | None = None
     system_namespaces: tuple[str, ...] = SYSTEM_NAMESPACES
     corrections_ms: int = 60 * 86_400_000
+    cost_centers: CostCenters = NO_COST_CENTERS
 
 
 @dataclass(frozen=True)
@@ -334,6 +339,9 @@ def _money(job: Settings) -> Money:
         idle_policy=job["idle.policy"],
         system_namespaces=namespaces,
         exchange=_file(job, "currency.rates", lambda path: load_exchange(path, target), None),
+        cost_centers=_file(
+            job, "cost_centers", lambda path: toml.cost_centers(path, job.name("cost_centers")), NO_COST_CENTERS
+        ),
     )
 
 

@@ -64,6 +64,13 @@ _FIGURES: tuple[_Figure, ...] = (
         f" where window_start > {_DAY} - interval '24 hours' group by 1, 2",
     ),
     (
+        "cost_center_cost_last_day",
+        "What a cost centre's workloads cost in the 24 hours until the newest window; empty = of none that is known",
+        ("cost_center", "currency"),
+        f"select coalesce(cost_center, ''), billing_currency, sum(allocated_cost) from public.cost_allocations"
+        f" where window_start > {_DAY} - interval '24 hours' group by 1, 2",
+    ),
+    (
         "windows_last_week",
         "Half hours of the week until the newest, by how settled their cost is",
         ("cost_status",),

@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "docs" / "pipeline.toml"
 
 KEYS = ("input", "output", "bounded", "state", "settings")
 # Settings whose values are paths, or may be.
-FILES = ("prices", "currency.rates", "resources.aliases", "detector.models", "billing.from")
+FILES = ("prices", "cost_centers", "currency.rates", "resources.aliases", "detector.models", "billing.from")
 
 _PASSWORD = re.compile(r"://[^/?#]*:[^/?#]*@|[?&]password=")
 

@@ -149,6 +149,7 @@ def stages_of(configuration: Config) -> Stages:
             money.idle_policy,
             skew_ms,
             money.corrections_ms,
+            money.cost_centers,
         ),
         Rank(
             configuration.rank_by,

@@ -56,6 +56,23 @@ def _restated(rows: Sequence[dict[str, str]], hour: int) -> Rows:
     ]
 
 
+def recency(complete_until: datetime, first: datetime = datetime(2024, 9, 1, tzinfo=UTC)) -> dict[str, object]:
+    """FOCUS Recency of a month from ``first`` on: its hours before a time are complete, the others aren't."""
+    hours = [first + timedelta(hours=hour) for hour in range(24 * 31)]
+    return {
+        "DatasetInstanceId": "1234-abcde-12345-abcde-12345",
+        "TimeSectors": [
+            {
+                "TimeSectorStart": f"{hour:%Y-%m-%dT%H:00:00Z}",
+                "TimeSectorEnd": f"{hour + timedelta(hours=1):%Y-%m-%dT%H:00:00Z}",
+                "TimeSectorComplete": hour < complete_until,
+                "TimeSectorLastUpdated": f"{complete_until:%Y-%m-%dT%H:00:00Z}",
+            }
+            for hour in hours
+        ],
+    }
+
+
 def text_of(rows: Sequence[Mapping[str, str]], header: Sequence[str]) -> bytes:
     """Rows as CSV."""
     text = io.StringIO()
@@ -80,6 +97,12 @@ class Export:
         token = f"{9999 - self._count:08d}"
         texts = [text_of(rows[number::parts], self._header) for number in range(parts)]
         getattr(self, f"_{self._layout}")(texts, at, token)
+
+    def say(self, name: str, content: object) -> None:
+        """Metadata beside the bill, as of the last delivery; all exports of a layout have one folder for it."""
+        root = "exports/focus/" if self._layout.startswith("aws") else ""
+        at = BEGIN + timedelta(hours=self._count)
+        self._write(f"{root}metadata/{name}.json", json.dumps(content).encode(), at)
 
     def _aws(self, texts: list[bytes], at: datetime, execution: str) -> None:
         data, metadata = (f"exports/focus/{kind}/BILLING_PERIOD=2024-09/{execution}" for kind in ("data", "metadata"))

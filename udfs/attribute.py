@@ -20,6 +20,7 @@ from udfs import metrics
 from udfs.changelog import CALL, END_OF_INPUT, PULSE, TAKEN_BACK, Latest, Sent, payload_row, tick
 from udfs.pure import attribute, irregular, price, rates, unit_price
 from udfs.pure.cache import Bounded
+from udfs.pure.cost_center import NO_COST_CENTERS, CostCenters
 from udfs.pure.focus import WITHDRAWN_KEY
 from udfs.pure.horizon import SKEW_MS, Horizon, clock_at
 from udfs.pure.outstanding import Adds, Outstanding
@@ -97,17 +98,19 @@ class Attribute(KeyedProcessFunction):
         idle_policy: str = attribute.PROPORTIONAL,
         skew_ms: int = SKEW_MS,
         corrections_ms: int = 0,
+        cost_centers: CostCenters = NO_COST_CENTERS,
     ) -> None:
         """wait_ms: how long a window waits for its usage, in event time, and is priced anew with each change; None =
         for ever. corrections_ms: how long a charge may restate it, if that is longer.
         emit_every_ms: at most so often changed windows are sent, in the engine's time; None = at the
         end of the input. price_book: see rates.load_price_book. idle_policy: one of IDLE_POLICIES. skew_ms: how
-        far clocks may differ."""
+        far clocks may differ. cost_centers: the user's."""
         self._wait_ms = wait_ms
         self._emit_every_ms = emit_every_ms
         self._price_book = price_book
         self._idle_policy = idle_policy
         self._skew_ms = skew_ms
+        self._cost_centers = cost_centers
         self._corrections_ms = max(corrections_ms, wait_ms or 0)
         self._is_restating = wait_ms is not None and corrections_ms > wait_ms
 
@@ -254,7 +257,7 @@ class Attribute(KeyedProcessFunction):
         settled = {window_ms: self._settled.get(window_ms) for window_ms in touched | (after & bill.keys())}
         rows = attribute.restated(resource_id, settled, bill, self._prices(), self._idle_policy, progress.known)
         for window_ms, of_window in rows.items():
-            yield payload_row(ALLOCATIONS, window_ms, resource_id, attribute.packed(of_window))
+            yield payload_row(ALLOCATIONS, window_ms, resource_id, attribute.packed(of_window, self._cost_centers))
         for window_ms in touched:
             if window_ms >= progress.closed_ms - irregular.HISTORY_MS:
                 self._past.put(window_ms, [
@@ -320,7 +323,7 @@ class Attribute(KeyedProcessFunction):
         charges = {key: orjson.loads(payload) for key, payload in self._events[CHARGE].items()}
         told = {key: attribute.usage_told(text) for key, text in self._events[USAGE].items()}
         usage = {key: attribute.read_told(text) for key, text in told.items()}
-        windows = {key: of for key, (_, of) in usage.items()}
+        windows = {key: of for key, (_, of, *_) in usage.items()}
         last_ms = attribute.last_possible(
             [("", of) for of in windows.values()], charges.values(), self._skew_ms, clock_ms, self._newest_ms()
         )
@@ -333,8 +336,8 @@ class Attribute(KeyedProcessFunction):
                 found[f"{AHEAD_USAGE} {key}"] = attribute.ahead_usage(key, ahead, self._skew_ms), max(ahead)
         yield from self._reject_ahead(found)
         consumers = [
-            (name, {window_ms: used for window_ms, used in of.items() if window_ms <= last_ms})
-            for name, of in usage.values()
+            (name, {window_ms: used for window_ms, used in of.items() if window_ms <= last_ms}, *cost_center)
+            for name, of, *cost_center in usage.values()
         ]
         charged = [charge for key, charge in charges.items() if f"{AHEAD_CHARGES} {key}" not in found]
         return told, consumers, charged, bool(found)
@@ -363,7 +366,9 @@ class Attribute(KeyedProcessFunction):
             if window_ms < closed_ms:
                 continue
             rows = found.get(window_ms, [])
-            payload = attribute.packed(rows) if kind == ALLOCATIONS else orjson.dumps(rows, default=str)
+            payload = (
+                attribute.packed(rows, self._cost_centers) if kind == ALLOCATIONS else orjson.dumps(rows, default=str)
+            )
             digest = self._sending.digest(payload) if rows else None
             if digest != before.get(window_ms):
                 yield payload_row(kind, window_ms, resource_id, payload)

@@ -519,7 +519,7 @@ def _by_minute(frame: str) -> dict[str, Usage]:
     """Usage of a bucket by minute; a pod under several consumers is summed in the order of their names."""
     minutes: dict[str, Usage] = {}
     for consumer in sorted(frame.splitlines()):
-        otel_service_name, pod, metered = orjson.loads(consumer)
+        otel_service_name, pod, metered, *_ = orjson.loads(consumer)
         for minute, by_dimension in metered["minutes"].items():
             into = minutes.setdefault(minute, {}).setdefault((otel_service_name, pod), {})
             for dimension, used in by_dimension.items():

@@ -196,8 +196,8 @@ def _open_section(summary: Summary) -> str:
         lines = [
             f"{', '.join(parts) or 'No cost'} and {summary.provisional_ranked:,} of"
             f" {summary.ranked:,} ranked rows are provisional: the bill for their windows has not"
-            " come, so they rest on the latest known unit rates, where there are any. They are"
-            " restated under the same key when it comes."
+            " come, or its provider says that it is not complete. Where it has not come they rest on the"
+            " latest known unit rates, where there are any. They are restated under the same key."
         ]
     if summary.warming_traces:
         lines.append(

@@ -35,6 +35,7 @@ create table ranked_anomalies (
     `billed_excess_cost` decimal(28, 12),
     `billing_currency` string,
     `cost_status` string,
+    `cost_center` string,
     `anomaly_kind` string,
     `affected_services` array<string>,
     `exemplar_trace_ids` array<string>,
@@ -96,6 +97,7 @@ create table cost_allocations (
     `allocated_cost` decimal(28, 12),
     `billing_currency` string not null,
     `cost_status` string,
+    `cost_center` string,
     primary key (`window_start`, `resource_id`, `dimension`, `otel_service_name`, `billing_currency`) not enforced
 ) with (
     'connector' = 'upsert-kafka',
@@ -165,6 +167,7 @@ create table unit_costs (
     `cost_per_request` decimal(28, 12),
     `billing_currency` string not null,
     `cost_status` string,
+    `cost_center` string,
     primary key (`window_start`, `otel_service_name`, `root_service_name`, `root_operation`, `billing_currency`) not enforced
 ) with (
     'connector' = 'upsert-kafka',
@@ -203,6 +206,7 @@ create table incidents (
     `projected_monthly_cost` decimal(28, 12),
     `billing_currency` string,
     `cost_status` string,
+    `cost_center` string,
     `evidence` string,
     `changes` string,
     `exemplar_trace_ids` array<string>,
@@ -238,6 +242,7 @@ create table unit_costs_by_attribute (
     `cost_per_request` decimal(28, 12),
     `billing_currency` string not null,
     `cost_status` string,
+    `cost_center` string,
     primary key (`window_start`, `attribute_name`, `attribute_value`, `otel_service_name`, `billing_currency`) not enforced
 ) with (
     'connector' = 'upsert-kafka',

@@ -9,7 +9,7 @@ select
     resource_id,
     otel_service_name,
     pod,
-    own(otel_service_name, pod, metered) as metered
+    own(otel_service_name, pod, metered, cost_center) as metered
 from (
     select
         u.consumer,
@@ -23,7 +23,8 @@ from (
             by_name.owner.otel_service_name,
             case when split_index(u.pod_name, '/', 0) in (${system_namespaces}) then '__system__' end,
             ''
-        ) as otel_service_name
+        ) as otel_service_name,
+        coalesce(by_uid.owner.cost_center, by_name.owner.cost_center, '') as cost_center
     from consumer_usage as u
     left join pod_owners as by_uid on u.pod_uid = by_uid.pod
     left join pod_owners as by_name on u.pod_name = by_name.pod

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from jobs import bill
-from tests.bills import Export, correction
+from tests.bills import Export, correction, recency
 from tests.services import Broker, Database, kafka_broker
 from tests.simulated import simulate
 from tests.streamed import (
@@ -41,7 +41,11 @@ def test_the_tables_are_those_of_a_bounded_run_at_each_delivery(
     job, broker: Broker, database: Database, tmp_path: Path
 ) -> None:
     world = simulate(tmp_path / "world", 24, "metered")
-    rows = charges(world)
+    rows = [
+        row | {"Tags": '{"CostCenter": "infra"}'} if number % 2 else row for number, row in enumerate(charges(world))
+    ]
+    (tmp_path / "budgets.toml").write_text('[cost_centers]\n4711 = ["*a*"]\n')
+    centers = f"cost_centers={tmp_path / 'budgets.toml'}"
     for path in (world / "billing").glob("*"):
         path.unlink()
 
@@ -58,16 +62,26 @@ def test_the_tables_are_those_of_a_bounded_run_at_each_delivery(
         [*(row for number, row in enumerate(rows) if number % 3), correction(rows[1], "-0.01")],
     )
     export = Export("azure", write, list(rows[0]))
+    day = datetime(2025, 3, 3, tzinfo=UTC)
     empty(database)
     to = Producer(broker)
     send_telemetry(to, world)
     to.close()
     command = ["--from", str(world / "billing"), "--to", broker.url, "--state", str(tmp_path / "sent"), "--once"]
-    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s")
+    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s", "--set", centers)
     try:
-        for delivery in deliveries:
+        for delivery, hour in zip(deliveries, (2, 3, 23), strict=True):
             export.deliver(delivery)
+            export.say("recency/recency-1", recency(day.replace(hour=hour), day))
             assert bill.main(command) == 0
-            wait_for(database, comparable(job(world)), ended(process))
+            tables = job(world, centers)
+            billed = {
+                row["window_start"] < day.replace(hour=hour)
+                for row in tables["cost_allocations"].to_pylist()
+                if row["cost_status"] == "billed"
+            }
+            assert {row["cost_center"] for row in tables["cost_allocations"].to_pylist()} >= {"4711", "infra"}
+            assert billed == {True}  # what isn't complete is provisional
+            wait_for(database, comparable(tables), ended(process))
     finally:
         end(process)

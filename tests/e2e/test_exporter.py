@@ -40,8 +40,9 @@ def tables(database: Database) -> Database:
         connection.execute(
             """
             insert into public.cost_allocations (window_start, resource_id, dimension, otel_service_name,
-                resource_cost, allocated_cost, billing_currency, cost_status)
+                resource_cost, allocated_cost, billing_currency, cost_center, cost_status)
             select at, 'r', 'cpu', service, 2, case service when '__unallocated__' then 0.5 else 1.25 end, currency,
+                case service when 'web' then '4711' end,
                 case when at < '2026-01-15T20:00Z' then 'billed' else 'provisional' end
             from generate_series('2026-01-10T00:00Z'::timestamptz, '2026-01-15T23:30Z', '30 min') as at,
                 unnest(array['web', 'cart', '__unallocated__']) as service, unnest(array['USD', 'EUR']) as currency
@@ -91,6 +92,8 @@ def test_figures_are_those_of_the_tables(tables: Database, port: int) -> None:
     assert found["up", ()] == 1
     assert found["service_cost_last_day", labels(service="web", currency="USD")] == 60.0
     assert found["service_cost_last_day", labels(service=OTHER, currency="EUR")] == 24.0
+    assert found["cost_center_cost_last_day", labels(cost_center="4711", currency="USD")] == 60.0
+    assert found["cost_center_cost_last_day", labels(cost_center="", currency="EUR")] == 84.0
     assert found["unallocated_share_last_day", labels(currency="USD")] == pytest.approx(0.5 / 3)
     assert found["windows_last_week", labels(cost_status="provisional")] == 8
     assert found["open_incidents", labels(service="payment", kind="latency_spike", currency="USD")] == 1

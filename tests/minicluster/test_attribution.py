@@ -122,6 +122,53 @@ def test_an_hour_is_split_by_window_and_usage(tables) -> None:
 
 
 @in_the_world
+def centered(world: Path) -> None:
+    """cart's telemetry tells its cost centre in its spans, search's doesn't; two of its pods contradict each other."""
+    end_ms = NOON_MS + HOUR_MS // 2
+    center = {"service.instance.cost_center.id": "4711"}
+    other = {"service.instance.cost_center.id": "4712"}
+    write_lines(
+        world / "traces/centered.jsonl",
+        [span_request((resource("cart", "centered-cart-1", more=center), [span(0xCE00, 1, None, NOON_MS, 5)]))],
+    )
+    write_lines(
+        world / "metrics/centered.jsonl",
+        [
+            cpu_gauge(resource("cart", "centered-cart-1", "centered-1"), _steady(1.0, NOON_MS, end_ms)),
+            cpu_gauge(resource("search", "centered-search-1", "centered-1"), _steady(1.0, NOON_MS, end_ms)),
+            cpu_gauge(resource("ads", "centered-ads-1", "centered-1", more=center), _steady(1.0, NOON_MS, end_ms)),
+            cpu_gauge(resource("ads", "centered-ads-2", "centered-1", more=other), _steady(1.0, NOON_MS, end_ms)),
+            cpu_gauge(resource("search", "centered-search-2", "centered-2"), _steady(1.0, NOON_MS, end_ms)),
+        ],
+    )
+    tags = '{"user:Cost-Center": "infra", "team": "x"}'
+    bill = [_charge("centered-1", NOON_MS, end_ms, "4", Tags=tags), _charge("centered-2", NOON_MS, end_ms, "1")]
+    write_bill(world / "billing/centered.csv", bill)
+
+
+def test_a_cost_has_a_centre_by_its_telemetry_else_by_the_bill(tables) -> None:
+    rows = _rows(tables["cost_allocations"], "centered-")
+    assert {key[1:2] + key[3:]: (row["cost_center"], row["allocated_cost"]) for key, row in rows.items()} == {
+        ("centered-1", "cart"): ("4711", 1),
+        ("centered-1", "search"): ("infra", 1),
+        ("centered-1", "ads"): ("infra", 2),
+        ("centered-2", "search"): (None, 1),
+    }
+
+
+def test_costs_by_centre_sum_to_the_costs(tables) -> None:
+    """Of allocations and of unit costs; a service has one where all that is allocated to it has one."""
+    by_center: dict[str, dict[str | None, Decimal]] = {}
+    for name, column in (("cost_allocations", "allocated_cost"), ("unit_costs", "cost")):
+        sums: dict[str | None, Decimal] = defaultdict(Decimal)
+        for row in tables[name].to_pylist():
+            sums[row["cost_center"]] += row[column]
+        by_center[name] = sums
+    assert {"4711", "infra", None} <= by_center["cost_allocations"].keys()
+    assert sum(by_center["cost_allocations"].values()) == sum(by_center["unit_costs"].values())
+
+
+@in_the_world
 def spelt(world: Path) -> None:
     """One machine, in the bill by its ARN and in the telemetry by its id, or by the node's providerID."""
     by_id, by_node = (
@@ -443,6 +490,7 @@ def test_allocations_are_the_bill(tables) -> None:
             allocated[row["resource_id"].partition("-")[0], row["billing_currency"]] += row["allocated_cost"]
     assert allocated == {
         ("split", "USD"): Decimal("0.800000000001"),
+        ("centered", "USD"): Decimal(5),
         ("i", "USD"): Decimal("0.300000000001"),  # spelt
         ("untied", "USD"): Decimal("3.4"),
         ("__no_resource__", "USD"): Decimal("0.75"),
@@ -459,7 +507,7 @@ def test_allocations_are_the_bill(tables) -> None:
 
 def test_every_trace_has_one_verdict(tables) -> None:
     traces = tables["trace_verdicts"]["trace_id"].to_pylist()
-    assert len(traces) == len(set(traces)) == 399 + len((1001, 1002, 1003))
+    assert len(traces) == len(set(traces)) == 399 + len((1001, 1002, 1003, 0xCE00))
 
 
 def test_the_stall_is_ranked_and_each_rank_can_be_recomputed(tables) -> None:

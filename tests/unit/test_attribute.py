@@ -74,6 +74,26 @@ def test_a_charge_is_split_by_usage():
     assert (cart["window_start"], cart["resource_id"], cart["dimension"]) == (HOUR, "node-1", "cpu")
 
 
+def test_a_charge_whose_time_the_provider_has_yet_to_complete_counts_and_is_provisional():
+    usage = {"cpu": {"cart": 1.0, "checkout": 1.0}}
+    complete, incomplete = charge("0.8"), charge("0.2", is_incomplete=True)
+    correction = charge("-0.1", charge_class="Correction")
+    for charges, status, cost in (
+        ([complete], "billed", "0.200000000000"),
+        ([incomplete], "provisional", "0.050000000000"),
+        ([complete, incomplete], "provisional", "0.250000000000"),
+        ([incomplete, correction], "provisional", "0.025000000000"),
+        ([complete, correction], "corrected", "0.175000000000"),
+    ):
+        rows = rows_of(usage, *charges)
+        assert {row["cost_status"] for row in rows} == {status}
+        assert costs(rows) == {"cart": cost, "checkout": cost}
+        assert len(rows[0]["charges"]) == len(charges) and rows[0]["rate"] is None
+    # Another resource's, dimension's or hour's says nothing of it.
+    later = charge("0.2", hour=1, is_incomplete=True)
+    assert {row["cost_status"] for row in rows_of(usage, complete, later)} == {"billed"}
+
+
 def test_the_last_decimal_goes_to_the_largest_remainder_and_equal_ones_to_the_first_name():
     thirds = {"cpu": {"b": 1.0, "a": 1.0, "c": 1.0}}
     assert [row["allocated_cost"] for row in rows_of(thirds, charge("0.000000000008"))] == [

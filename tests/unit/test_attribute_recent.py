@@ -32,14 +32,17 @@ class Resource:
         self.it, self._told = it, {}
 
     def tell(self, pod: str, window: int, used: dict[str, float] | None, service: str = "cart") -> None:
-        """A pod's usage of a window, by dimension; None where nothing is told any more."""
+        """A pod's usage of a window, by dimension; None where nothing is told any more. service: after a blank its
+        cost centre."""
         window_ms = HOUR + window * WINDOW_MS
         bucket_ms = window_ms - window_ms % USAGE_BUCKET_MS
         key = f"{bucket_ms}\x1f{pod}"
         windows, before = self._told.get(key, ({}, None))
         windows = {**windows, str(window_ms): used} if used is not None else {}
         minutes = {window_ms + n * MINUTE_MS: used for n in range(30)}
-        text = orjson.dumps([service, pod, {"windows": windows, "minutes": minutes}], option=orjson.OPT_NON_STR_KEYS)
+        name, *cost_center = service.split(" ")
+        told = [name, pod, {"windows": windows, "minutes": minutes}, *cost_center]
+        text = orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS)
         if before is not None:
             self.it.feed("usage", key, before, RowKind.UPDATE_BEFORE)
         if used is not None:
@@ -52,11 +55,12 @@ class Resource:
         self.it.feed("charge", f"{each['key']}/{dimension}", each)
 
 
+SERVICES = st.sampled_from(["x", "x 4711", "x 4712", ""])
 AMOUNTS = st.dictionaries(st.sampled_from(["cpu", "memory", "io"]), st.floats(0, 1e6), min_size=1)
 CHANGES = st.lists(
     st.one_of(
-        st.tuples(st.just("use"), st.sampled_from(["a", "b"]), st.integers(0, 60), AMOUNTS, st.sampled_from(["x", ""])),
-        st.tuples(st.just("use now"), st.sampled_from(["a", "b"]), st.integers(0, 2), AMOUNTS, st.just("x")),
+        st.tuples(st.just("use"), st.sampled_from(["a", "b"]), st.integers(0, 60), AMOUNTS, SERVICES),
+        st.tuples(st.just("use now"), st.sampled_from(["a", "b"]), st.integers(0, 2), AMOUNTS, SERVICES),
         st.tuples(st.just("use no more"), st.sampled_from(["a", "b"]), st.integers(0, 60)),
         st.tuples(st.just("bill"), st.integers(0, 20), st.sampled_from(["0.8", "2"]), st.sampled_from(["cpu", "io"])),
         st.tuples(st.just("machines"), st.integers(0, 30), st.sampled_from(["1", "2", "3", "2.5"])),

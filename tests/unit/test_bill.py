@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from jobs import bill
 from jobs.bill import load, look
 from jobs.errors import JobError, UsageError
 from jobs.ledger import Ledger
-from tests.bills import LAYOUTS, SAMPLE_COST, Export, correction, sample, snapshots
+from tests.bills import LAYOUTS, SAMPLE_COST, Export, correction, recency, sample, snapshots
 from udfs.pure.bills import Place, place
 from udfs.pure.focus import charge_key
 from udfs.pure.focus_record import collect_charge_record
@@ -57,9 +57,15 @@ class Topic:
 
 
 def stands(charges: list[dict]) -> dict[str, tuple]:
-    """What of charges counts: by identity the lines, and whether a window's rows would say ``corrected``."""
+    """What of charges counts: by identity the lines, and whether a window's rows would say ``corrected`` or
+    ``provisional``."""
     return {
-        f"{each['identity']} {each['key']}": (each["cost"], each["start_ms"], each["is_restated"])
+        f"{each['identity']} {each['key']}": (
+            each["cost"],
+            each["start_ms"],
+            each["is_restated"],
+            each.get("is_incomplete", False),
+        )
         for each in standing(charges)
         if each["charge_class"] != "Correction"
     } | corrections(charges)
@@ -82,7 +88,7 @@ def in_directory(where: Place) -> dict[str, tuple]:
 
 
 def total(found: dict[str, tuple]) -> Decimal:
-    return sum((Decimal(of[0]) for of in found.values() if len(of) == 3), Decimal(0))
+    return sum((Decimal(of[0]) for of in found.values() if len(of) > 1), Decimal(0))
 
 
 def writer(folder: Path) -> Callable[[str, bytes, datetime], None]:
@@ -210,6 +216,51 @@ def test_rows_that_cannot_be_used_are_sent_once_for_the_job_to_reject(tmp_path, 
     assert len(topic.records) == 2
     kinds = [collect_charge_record(record, "")[0] for record in topic.records]
     assert sorted(kinds) == ["charge", "reject"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_charge_is_final_once_the_provider_says_that_its_hour_is_complete(tmp_path, rows, layout):
+    """Exactly the charges are sent again whose hours became complete, though no file of the bill changed."""
+    few = [row | {"BillingPeriodStart": "2024-09-01 00:00:00"} for row in rows[::9]]
+    export = Export(layout, writer(tmp_path / "bill"), list(rows[0]))
+    topic, ledger, where = Topic(), Ledger(tmp_path / "state", ABOUT), place(str(tmp_path / "bill"))
+    export.deliver(few)
+    was = len(few)
+    for day in (1, 11, 20, 31):
+        moment = datetime(2024, 9, 1, tzinfo=UTC).timestamp() + (day - 1) * 86_400
+        export.say("recency/recency-1234", recency(datetime.fromtimestamp(moment, UTC)))
+        before = len(topic.records)
+        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
+        assert topic.stands() == in_directory(where)
+        assert total(topic.stands()) == sum(Decimal(row["EffectiveCost"]) for row in few)
+        incomplete = sum(of[3] for of in topic.stands().values())
+        ends = [datetime.fromisoformat(row["ChargePeriodEnd"]).replace(tzinfo=UTC).timestamp() for row in few]
+        assert incomplete == sum(end > moment for end in ends)
+        if day > 1:
+            assert len(topic.records) - before == 2 * (was - incomplete) > 0
+        was = incomplete
+    assert was == 0 and not any(of[2] for of in topic.stands().values())
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout not in ("aws_overwrite", "file")])
+def test_under_append_a_later_delivery_adds_and_takes_no_place(tmp_path, rows, layout):
+    """The same row twice is two charges, and what was delivered is not sent again."""
+    export = Export(layout, writer(tmp_path / "bill"), list(rows[0]))
+    topic, ledger, where = Topic(), Ledger(tmp_path / "state", ABOUT), place(str(tmp_path / "bill"))
+    export.say("dataset_instance", {"DatasetInstance": [{"DatasetInstanceId": "1", "DeliveryHandling": "Append"}]})
+    less = rows[5] | {"EffectiveCost": "-0.25"}
+    delivered, sent = [], []
+    for part in (rows[:10], [*rows[10:15], less], [less, rows[0]]):
+        export.deliver(part)
+        delivered += part
+        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
+        assert topic.stands() == in_directory(where) and len(topic.stands()) == len(delivered)
+        assert total(topic.stands()) == sum(Decimal(row["EffectiveCost"]) for row in delivered)
+        assert not any(of[2] for of in topic.stands().values())
+        sent.append(len(topic.records))
+    assert sent[:2] == [10, 16]
+    random.Random(3).shuffle(topic.records)
+    assert topic.stands() == in_directory(where)
 
 
 def test_identical_rows_are_sent_as_copies(tmp_path, rows):

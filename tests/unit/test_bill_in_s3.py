@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import boto3
@@ -14,7 +14,7 @@ from jobs import billing
 from jobs.bill import look
 from jobs.errors import JobError
 from jobs.ledger import Ledger
-from tests.bills import Export, sample, snapshots
+from tests.bills import Export, recency, sample, snapshots
 from tests.unit.test_bill import Topic, in_directory, stands, total
 from udfs.pure import bills
 
@@ -73,6 +73,30 @@ def test_the_topic_is_the_bill_at_each_delivery(store, layout):
     texts = billing.find(url, "EffectiveCost")
     charges = [value for text in texts for _, _, value in bills.collect(text, "EffectiveCost")]
     assert stands(charges) == topic.stands()
+
+
+def test_what_the_provider_says_is_complete_holds_in_both_runs(store):
+    """Recency by the hour, then the billing period closed."""
+    url, write = store
+    rows = [row | {"InvoiceIssuerName": "Issuer"} for row in sample()[::6]]
+    rows = [row | {"BillingPeriodStart": "2024-09-01 00:00:00"} for row in rows]
+    export = Export("aws_create_new", write, list(rows[0]))
+    topic, ledger = Topic(), Ledger(None, [url])
+    header = "BillingPeriodStart,BillingPeriodStatus,InvoiceIssuerName,BillingPeriodLastUpdated\n"
+    incomplete = []
+    for number, (status, until) in enumerate([("Open", 1), ("Open", 20), ("Closed", 20)]):
+        export.deliver(rows)
+        export.say("recency/recency-1", recency(datetime(2024, 9, until, tzinfo=UTC)))
+        period = f"2024-09-01T00:00:00Z,{status},issuer,2024-10-0{number + 1}T00:00:00Z\n"
+        write("exports/billing_period/2024-09.csv", (header + period).encode(), datetime(2024, 10, 1, tzinfo=UTC))
+        where = bills.place(url)
+        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
+        texts = billing.find(url, "EffectiveCost")
+        charges = [value for text in texts for _, _, value in bills.collect(text, "EffectiveCost")]
+        assert stands(charges) == topic.stands()
+        assert total(topic.stands()) == sum(Decimal(row["EffectiveCost"]) for row in rows)
+        incomplete.append(sum(of[3] for of in topic.stands().values()))
+    assert incomplete[0] == len(rows) > incomplete[1] > incomplete[2] == 0
 
 
 def test_a_place_that_is_not_there_is_one_line(store):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs import toml
 from jobs.budgets import Budget, Cost, load, shown, status
 from jobs.errors import UsageError
 from udfs.pure.forecast import LEVEL, MEAN, NONE, WEEKLY, forecast
@@ -139,6 +140,18 @@ def test_a_budget_may_be_of_a_team_or_a_cost_centre(tmp_path: Path, key: str, ta
     path.write_text(FILE.replace('services = ["pay*"]', f'{key} = "4711"') + f'[{table}]\n4711 = ["cart", "pay*"]\n')
     [budget] = load(path)
     assert budget.holds("cart") and budget.holds("payment") and not budget.holds("web")
+
+
+def test_a_service_is_of_the_first_cost_centre_that_fits_as_in_the_tables(tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    rows = FILE.replace('services = ["pay*"]', 'cost_center = "shop"') + FILE.replace(
+        'services = ["pay*"]', 'cost_center = "rest"'
+    )
+    path.write_text(rows + '[cost_centers]\nshop = ["cart", "pay*"]\nrest = ["*"]\n')
+    centers = toml.cost_centers(path, "--set cost_centers")
+    for budget, center in zip(load(path), ("shop", "rest"), strict=True):
+        for service in ("cart", "payment", "web", "__idle__"):
+            assert budget.holds(service) is (centers.of(service) == center)
 
 
 @pytest.mark.parametrize(

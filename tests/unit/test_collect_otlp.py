@@ -339,6 +339,8 @@ def test_owners_merge_the_same_in_any_order(owners):
         (["a", "n"], ["b", "n"], [None, "n"]),
         ([None, "n"], ["a", ""], [None, "n"]),
         ([None, ""], ["", ""], [None, ""]),
+        (["a", "n"], ["a", "n", "c"], ["a", "n", "c"]),
+        (["a", "n", "b"], ["a", "n", "c"], ["a", "n", None]),
     ],
 )
 def test_owners_that_contradict_each_other_are_unknown(one, other, merged):

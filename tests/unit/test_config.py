@@ -33,6 +33,31 @@ def test_aliases_are_read_once_with_the_configuration(tmp_path: Path) -> None:
     assert config.load(argv).resources.billed_as({"k8s.node.name": "node-1"}) == "node-1"
 
 
+def test_cost_centres_are_those_of_the_file_of_budgets(tmp_path: Path) -> None:
+    path = tmp_path / "budgets.toml"
+    path.write_text('[[budgets]]\nname = "x"\n[cost_centers]\n4711 = ["shop/*"]\nrest = ["*"]\n')
+    argv = ["--input", str(tmp_path), "--output", str(tmp_path)]
+    found = config.load([*argv, "--set", f"cost_centers={path}"]).money.cost_centers
+    assert (found.of("shop/cart"), found.of("__idle__")) == ("4711", "rest")
+    assert config.load(argv).money.cost_centers.of("shop/cart") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[cost_centers]\n4711 = 'shop'\n", "cost_centers.4711: must be a list of names"),
+        ("[teams]\na = ['*']\n", "must hold [cost_centers]"),
+        ("[cost_centers\n", "Expected"),
+    ],
+)
+def test_a_wrong_file_of_cost_centres_is_named(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "budgets.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        config.load(["--input", str(tmp_path), "--output", str(tmp_path), "--set", f"cost_centers={path}"])
+    assert str(error.value).startswith(f"--set cost_centers {path}: ") and told in str(error.value)
+
+
 @pytest.mark.parametrize(("told", "ms"), [("250 ms", 250), ("2s", 2_000), ("3 min", 180_000)])
 def test_a_duration_has_its_unit(told: str, ms: int) -> None:
     argv = ["--input", "kafka://h:9092", "--output", "kafka://h:9092", "--set", f"emit.every={told}"]

@@ -23,7 +23,16 @@ from udfs.pure.windows import HOUR_MS, WINDOW_MS
 DAY_MS = 24 * HOUR_MS
 WAIT_MS = 72 * HOUR_MS
 # What says when and why a row was sent, and may differ where a charge came late.
-MONEY = ("otel_service_name", "dimension", "usage", "share", "resource_cost", "allocated_cost", "cost_status")
+MONEY = (
+    "otel_service_name",
+    "dimension",
+    "usage",
+    "share",
+    "resource_cost",
+    "allocated_cost",
+    "cost_center",
+    "cost_status",
+)
 
 
 def in_a_stream(corrections_ms: int = 60 * DAY_MS, wait_ms: int = WAIT_MS) -> Stage:
@@ -73,8 +82,10 @@ def events(seed: int) -> list[tuple[int, str, str, dict]]:
         start_ms = HOUR + hour * HOUR_MS
         for service in ("cart", "ads", ""):
             used = {start_ms + half: {"cpu": draw.uniform(0, 9)} for half in (0, WINDOW_MS)}
-            found.append((hour, "usage", f"{start_ms}\x1f{service}", [service, service, {"windows": used}]))
-        charge = delivered(str(draw.randint(1, 9)), "1 a", hour=hour, key=f"{hour}", identity=f"{hour}")
+            centers = ["cc-1" if hour % 4 else "cc-2"] if service == "cart" else []
+            found.append((hour, "usage", f"{start_ms}\x1f{service}", [service, service, {"windows": used}, *centers]))
+        tags = {"user:CostCenter": "cc-3"} if hour % 2 else {}
+        charge = delivered(str(draw.randint(1, 9)), "1 a", hour=hour, key=f"{hour}", identity=f"{hour}", tags=tags)
         later = charge | {"version": "1 b", "key": f"{hour} b", "cost": str(draw.randint(1, 9))}
         came = hour + draw.choice([1, 3, 30, 100, 200])
         found.append((came, "charge", charge_key(charge), charge))
@@ -111,6 +122,11 @@ def test_the_tables_are_those_of_a_bounded_run(seed):
     assert len(billed) > 400
     assert {window_ms: found[window_ms] for window_ms in billed} == {ms: expected[ms] for ms in billed}
     assert all(row[-1] == "provisional" for ms in expected.keys() - billed for row in found[ms])
+    of_services = {(row[0], row[-2]) for rows in found.values() for row in rows}
+    assert of_services == {
+        ("cart", "cc-1"), ("cart", "cc-2"), ("ads", "cc-3"), ("ads", "None"), ("__unallocated__", "cc-3"),
+        ("__unallocated__", "None"),
+    }  # fmt: skip
 
 
 def test_a_late_charge_restates_its_windows_and_what_compares_with_its_price_and_no_others():

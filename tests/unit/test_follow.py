@@ -48,6 +48,7 @@ def window(start_ms: int, first: int, last: int, **changes: Any) -> dict[str, An
         "total_traces": 100,
         "anomaly_score": 30.0,
         "cost_status": "billed",
+        "cost_center": "4711",
         "updated_at": start_ms + WINDOW_MS,
         "attributed_cost": "1.000000000000",
         "excess_cost": "0.100000000001",

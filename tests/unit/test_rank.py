@@ -52,6 +52,7 @@ def allocation(service, cost, currency="USD", status="billed", resource_id="node
         "allocated_cost": Decimal(cost),
         "billing_currency": currency,
         "cost_status": status,
+        "cost_center": None,
         "charges": [],
         "rate": None,
         "marginal_rate": None,

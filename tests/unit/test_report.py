@@ -243,6 +243,7 @@ def test_the_arithmetic_is_read_from_what_the_ranking_explains(tmp_path):
     origin = {
         "billing_currency": "USD",
         "cost_status": "billed",
+        "cost_center": None,
         "rate": None,
         "marginal_rate": "0.005",
         "marginal_basis": "capacity",

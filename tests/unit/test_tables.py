@@ -27,6 +27,7 @@ def _allocation(otel_service_name: str, cost: str) -> str:
         "allocated_cost": "COST",
         "billing_currency": "USD",
         "cost_status": "billed",
+        "cost_center": "4711",
     }
     return json.dumps(row).replace('"COST"', cost)
 

@@ -52,6 +52,7 @@ def allocation(service: str, cost: str, dimension: str = "cpu", **more: object) 
         "allocated_cost": Decimal(cost),
         "billing_currency": "USD",
         "cost_status": "billed",
+        "cost_center": None,
     } | more
 
 

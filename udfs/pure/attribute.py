@@ -4,10 +4,11 @@ Equation (1) of docs/interface.md: a resource's cost in W goes to the services b
 usage. Grain: one row per (window, resource, dimension, service, currency). Per (window, resource,
 dimension, currency) the rows' allocated_cost sums to what was charged, to the last decimal.
 
-Usage of a window is {dimension: {service, or "" where unknown: u}}, 0.0 where measured and unused;
-the bill of a window is [(charge, {dimension: units of 1e-12}), ...], a charge once each, with the
-parts that price.cost_by_window gives for that window. All results are functions of the sets: no
-order of services, windows or charges makes a difference.
+Consumers are (service or "", {window_start_ms: {dimension: u}}) of each that used the resource, and a third, its cost
+centre, where its telemetry says so. Usage of a window is {dimension: {service, or "" where unknown: u}}, 0.0 where
+measured and unused; the bill of a window is [(charge, {dimension: units of 1e-12}), ...], a charge once each, with the
+parts that price.cost_by_window gives for that window. All results are functions of the sets: no order of services,
+windows or charges makes a difference.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import orjson
 
 from udfs.pure import unit_price
+from udfs.pure.cost_center import NO_COST_CENTERS, CostCenters, of_tags, one_of
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.focus_record import record_of
 from udfs.pure.horizon import Horizon, agreed
@@ -58,6 +60,7 @@ from udfs.pure.windows import (
 )
 
 Usage = Mapping[str, Mapping[str, float]]
+Consumer = tuple[Any, ...]  # see above
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
 Row = dict[str, Any]
 
@@ -144,7 +147,7 @@ def tells_time(charge: Mapping[str, Any]) -> bool:
 
 
 def last_possible(
-    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+    consumers: Iterable[Consumer],
     charges: Iterable[Mapping[str, Any]],
     skew_ms: int,
     clock_ms: int | None,
@@ -159,7 +162,7 @@ def last_possible(
     if clock_ms is None:
         return math.inf
     votes: dict[int, int] = defaultdict(int)
-    for _, windows in consumers:
+    for _, windows, *_ in consumers:
         votes[max(map(int, windows), default=0)] += 1
     for charge in charges:
         if tells_time(charge):
@@ -200,7 +203,7 @@ def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, fl
 
 def resource_rows(
     resource_id: str,
-    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+    consumers: Iterable[Consumer],
     charges: Iterable[Mapping[str, Any]],
     prices: Prices | None = None,
     idle_policy: str = PROPORTIONAL,
@@ -208,8 +211,7 @@ def resource_rows(
 ) -> dict[int, list[Row]]:
     """Rows of cost_allocations of one resource, by window, ascending; windows without rows are out.
 
-    consumers: (service or "", {window_start_ms: {dimension: u}}) of each that used it. charges: all
-        that were delivered, whether they stand or not. prices: what use may cost where the
+    charges: all that were delivered, whether they stand or not. prices: what use may cost where the
         resource's own bill doesn't say. known: what windows that are forgotten still say.
     """
     return Resource(consumers, list(charges), known).rows(resource_id, prices, idle_policy)
@@ -220,7 +222,7 @@ class Resource:
 
     def __init__(
         self,
-        consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
+        consumers: Iterable[Consumer],
         charges: Sequence[Mapping[str, Any]],
         known: Known | None = None,
     ) -> None:
@@ -229,8 +231,9 @@ class Resource:
         stands = standing(charges)
         self._prices = unit_price.periods(stands, self._known.prices)
         self._delivered, self.charges = charges, unit_price.noted(stands, self._prices)
+        consumers = list(consumers)
         self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
-        self._past = Past(self._usage, self.bill, self._known.paid)
+        self._past = Past(self._usage, self.bill, self._known.paid, cost_centers_of(consumers))
         self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
 
     def rows(
@@ -271,6 +274,7 @@ class Resource:
                 {each: sorted(self._past.skus(window_ms, each)) for each in self._unbilled(window_ms)},
                 self._past.is_billed,
                 {dimension: paid for dimension, paid in self._paid(window_ms).items() if paid},
+                self._past.cost_centers(window_ms),
             ).packed()
             for window_ms, used in self._usage.items()
             if from_ms <= window_ms < before_ms
@@ -316,7 +320,7 @@ class Settled(NamedTuple):
     """A window whose usage changes no more: what its rows depend on beside its bill, which may.
 
     usage: of the window. rates, skus: by dimension, of those that have no charge, as of when it was settled. is_billed:
-    whether the resource has had any bill by then. paid: by dimension, for before the window.
+    whether the resource has had any bill by then. paid: by dimension, for before the window. cost_centers: by service.
     """
 
     usage: Usage
@@ -324,6 +328,7 @@ class Settled(NamedTuple):
     skus_by_dimension: Mapping[str, Sequence[str]]
     is_billed: bool
     paid_by_dimension: Mapping[str, Mapping[str, str]]
+    cost_centers_by_service: Mapping[str, str] = {}
 
     def packed(self) -> bytes:
         """For ``read``."""
@@ -345,6 +350,10 @@ class Settled(NamedTuple):
     def paid(self, window_start_ms: int, dimension: str) -> Mapping[str, str]:
         """As of ``Past``."""
         return self.paid_by_dimension.get(dimension, {})
+
+    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
+        """As of ``Past``."""
+        return self.cost_centers_by_service
 
 
 def restated(
@@ -395,6 +404,7 @@ class Recent:
     is_billed: bool
     _told: dict[str, str]  # consumer and bucket -> its usage, see ``usage_told``
     _touched: set[str] = field(default_factory=set)  # consumers and buckets
+    _cost_centers: Mapping[int, Mapping[str, str]] = field(default_factory=dict)  # of the windows that are asked for
 
     def touch(self, key: str, is_taken_back: bool) -> bool:
         """Something that a consumer and bucket told came, or is taken back.
@@ -417,13 +427,12 @@ class Recent:
                 continue
             if after is None:
                 return None
-            of_before, of_after = read_told(before or _NOTHING), read_told(after)
-            windows = of_before[1].keys() | of_after[1].keys()
-            for window_ms in windows:
-                used = of_after[1].get(window_ms, {})
-                if not of_before[1].get(window_ms, {}).keys() <= used.keys() <= self._metered:
+            (of_before, *who_before), (of_after, *who_after) = map(_windows_and_who, (before or _NOTHING, after))
+            for window_ms in of_before.keys() | of_after.keys():
+                used = of_after.get(window_ms, {})
+                if not of_before.get(window_ms, {}).keys() <= used.keys() <= self._metered:
                     return None
-                if of_before[0] != of_after[0] or of_before[1].get(window_ms) != used:
+                if who_before != who_after or of_before.get(window_ms) != used:
                     changed.add(window_ms)
             self._told[key] = after
         self._touched.clear()
@@ -433,8 +442,11 @@ class Recent:
         self, resource_id: str, windows: Collection[int], prices: Prices, idle_policy: str
     ) -> dict[int, list[Row]]:
         """Rows of some of the windows, as of ``resource_rows``."""
-        consumers = map(read_told, self._told.values())
-        usage = usage_of((service, {ms: of[ms] for ms in windows if ms in of}) for service, of in consumers)
+        consumers = [
+            (service, {ms: of[ms] for ms in windows if ms in of}, *cost_center)
+            for service, of, *cost_center in map(read_told, self._told.values())
+        ]
+        usage, self._cost_centers = usage_of(consumers), cost_centers_of(consumers)
         rows = {
             window_ms: allocate_window(
                 resource_id, window_ms, usage, {window_ms: self._windows[window_ms].bill}, self._metered, prices,
@@ -456,6 +468,10 @@ class Recent:
         """As of ``Past``."""
         return self._windows[window_start_ms].paid.get(dimension, {})
 
+    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
+        """As of ``Past``."""
+        return self._cost_centers.get(window_start_ms, {})
+
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
@@ -467,31 +483,50 @@ _NOTHING = '["","",{"windows":{}}]'
 
 
 def usage_told(text: str) -> str:
-    """The part of what ``udfs.meter.own`` tells that allocation needs: JSON [service or "", pod, {"windows": ...}].
+    """The part of what ``udfs.meter.own`` tells that allocation needs: JSON [service or "", pod, {"windows": ...}, and
+    the cost centre if there is one].
 
     Its minutes, of which there are thirty to a window, are the detector's.
     """
-    service, pod, metered = orjson.loads(text)
+    service, pod, metered, *cost_center = orjson.loads(text)
     if metered.keys() == {"windows"}:
         return text
-    return orjson.dumps([service, pod, {"windows": metered["windows"]}], option=orjson.OPT_SORT_KEYS).decode()
+    told = [service, pod, {"windows": metered["windows"]}, *cost_center]
+    return orjson.dumps(told, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def read_told(text: str) -> tuple[str, dict[int, dict[str, float]]]:
-    """(service or "", {window_start_ms: {dimension: u}}) of ``usage_told``."""
-    service, _, metered = orjson.loads(text)
-    return service, {int(window_ms): used for window_ms, used in metered["windows"].items()}
+def read_told(text: str) -> Consumer:
+    """The consumer of ``usage_told``."""
+    service, _, metered, *cost_center = orjson.loads(text)
+    return service, {int(window_ms): used for window_ms, used in metered["windows"].items()}, *cost_center
 
 
-def usage_of(
-    consumers: Iterable[tuple[str, Mapping[Any, Mapping[str, float]]]],
-) -> dict[int, dict[str, dict[str, float]]]:
-    """{window_start_ms: usage} of (service or "", {window_start_ms: {dimension: u}}), in any order."""
+def _windows_and_who(text: str) -> Consumer:
+    """What ``read_told`` tells, the windows first."""
+    service, windows, *cost_center = read_told(text)
+    return windows, service, *cost_center
+
+
+def usage_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, dict[str, float]]]:
+    """{window_start_ms: usage} of consumers, in any order."""
     parts: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
-    for service, windows in consumers:
+    for service, windows, *_ in consumers:
         for window_ms, by_dimension in windows.items():
             parts[int(window_ms)] += [(dimension, service, used) for dimension, used in by_dimension.items()]
     return {window_ms: sum_usage(part) for window_ms, part in parts.items()}
+
+
+def cost_centers_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, str]]:
+    """{window_start_ms: {service: cost centre}}, where all consumers of a service that say one in W say the same."""
+    told: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for service, windows, *cost_center in consumers:
+        if cost_center and service:
+            for window_ms in windows:
+                told[int(window_ms)][service].update(cost_center)
+    return {
+        window_ms: {service: one for service, found in sorted(of.items()) if (one := one_of(found))}
+        for window_ms, of in told.items()
+    }
 
 
 def bill_of(charges: Iterable[Mapping[str, Any]]) -> dict[int, list[tuple[Mapping, dict[str, int]]]]:
@@ -538,7 +573,10 @@ def allocate_window(
             skus = past.skus(window_start_ms, dimension)
             rates[dimension] = prices.rates(resource_id, dimension, window_start_ms, skus, past.is_billed)
     before = {dimension: past.paid(window_start_ms, dimension) for dimension in billed}
-    return allocate(resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy, before, prices)
+    return allocate(
+        resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy, before, prices,
+        past.cost_centers(window_start_ms),
+    )  # fmt: skip
 
 
 class Past:
@@ -550,9 +588,12 @@ class Past:
         usage: Mapping[int, Usage],
         bill: Mapping[int, Bill],
         known_paid: Mapping[str, Mapping[str, str]] | None = None,
+        cost_centers: Mapping[int, Mapping[str, str]] | None = None,
     ) -> None:
-        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``."""
+        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``. cost_centers:
+        of ``cost_centers_of``."""
         self._usage, self._bill, self._known_paid = usage, bill, known_paid or {}
+        self._cost_centers = cost_centers or {}
         self.is_billed = bool(bill)
         self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
         for window_ms in sorted(bill):
@@ -676,6 +717,10 @@ class Past:
         paid = {currency: _capacity(windows[place], dimension, of) for currency, of in sorted(charged.items())}
         return {currency: str(amount) for currency, amount in paid.items() if amount is not None}
 
+    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
+        """By service, what its telemetry says of W."""
+        return self._cost_centers.get(window_start_ms, {})
+
     def skus(self, window_start_ms: int, dimension: str) -> set[str]:
         """What the resource is, by the bill of the window nearest to W that charges its usage."""
         if dimension not in self._skus:
@@ -711,6 +756,7 @@ def allocate(
     idle_policy: str = PROPORTIONAL,
     before: Mapping[str, Mapping[str, str]] | None = None,
     prices: Prices | None = None,
+    cost_centers: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window.
 
@@ -718,22 +764,23 @@ def allocate(
         telemetry in any window. rates: {dimension: {currency: rate}} of ``Past.rates`` or
         ``Prices.rates``, for the dimensions that have usage in this window and no charge.
     idle_policy: one of IDLE_POLICIES. before: {dimension: {currency: capacity}} of ``Past.paid``. prices: list prices,
-        for machines of unknown size.
+        for machines of unknown size. cost_centers: {service: cost centre} as its telemetry says; where it says
+        none the tags of the charges do.
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
         resource_cost and allocated_cost Decimal with 12 places; usage and total_usage None where
         no telemetry exists. Beside the table's columns, for the explanation: ``charges`` (those
         that make up resource_cost, money and times as text; with ``price_change`` where the unit price of one changed
-        in W or shortly before, see ``unit_price``), ``rate`` (of a provisional row, else
-        None), ``charge_period_end`` (ms, the latest of the charges; None if provisional),
+        in W or shortly before, see ``unit_price``), ``rate`` (of a row without charges, else
+        None), ``charge_period_end`` (ms, the latest of the charges; None without charges),
         ``idle_policy``, ``capacity`` (what is paid for in W, in units of usage, None if unknown),
         ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown), ``marginal_rate``
         (text: what one more unit of usage costs, whoever bears the idle part) and ``marginal_basis``
         (how that is known, see ``_price_of_more``); both None where nothing was used or measured.
 
     A dimension is billed in W as soon as any charge of it touches W, and corrected if one of them
-    has ChargeClass Correction or took the place of one with another cost. Usage without a charge is
-    provisional, if a rate is known; if none is, or if neither usage nor charge is there, there is no
-    row.
+    has ChargeClass Correction or took the place of one with another cost; provisional where the provider
+    says of one of them that its time is not complete. Usage without a charge is provisional, if a rate is
+    known; if none is, or if neither usage nor charge is there, there is no row.
     """
     billed: dict[tuple[str, str], list[tuple[Mapping[str, Any], int]]] = defaultdict(list)
     for charge, parts in sorted(charges, key=lambda entry: entry[0]["key"]):
@@ -743,7 +790,6 @@ def allocate(
     pools = _pool_prices(window_start_ms, usage, charges, lambda _, dimension: (before or {}).get(dimension, {}))
     costs = []  # (dimension, currency, cost in units, capacity, price of more, SKUs, columns that tell its origin)
     for (dimension, currency), entries in billed.items():
-        is_corrected = any(charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge, _ in entries)
         of_dimension = [charge for charge, _ in entries]
         of_window = _capacity(window_start_ms, dimension, of_dimension)
         cost = sum(cost for _, cost in entries)
@@ -756,7 +802,8 @@ def allocate(
                 _price_of_more(cost, dimension, of_dimension, of_window, pools.get((dimension, currency))),
                 {charge["sku_id"] for charge in of_dimension if charge["sku_id"] is not None},
                 {
-                    "cost_status": CORRECTED if is_corrected else BILLED,
+                    "cost_status": _status(of_dimension),
+                    "cost_center": one_of(of_tags(charge.get("tags") or {}) for charge in of_dimension),
                     "charges": [
                         _explain(charge, cost) | unit_price.note(charge, window_start_ms) for charge, cost in entries
                     ],
@@ -779,6 +826,7 @@ def allocate(
                     set(rate.get("sku_ids") or (charge["sku_id"] for charge in rate["charges"])) - {None},
                     {
                         "cost_status": PROVISIONAL,
+                        "cost_center": None,
                         "charges": [],
                         "rate": rate,
                         "charge_period_end": None,
@@ -812,6 +860,7 @@ def allocate(
                     "allocated_cost": to_decimal(part),
                     "billing_currency": currency,
                     **origin,
+                    "cost_center": (cost_centers or {}).get(service) or origin["cost_center"],
                     "marginal_rate": None if marginal is None or not whole else _text(marginal),
                     "marginal_basis": basis if whole else None,
                     "idle_policy": idle_policy,
@@ -894,6 +943,14 @@ def _price_of_more_at(dimension: str, rate: Mapping[str, Any]) -> tuple[str, Dec
     return METERED if rate["cost_per_usage"] is not None else USED_SHARE, None
 
 
+def _status(charges: Collection[Mapping[str, Any]]) -> str:
+    """What charges make of the cost of a window."""
+    if any(charge.get("is_incomplete") for charge in charges):
+        return PROVISIONAL
+    is_corrected = any(charge["charge_class"] == CORRECTION or charge.get("is_restated") for charge in charges)
+    return CORRECTED if is_corrected else BILLED
+
+
 def _is_of_use(charge: Mapping[str, Any]) -> bool:
     """Whether it is for use, or for what can be used; not a credit, a fee or a licence."""
     return charge.get("charge_category") in (None, "Usage") and not charge.get("is_licence")
@@ -966,17 +1023,21 @@ def _shares(
 
 
 # What differs from service to service, of one resource, window, dimension and currency.
-_OWN = ("otel_service_name", "usage", "share", "allocated_cost")
+_OWN = ("otel_service_name", "usage", "share", "allocated_cost", "cost_center")
 
 
-def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows of ``allocate`` as JSON; what those of one dimension and currency have in common, stated once."""
+def packed(rows: Iterable[Mapping[str, Any]], cost_centers: CostCenters = NO_COST_CENTERS) -> bytes:
+    """Rows of ``allocate`` as JSON; what those of one dimension and currency have in common, stated once.
+
+    cost_centers: go before what telemetry and bills say.
+    """
     groups: dict[tuple[int, str, str, str], dict[str, Any]] = {}
     for row in rows:
         key = row["window_start"], row["resource_id"], row["dimension"], row["billing_currency"]
         if key not in groups:
             groups[key] = {name: value for name, value in row.items() if name not in _OWN} | {"services": []}
-        groups[key]["services"].append([row[name] for name in _OWN])
+        cost_center = cost_centers.of(row["otel_service_name"]) or row["cost_center"]
+        groups[key]["services"].append([*(row[name] for name in _OWN[:-1]), cost_center])
     return orjson.dumps(list(groups.values()), default=str)
 
 
@@ -985,8 +1046,9 @@ def unpacked(payload: bytes) -> list[Row]:
     rows = []
     for group in orjson.loads(payload):
         services = group.pop("services", None)
-        # An earlier release sent each row whole.
-        rows += [group] if services is None else [group | dict(zip(_OWN, own, strict=True)) for own in services]
+        # An earlier release sent each row whole, and knew no cost centres.
+        of_group = [group] if services is None else [group | dict(zip(_OWN, own)) for own in services]
+        rows += [{"cost_center": None} | row for row in of_group]
     return rows
 
 

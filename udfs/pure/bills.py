@@ -13,6 +13,7 @@ import orjson
 
 from udfs.pure.deliveries import Delivery, Object, Skipped, current, is_manifest
 from udfs.pure.focus import collect_rows, read_charges
+from udfs.pure.focus_metadata import Completeness
 from udfs.pure.rates import Exchange
 
 if TYPE_CHECKING:
@@ -105,8 +106,9 @@ class Place:
         self, delivery: Delivery, cost_column: str, exchange: Exchange | None = None
     ) -> Iterator[tuple[dict[str, object], int, dict | str]]:
         """The charges and rejects of a delivery, see ``focus.collect_rows``."""
+        rows = self.rows(delivery, cost_column)
         return collect_rows(
-            self.rows(delivery, cost_column),
+            delivery.completeness.marked(rows) if delivery.completeness else rows,
             delivery.files[0] if delivery.files else "",
             delivery.time_ms if delivery.is_snapshot else None,
             cost_column,
@@ -155,7 +157,8 @@ def collect(
 ) -> Iterator[tuple[dict[str, object], int, dict | str]]:
     """What ``Place.collect`` gives of a ``delivery_text``."""
     address, delivery = orjson.loads(text)
-    delivery = Delivery(**delivery | {"files": tuple(delivery["files"])})
+    said = Completeness.read(delivery["completeness"])
+    delivery = Delivery(**delivery | {"files": tuple(delivery["files"]), "completeness": said})
     return place(address).collect(delivery, cost_column, exchange)
 
 

@@ -73,7 +73,18 @@ _DIMENSION = Column(
     "dimension", TEXT, "What of the resource is charged, for example cpu; other where the charge is for none of them"
 )
 _CURRENCY = Column("billing_currency", TEXT, "Currency of every amount of the row, ISO 4217")
-_COST_STATUS = Column("cost_status", TEXT, "provisional (before the bill), billed, or corrected (by a later bill)")
+_COST_STATUS = Column(
+    "cost_status",
+    TEXT,
+    "provisional (before the bill, or before the provider says that the time is complete), billed, or corrected (by a"
+    " later bill)",
+)
+_COST_CENTER = Column(
+    "cost_center",
+    TEXT,
+    "Cost centre of the workload's cost: as the setting cost_centers maps its name, else as its telemetry says"
+    " (service.instance.cost_center.id), else as the bill's tags do; null where none is known, or several are",
+)
 _MODEL = Column("model_version", TEXT, "The detector that judged")
 
 _RANKED_ANOMALIES = Table(
@@ -117,6 +128,7 @@ _RANKED_ANOMALIES = Table(
         ),
         _CURRENCY,
         _COST_STATUS,
+        _COST_CENTER,
         Column("anomaly_kind", TEXT, "What kind of fault it looks like"),
         Column("affected_services", NAMES, "Other workloads in its anomalous traces, the most frequent first"),
         Column("exemplar_trace_ids", NAMES, "Its traces of the highest score; trace_id of trace_verdicts"),
@@ -185,6 +197,7 @@ _COST_ALLOCATIONS = Table(
         Column("allocated_cost", MONEY, "share of resource_cost, the last decimal by largest remainder"),
         _CURRENCY,
         _COST_STATUS,
+        _COST_CENTER,
     ),
 )
 
@@ -236,6 +249,7 @@ _UNIT_COSTS = Table(
         Column("cost_per_request", MONEY, "cost / requests, rounded half to even; null where there is none"),
         _CURRENCY,
         _COST_STATUS,
+        _COST_CENTER,
     ),
 )
 
@@ -269,6 +283,7 @@ _UNIT_COSTS_BY_ATTRIBUTE = Table(
         Column("cost_per_request", MONEY, "cost / requests, rounded half to even; null where there is none"),
         _CURRENCY,
         _COST_STATUS,
+        _COST_CENTER,
     ),
 )
 
@@ -335,6 +350,7 @@ _INCIDENTS = Table(
         ),
         _CURRENCY,
         Column("cost_status", TEXT, "Of its least settled window: provisional, corrected or billed"),
+        _COST_CENTER,
         Column("evidence", TEXT, "What happened, since when, how often and at what cost, in one sentence"),
         Column(
             "changes",

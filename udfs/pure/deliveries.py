@@ -1,8 +1,8 @@
-"""Which files of a bill are current: a delivery takes the place of all earlier ones of its scope.
+"""Which files of a bill are current: a delivery takes the place of all earlier ones of its scope, or adds to them.
 
 Sources, as of 2026-11:
 - FOCUS 1.4, Delivery Handling: under Overwrite each delivery is a complete snapshot of its scope, and records that it
-  leaves out are removed.
+  leaves out are removed; under Append it adds to those before it. Which of them, ``focus_metadata`` says.
 - AWS, "Understanding export delivery" (cur/latest/userguide/dataexports-export-delivery):
   ``EXPORT/data/BILLING_PERIOD=YYYY-MM/[EXECUTION/]NAME-00001.snappy.parquet`` and
   ``EXPORT/metadata/BILLING_PERIOD=YYYY-MM/[EXECUTION/]NAME-Manifest.json``, which comes last and lists the files.
@@ -18,11 +18,13 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
+
+from udfs.pure.focus_metadata import Completeness, Metadata, is_billing_periods, is_metadata
 
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 
@@ -42,6 +44,9 @@ _SHARD = re.compile(r"(?P<prefix>.*?)0{6}\d{6}(?:\.csv|\.csv\.gz|\.parquet)")
 
 # A day and a time of day in a name: when a file was written. A day alone may as well say what the file is about.
 _MOMENT = re.compile(r"(20\d\d)-?([01]\d)-?([0-3]\d)[T_-]?([0-2]\d)[:-]?([0-5]\d)(?:[:-]?([0-5]\d))?(?:\.\d+)?Z?")
+
+# The last month of a scope, as AWS and Azure name it.
+_SCOPE_MONTH = re.compile(r"(?:BILLING_PERIOD=|[ /]20\d{6}-)(20\d\d)-?(0[1-9]|1[0-2])(?:\d\d)?$")
 
 # BigQuery writes the files of one extraction side by side, and deletes none of an earlier one. What is older than the
 # newest by more than this is left over.
@@ -73,7 +78,8 @@ class Delivery:
         time_ms: when it was delivered.
         is_snapshot: it is all that the bill says of its scope. Else it is a file of which nothing is known, and its
             rows or its name tell which of two deliveries of a charge is the later one.
-        signature: is another as soon as anything of it was written again.
+        signature: is another as soon as anything of it was written again, or anything else is said of it.
+        completeness: what the provider says of its times.
     """
 
     scope: str
@@ -81,6 +87,7 @@ class Delivery:
     time_ms: int
     is_snapshot: bool
     signature: str
+    completeness: Completeness = Completeness()
 
 
 def is_bill(path: str) -> bool:
@@ -99,7 +106,8 @@ def _is_beside(path: str) -> bool:
 
 def is_manifest(path: str) -> bool:
     """Whether ``current`` needs the content of a file."""
-    return bool(_MANIFEST.search(path)) and not _is_hidden(path)
+    is_told = _MANIFEST.search(path) or is_metadata(path) or (is_bill(path) and is_billing_periods(path))
+    return bool(is_told) and not _is_hidden(path)
 
 
 def current(
@@ -119,21 +127,24 @@ def current(
     parsed: dict[str, dict[str, Any]] = {}
     skipped: list[Skipped] = []
     for path, text in manifests.items():
-        if path in objects:
+        if path in objects and _MANIFEST.search(path):
             content = _json(text)
             if content is None:
                 skipped.append(Skipped(path, "not JSON, so the files of this manifest are not read"))
             else:
                 parsed[path] = content
+    beside = {path: text for path, text in manifests.items() if path in objects and not _MANIFEST.search(path)}
+    metadata = Metadata(beside, bills)
     taken: set[str] = set()
     found: list[Delivery] = []
-    for layout in (_aws, _azure, _azure_old, _google):
-        of_layout, claimed, not_read = layout(objects, bills - taken, parsed, is_live)
+    for layout in (_aws, _azure, _azure_old, _google, _plain):
+        of_layout, claimed, not_read = layout(_Listing(objects, bills - taken, parsed, is_live, metadata))
         found += of_layout
         skipped += not_read
         taken |= claimed
-    for path in sorted(bills - taken):
-        found.append(_delivery(path, (path,), objects[path].time_ms, False, objects))
+    found = [_with_completeness(each, metadata) for each in found if not each.files or {*each.files} - metadata.tables]
+    skipped = [each for each in skipped if each.path not in metadata.tables]
+    skipped += [Skipped(path, reason) for path, reason in metadata.unread.items()]
     skipped += [
         Skipped(path, f"not a bill by its name ({', '.join(ENDINGS)})")
         for path in objects
@@ -154,6 +165,17 @@ def told(skipped: Iterable[Skipped], most: int = 3) -> Iterator[str]:
             yield f"{paths[0]} and {len(paths) - 1} more: skipped, {reason}"
 
 
+class _Listing(NamedTuple):
+    """What a layout is given: all objects, the bills among them that are no other layout's, manifests by path, and of
+    ``current`` what else says which files count."""
+
+    objects: Mapping[str, Object]
+    bills: set[str]
+    manifests: Mapping[str, dict[str, Any]]
+    is_live: bool
+    metadata: Metadata
+
+
 _Found = tuple[list[Delivery], set[str], list[Skipped]]
 _SUPERSEDED = "a later delivery of its scope takes its place"
 
@@ -166,34 +188,41 @@ class _Candidate(NamedTuple):
     files: tuple[str, ...]
 
 
-def _chosen(
-    scope: str, candidates: Iterable[_Candidate], objects: Mapping[str, Object], bills: set[str], is_live: bool
-) -> tuple[Delivery | None, list[Skipped]]:
-    """The latest delivery of which all is there, and what is said of the later ones."""
+def _chosen(scope: str, candidates: Iterable[_Candidate], listing: _Listing) -> tuple[Delivery | None, list[Skipped]]:
+    """The latest delivery of which all is there, or all of these where each adds to the others, and what is said of the
+    rest."""
+    objects = listing.objects
+    whole: list[_Candidate] = []
     skipped: list[Skipped] = []
     for candidate in sorted(candidates, reverse=True):
-        missing = [path for path in candidate.files if path not in bills]
+        if whole and not listing.metadata.is_append(whole[0].manifest):
+            break
+        missing = [path for path in candidate.files if path not in listing.bills]
         newer = [
             path
             for path in candidate.files
-            if is_live and path not in missing and objects[path].time_ms > objects[candidate.manifest].time_ms
+            if listing.is_live and path not in missing and objects[path].time_ms > objects[candidate.manifest].time_ms
         ]
         if not missing and not newer:
-            paths = *candidate.files, candidate.manifest
-            return _delivery(scope, candidate.files, candidate.time_ms, True, objects, paths), skipped
+            whole.append(candidate)
+            continue
         why = f"{missing[0]} is not there yet" if missing else f"{newer[0]} is newer: it is being written again"
         skipped.append(Skipped(candidate.manifest, f"its delivery is not complete: {why}"))
-    return None, skipped
+    if not whole:
+        return None, skipped
+    files = tuple(dict.fromkeys(path for candidate in reversed(whole) for path in candidate.files))
+    signed = *files, *(candidate.manifest for candidate in reversed(whole))
+    return _delivery(scope, files, whole[0].time_ms, True, objects, signed), skipped
 
 
-def _aws(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[str, dict], is_live: bool) -> _Found:
+def _aws(listing: _Listing) -> _Found:
     """Data Exports: a scope is a billing period of an export."""
     scopes: dict[str, list[_Candidate]] = defaultdict(list)
     data: dict[str, list[tuple[str, str | None]]] = defaultdict(list)  # scope -> file and its execution
-    for path in bills:
+    for path in listing.bills:
         if (place := _AWS.fullmatch(path)) and place["kind"] == "data":
             data[place["root"] + place["period"]].append((path, place["execution"]))
-    for path, content in manifests.items():
+    for path, content in listing.manifests.items():
         place = _AWS.fullmatch(path)
         if not place or place["kind"] != "metadata":
             continue
@@ -205,7 +234,7 @@ def _aws(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[str,
             files = [each for each, execution in data[scope] if execution == place["execution"]]
         executions = {of["execution"] for each in files if (of := _AWS.fullmatch(each))} or {place["execution"]}
         times = [moment for execution in executions if (moment := _moment(execution or "")) is not None]
-        time_ms = max(times, default=objects[path].time_ms)
+        time_ms = max(times, default=listing.objects[path].time_ms)
         scopes[scope].append(_Candidate(time_ms, path, tuple(sorted(set(files)))))
     found: list[Delivery] = []
     claimed: set[str] = set()
@@ -213,7 +242,7 @@ def _aws(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[str,
     for scope in sorted(scopes.keys() | data.keys()):
         of_scope = {path for path, _ in data[scope]}
         claimed |= of_scope
-        delivery, why = _chosen(scope, scopes.get(scope, ()), objects, bills, is_live)
+        delivery, why = _chosen(scope, scopes.get(scope, ()), listing)
         skipped += why
         if delivery:
             found.append(delivery)
@@ -242,12 +271,12 @@ def _text_of(entry: object) -> str:
     return str(entry)
 
 
-def _azure(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[str, dict], is_live: bool) -> _Found:
+def _azure(listing: _Listing) -> _Found:
     """Cost Management: a scope is the dates of all exports of one kind for one billing scope."""
     scopes: dict[str, list[_Candidate]] = defaultdict(list)
     claimed: set[str] = set()
     skipped: list[Skipped] = []
-    for path, content in manifests.items():
+    for path, content in listing.manifests.items():
         blobs, run, config = content.get("blobs"), content.get("runInfo") or {}, content.get("exportConfig") or {}
         if not isinstance(blobs, list) or not (run or config):
             continue
@@ -256,7 +285,7 @@ def _azure(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[st
         names = [str(blob.get("blobName", "")).rpartition("/")[2] for blob in blobs if isinstance(blob, Mapping)]
         kind = str(config.get("type") or _FOCUS_COST)
         if kind != _FOCUS_COST:
-            ours = {each for each in bills if each.startswith(folder)}
+            ours = {each for each in listing.bills if each.startswith(folder)}
             claimed |= ours
             skipped += [Skipped(each, f"an export of {kind}, not of {_FOCUS_COST}") for each in ours]
             continue
@@ -268,12 +297,12 @@ def _azure(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[st
         submitted = _moment(str(run.get("submittedTime") or ""))
         if submitted is None and place:
             submitted = _moment(place["below"])
-        time_ms = objects[path].time_ms if submitted is None else submitted
+        time_ms = listing.objects[path].time_ms if submitted is None else submitted
         files = tuple(sorted({folder + name for name in names}))
         scopes[f"{above} {dates}"].append(_Candidate(time_ms, path, files))
     found = []
     runs = {path.rpartition("/")[0] for candidates in scopes.values() for _, path, _ in candidates}
-    for path in bills - claimed:
+    for path in listing.bills - claimed:
         folder = path.rpartition("/")[0]
         if folder in runs:
             claimed.add(path)
@@ -282,7 +311,7 @@ def _azure(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[st
                 claimed.add(path)
                 skipped.append(Skipped(path, "its manifest.json is not there (yet)"))
     for scope, candidates in sorted(scopes.items()):
-        delivery, why = _chosen(scope, candidates, objects, bills, is_live)
+        delivery, why = _chosen(scope, candidates, listing)
         skipped += why
         if delivery:
             found.append(delivery)
@@ -295,10 +324,10 @@ def _azure(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[st
     return found, claimed, skipped
 
 
-def _azure_old(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[str, dict], is_live: bool) -> _Found:
+def _azure_old(listing: _Listing) -> _Found:
     """Exports without partitions: each run leaves one more file, named by a GUID, in the folder of its dates."""
     folders: dict[str, list[str]] = defaultdict(list)
-    for path in bills:
+    for path in listing.bills:
         place = _AZURE_RANGE.fullmatch(path)
         if place and "/" not in place["below"] and _GUID.search(place["below"]):
             folders[path.rpartition("/")[0]].append(path)
@@ -307,16 +336,17 @@ def _azure_old(objects: Mapping[str, Object], bills: set[str], manifests: Mappin
     skipped: list[Skipped] = []
     for folder, paths in sorted(folders.items()):
         claimed |= set(paths)
-        last = max(paths, key=lambda path: (objects[path].time_ms, path))
-        found.append(_delivery(folder, (last,), objects[last].time_ms, True, objects))
-        skipped += [Skipped(path, _SUPERSEDED) for path in paths if path != last]
+        in_order = sorted(paths, key=lambda path: (listing.objects[path].time_ms, path))
+        files = tuple(in_order if listing.metadata.is_append(in_order[0]) else in_order[-1:])
+        found.append(_delivery(folder, files, listing.objects[files[-1]].time_ms, True, listing.objects))
+        skipped += [Skipped(path, _SUPERSEDED) for path in paths if path not in files]
     return found, claimed, skipped
 
 
-def _google(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[str, dict], is_live: bool) -> _Found:
+def _google(listing: _Listing) -> _Found:
     """An extracted table: numbered files after one prefix. A time of day in the prefix tells extractions apart."""
     scopes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in bills:
+    for path in listing.bills:
         if shard := _SHARD.fullmatch(path):
             scopes[_MOMENT.sub("*", shard["prefix"])][shard["prefix"]].append(path)
     found: list[Delivery] = []
@@ -324,15 +354,32 @@ def _google(objects: Mapping[str, Object], bills: set[str], manifests: Mapping[s
     skipped: list[Skipped] = []
     for scope, extractions in sorted(scopes.items()):
         claimed |= {path for paths in extractions.values() for path in paths}
-        newest = {prefix: max(objects[path].time_ms for path in paths) for prefix, paths in extractions.items()}
+        newest = {prefix: max(listing.objects[path].time_ms for path in paths) for prefix, paths in extractions.items()}
         times = {prefix: newest[prefix] if (at := _moment(prefix)) is None else at for prefix in extractions}
-        last = max(extractions, key=lambda prefix: (times[prefix], prefix))
-        files = tuple(
-            sorted(path for path in extractions[last] if objects[path].time_ms >= newest[last] - EXTRACTION_MS)
-        )
-        found.append(_delivery(scope, files, times[last], True, objects))
+        in_order = sorted(extractions, key=lambda prefix: (times[prefix], prefix))
+        last = in_order[-1]
+        if listing.metadata.is_append(extractions[last][0]):
+            files = tuple(path for prefix in in_order for path in sorted(extractions[prefix]))
+        else:
+            since_ms = newest[last] - EXTRACTION_MS
+            files = tuple(sorted(path for path in extractions[last] if listing.objects[path].time_ms >= since_ms))
+        found.append(_delivery(scope, files, times[last], True, listing.objects))
         skipped += [Skipped(path, _SUPERSEDED) for paths in extractions.values() for path in paths if path not in files]
     return found, claimed, skipped
+
+
+def _plain(listing: _Listing) -> _Found:
+    """Files of which nothing is known: each by itself, or those of a folder together, where each adds to the others."""
+    scopes: dict[str, list[str]] = defaultdict(list)
+    for path in listing.bills:
+        is_append = listing.metadata.is_append(path) and path not in listing.metadata.tables
+        scopes[f"{path.rpartition('/')[0]}/*" if is_append else path].append(path)
+    found = []
+    for scope, paths in sorted(scopes.items()):
+        files = tuple(sorted(paths, key=lambda path: (listing.objects[path].time_ms, path)))
+        time_ms = listing.objects[files[-1]].time_ms
+        found.append(_delivery(scope, files, time_ms, scope not in listing.bills, listing.objects))
+    return found, listing.bills, []
 
 
 def _delivery(
@@ -345,6 +392,24 @@ def _delivery(
 ) -> Delivery:
     of = orjson.dumps([list(objects[path]) for path in signed or files])
     return Delivery(scope, files, time_ms, is_snapshot, hashlib.blake2b(of, digest_size=16).hexdigest())
+
+
+def _with_completeness(delivery: Delivery, metadata: Metadata) -> Delivery:
+    """With what is said of its times; no charge of a billing period is for a time after it."""
+    said = metadata.completeness(delivery.files).before(_end_of(delivery.scope))
+    if not said:
+        return delivery
+    signed = orjson.dumps([delivery.signature, said])
+    return replace(delivery, signature=hashlib.blake2b(signed, digest_size=16).hexdigest(), completeness=said)
+
+
+def _end_of(scope: str) -> int | None:
+    """When the billing period of a scope ends, by its name, in ms; None = it has none."""
+    found = _SCOPE_MONTH.search(scope)
+    if not found:
+        return None
+    year, month = int(found[1]), int(found[2])
+    return int(datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 
 def _json(text: bytes) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from pathlib import Path
@@ -77,7 +77,7 @@ COPY_COLUMN = "x_copynumber"
 # which the first that isn't null counts. All of them have been in FOCUS since 1.0. So neither a column that a later
 # version brings or renames, nor a provider's own x_ column, makes another charge of it. What a later snapshot may
 # restate is left out: costs, prices, quantities, invoices; so are display names and categories, which follow from the
-# ids. To these come the resource, else its Tags, the kind of unit, and the price's id: see ``_Row._identity``.
+# ids. To these come the resource, else its Tags, the kind of unit, and the price's id: see ``FocusRow._identity``.
 IDENTITY_COLUMNS = (
     ("BillingAccountId", "ServiceProviderName", "ProviderName"),
     ("SubAccountId",),
@@ -102,6 +102,9 @@ _NUMBERS = re.compile(r"\d[\d.,]*")
 WITHDRAWN_COLUMN = "x_withdrawn"
 # How the key of such a record ends.
 WITHDRAWN_KEY = "/withdrawn"
+
+# Its word ``false`` says that the provider has yet to complete the time that the row is for.
+COMPLETE_COLUMN = "x_TimeSectorComplete"
 
 # What says by which delivery, and which row of it, a charge came: nothing about the charge.
 DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN, WITHDRAWN_COLUMN))
@@ -188,7 +191,7 @@ def _epoch_ms(moment: datetime) -> int:
     return (moment - _EPOCH) // _MILLISECOND
 
 
-def _time_ms(value: object, column: str) -> int:
+def time_ms(value: object, column: str) -> int:
     """A moment in ms since the epoch; numbers are such ms, naive times and dates are UTC."""
     value = _filled(value)
     if value is None:
@@ -244,7 +247,7 @@ def _columns(header: tuple[str, ...]) -> dict[str, str]:
     return {_column_name(name): name for name in sorted(header, key=_column_name)}
 
 
-class _Row:
+class FocusRow:
     """A FOCUS row, read by the specification's column names."""
 
     def __init__(self, cells: Mapping[str, object]) -> None:
@@ -312,7 +315,7 @@ class _Row:
         """When the row was exported, by the first of VERSION_COLUMNS that is there."""
         for column in VERSION_COLUMNS:
             try:
-                return _time_ms(self[column], column)
+                return time_ms(self[column], column)
             except RejectedRecord:
                 continue
         return None
@@ -334,7 +337,7 @@ def _canonical(column: str, value: object) -> str | None:
             number = _decimal(value, column)
             return str(number.normalize(_EXACT)) if number else "0"
         if column.endswith(("periodstart", "periodend")) or isinstance(value, date):
-            return str(_time_ms(value, column))
+            return str(time_ms(value, column))
     except (RejectedRecord, ArithmeticError):
         return str(value)
     if not isinstance(value, str) or value[0] in "{[":
@@ -370,7 +373,7 @@ _PART_OF_MACHINE = re.compile(r"\binstance (?:core|ram)\b", re.IGNORECASE)
 _LICENCE = re.compile(r"licen[cs]", re.IGNORECASE)
 
 
-def _parts(row: _Row) -> list[list[str]]:
+def _parts(row: FocusRow) -> list[list[str]]:
     """[[dimension, weight], ...] of a charge, weights as decimals that sum to 1.
 
     By ConsumedUnit, else PricingUnit (docs/interface.md §1). Memory and whole machines only under the
@@ -437,7 +440,7 @@ def _in_bytes(dimension: str, count: Decimal) -> Decimal:
     return count * _GIB if dimension == "memory" else count
 
 
-def _is_attached_gpu(row: _Row, parts: list[list[str]]) -> bool:
+def _is_attached_gpu(row: FocusRow, parts: list[list[str]]) -> bool:
     """A GPU by the hour of the machine that it is attached to is paid for whether it is used or not."""
     return parts[0][0] == "gpu" and unit_kind(row.text("ConsumedUnit", "PricingUnit") or "") == MACHINE
 
@@ -480,10 +483,12 @@ def collect_charge(
     sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity, pricing_unit,
     consumed_quantity, consumed_unit, charge_category, charge_class; tags: {name: text or None}
     withdrawn: True in what takes the row of this key and version back (WITHDRAWN_COLUMN); else it is not there
+    is_incomplete: True where the provider says that its time is not complete (COMPLETE_COLUMN); else it is not
+        there, and never in a correction, which is of what was complete
 
     Raises RejectedRecord for a row without a usable period, cost or currency.
     """
-    reader = _Row(row)
+    reader = FocusRow(row)
     return _charge(reader, row, cost_column, reader.copy_number() or copy, delivery, exchange, reader.digests())
 
 
@@ -495,7 +500,7 @@ def charge_key(charge: Mapping[str, object]) -> str:
 
 
 def _charge(
-    row: _Row,
+    row: FocusRow,
     cells: Mapping[str, object],
     cost_column: str,
     copy: int,
@@ -506,9 +511,9 @@ def _charge(
 ) -> dict:
     if RAGGED in cells:
         raise RejectedRecord(str(cells[RAGGED]))
-    start_ms = _time_ms(row["ChargePeriodStart"], "ChargePeriodStart")
+    start_ms = time_ms(row["ChargePeriodStart"], "ChargePeriodStart")
     try:
-        end_ms = _time_ms(row["ChargePeriodEnd"], "ChargePeriodEnd")
+        end_ms = time_ms(row["ChargePeriodEnd"], "ChargePeriodEnd")
         if end_ms <= start_ms:
             raise RejectedRecord(
                 f"ChargePeriodEnd {shown(row['ChargePeriodEnd'])} is not after ChargePeriodStart"
@@ -564,6 +569,8 @@ def _charge(
         charge["billed_resource_id"] = as_billed
     if row.text(WITHDRAWN_COLUMN):
         charge["withdrawn"] = True
+    if charge_class != CORRECTION and (row.text(COMPLETE_COLUMN) or "").casefold() == "false":
+        charge["is_incomplete"] = True
     try:
         return exchange.convert(charge) if exchange else charge
     except ValueError as error:
@@ -579,7 +586,7 @@ def _version(exported_ms: int | None, delivery: str) -> str:
     return f"0 {delivery}" if exported_ms is None else f"1 {utc(exported_ms)}"
 
 
-def _delivery(path: str) -> str:
+def delivery_name(path: str) -> str:
     """A file's name, less what tells the parts of one export from each other."""
     name = path.rpartition("/")[2]
     for ending in (".gz", ".csv", ".parquet", ".snappy"):
@@ -587,7 +594,7 @@ def _delivery(path: str) -> str:
     return _PART.sub("", name)
 
 
-def _cost(row: _Row, cost_column: str) -> str:
+def _cost(row: FocusRow, cost_column: str) -> str:
     for column in (cost_column, "BilledCost"):
         value = _decimal(row[column], column)
         if value is not None:
@@ -595,7 +602,7 @@ def _cost(row: _Row, cost_column: str) -> str:
     raise RejectedRecord(f"neither {cost_column} nor BilledCost has a value")
 
 
-def _currency(row: _Row) -> str:
+def _currency(row: FocusRow) -> str:
     currency = row.text("BillingCurrency")
     if currency is None:
         raise RejectedRecord("BillingCurrency is missing")
@@ -641,9 +648,9 @@ def collect_rows(
     ValueError for a ``cost_column`` that FOCUS doesn't know.
     """
     copies: dict[tuple[bytes, int | None, bool], int] = {}
-    delivery = _delivery(path)
+    delivery = delivery_name(path)
     for cells in rows:
-        row = _Row(cells)
+        row = FocusRow(cells)
         digests = row.digests()
         copy = row.copy_number()
         if copy is None:
@@ -677,12 +684,21 @@ def read_charges(
     """
     if cost_column not in COST_COLUMNS:
         raise ValueError(f"cost column {cost_column!r}: use one of {', '.join(COST_COLUMNS)}")
+    costs = tuple(dict.fromkeys((cost_column, "BilledCost")))
+    wanted = (("ChargePeriodStart",), ("ChargePeriodEnd",), ("BillingCurrency",), costs)
+    yield from read_rows(path, wanted, opened)
+
+
+def read_rows(
+    path: str | Path, wanted: Sequence[Sequence[str]], opened: Callable[[], IO[bytes]] | None = None
+) -> Iterator[dict[str, object]]:
+    """As ``read_charges``, of any dataset. wanted: columns that it must have, of each entry one."""
     path = str(path)
     try:
         if path.endswith(".parquet"):
-            yield from _read_parquet(path, cost_column, opened)
+            yield from _read_parquet(path, wanted, opened)
         elif path.endswith((".csv", ".csv.gz")):
-            yield from _read_csv(path, cost_column, opened)
+            yield from _read_csv(path, wanted, opened)
         else:
             raise UnreadableBill(f"{path}: not a bill by its name: .csv, .csv.gz or .parquet")
     except UnreadableBill:
@@ -693,13 +709,15 @@ def read_charges(
         raise UnreadableBill(f"{path}: can't be read as FOCUS rows: {what}") from error
 
 
-def _read_csv(path: str, cost_column: str, opened: Callable[[], IO[bytes]] | None) -> Iterator[dict[str, object]]:
+def _read_csv(
+    path: str, wanted: Sequence[Sequence[str]], opened: Callable[[], IO[bytes]] | None
+) -> Iterator[dict[str, object]]:
     with opened() if opened else open(path, "rb") as stream:
         unpacked = gzip.GzipFile(fileobj=stream) if path.endswith(".gz") else stream
         lines = io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline="")
         rows = csv.reader(lines)
         header = next(rows, [])
-        _check_header(path, header, cost_column)
+        _check_header(path, header, wanted)
         for cells in rows:
             if not cells:
                 continue
@@ -710,23 +728,19 @@ def _read_csv(path: str, cost_column: str, opened: Callable[[], IO[bytes]] | Non
                 yield {RAGGED: f"{reason}: quote cells that hold commas", "cells": cells}
 
 
-def _read_parquet(path: str, cost_column: str, opened: Callable[[], IO[bytes]] | None) -> Iterator[dict[str, object]]:
+def _read_parquet(
+    path: str, wanted: Sequence[Sequence[str]], opened: Callable[[], IO[bytes]] | None
+) -> Iterator[dict[str, object]]:
     import pyarrow.parquet  # 0.1 s that a bill in CSV need not wait for
 
     with pyarrow.parquet.ParquetFile(opened() if opened else path) as file:
-        _check_header(path, file.schema_arrow.names, cost_column)
+        _check_header(path, file.schema_arrow.names, wanted)
         for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
             yield from batch.to_pylist()
 
 
-def _check_header(path: str, header: list[str], cost_column: str) -> None:
+def _check_header(path: str, header: list[str], wanted: Sequence[Sequence[str]]) -> None:
     present = {_column_name(name) for name in header}
-    missing = [
-        column
-        for column in ("ChargePeriodStart", "ChargePeriodEnd", "BillingCurrency")
-        if column.casefold() not in present
-    ]
-    if not present & {cost_column.casefold(), "billedcost"}:
-        missing.append(" or ".join(dict.fromkeys((cost_column, "BilledCost"))))
+    missing = [" or ".join(columns) for columns in wanted if not present & {name.casefold() for name in columns}]
     if missing:
         raise UnreadableBill(f"{path}: not a FOCUS bill, it has no column {', '.join(missing)}")

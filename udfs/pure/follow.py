@@ -23,6 +23,7 @@ import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL, utc
 from udfs.pure.channels import KINDS, OVERUSE, OWN
+from udfs.pure.cost_center import one_of
 from udfs.pure.pods import CHANGES_MOST, Change
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.rank import NO_CURRENCY
@@ -97,7 +98,14 @@ def _window(row: Row, minutes: Sequence[tuple[int, Row]]) -> Row:
         "recurrence": max(incident["recurrence"] for incident in incidents),
         **{
             name: row[name]
-            for name in ("anomalous_traces", "total_traces", "anomaly_score", "cost_status", "updated_at")
+            for name in (
+                "anomalous_traces",
+                "total_traces",
+                "anomaly_score",
+                "cost_status",
+                "cost_center",
+                "updated_at",
+            )  # fmt: skip
         },
         **{
             name: None if row[name] is None else format(row[name], "f")
@@ -194,6 +202,7 @@ def incident(run: Sequence[Row], over_ms: int, quiet_ms: int, said: Sequence[Row
         "projected_monthly_cost": _projected(excess, minutes, last["recurrence"]),
         "billing_currency": first["billing_currency"],
         "cost_status": _least_settled(window["cost_status"] for window in run),
+        "cost_center": one_of(window.get("cost_center") for window in run),  # an earlier release told none
         "changes": orjson.dumps(_changes(first)).decode(),
         "exemplar_trace_ids": exemplars,
         "exemplar_urls": [trace_url.replace(TRACE_ID, trace_id) for trace_id in exemplars] if trace_url else [],

@@ -21,11 +21,12 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import orjson
 
-from udfs.pure import names, otlp_proto, sampling
+from udfs.pure import cost_center, names, otlp_proto, sampling
 from udfs.pure.cache import cached
 from udfs.pure.dimensions import CUMULATIVE, DELTA, DIMENSIONS, GAUGE
 from udfs.pure.reject import Code, RejectedRecord, reject, shown
@@ -375,6 +376,7 @@ class _Resource(NamedTuple):
     container: str
     resource_id: str
     version: str = ""  # service.version
+    cost_center: str = ""  # service.instance.cost_center.id
 
     @property
     def pod(self) -> str:
@@ -390,13 +392,14 @@ class _Resource(NamedTuple):
             "k8s.pod.name": self.pod_name,
             "container.name": self.container,
             "cloud.resource_id": self.resource_id,
+            cost_center.ATTRIBUTE: self.cost_center,
         }
         return {key: value for key, value in told.items() if value}
 
 
 _RESOURCE_KEYS = frozenset(
     "service.name service.namespace service.version k8s.pod.uid k8s.pod.name k8s.namespace.name container.id"
-    " container.name k8s.container.name".split()
+    f" container.name k8s.container.name {cost_center.ATTRIBUTE}".split()
 )
 
 
@@ -446,6 +449,7 @@ def _read_resource(pairs: object, resources: Resources) -> _Resource:
         container=first("k8s.container.name", "container.name", "container.id"),
         resource_id=resources.billed_as(found),
         version=found.get("service.version", ""),
+        cost_center=found.get(cost_center.ATTRIBUTE, ""),
     )
 
 
@@ -454,9 +458,10 @@ def _qualified(namespace: str | None, name: str) -> str:
 
 
 def merge_owner(one: bytes, other: bytes) -> bytes:
-    """Two claims to one pod ([service, resource_id]) as one: per field what they agree on, where ""
-    claims nothing, else null. Associative and commutative: any order of records gives the same."""
-    pairs = zip(orjson.loads(one), orjson.loads(other), strict=True)
+    """Two claims to one pod ([service, resource_id, and a cost centre if there is one]) as one: per field what
+    they agree on, where "" claims nothing, else null. Associative and commutative: any order of records gives the
+    same."""
+    pairs = zip_longest(orjson.loads(one), orjson.loads(other), fillvalue="")
     return orjson.dumps([_agreed(a, b) for a, b in pairs])
 
 
@@ -468,8 +473,9 @@ def _agreed(one: str | None, other: str | None) -> str | None:
 
 def _note_owner(pods: dict[str, bytes], resource: _Resource) -> None:
     """Enter who the resource's pod belongs to, under its uid and under its name."""
-    if resource.service or resource.resource_id:
-        owner = orjson.dumps([resource.service, resource.resource_id])
+    if resource.service or resource.resource_id or resource.cost_center:
+        cost_centers = [resource.cost_center] if resource.cost_center else []
+        owner = orjson.dumps([resource.service, resource.resource_id, *cost_centers])
         for key in {resource.pod_uid, resource.pod_name} - {""}:
             pods[key] = merge_owner(pods[key], owner) if key in pods else owner
 

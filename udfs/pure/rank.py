@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from udfs.pure.attribute import BILLED, CORRECTED, GROWING, PROVISIONAL, RATE_DIGITS, USED_SHARE, utc
+from udfs.pure.cost_center import one_of
 from udfs.pure.dimensions import DIMENSIONS
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
@@ -75,7 +76,7 @@ FORMULAS = {
     " usage, too much where much is idle); mean over the service's resources by usage",
     "x_ProjectedMonthlyCost": "x_ExcessCost / x_AnomalousMinutes * x_RecurringMinutes / x_ObservedMinutes * 43200",
     "x_CostWeightedScore": "S = sign(c_s) * alpha * ln(1 + abs(c_s))",
-    "x_ResourceCost": "sum of x_Charges' cost_in_window; of a provisional one x_Rate's"
+    "x_ResourceCost": "sum of x_Charges' cost_in_window; where there are none x_Rate's"
     " cost_per_window + cost_per_usage * x_TotalUsage, to 12 places",
 }
 
@@ -332,6 +333,7 @@ def _row(
         "projected_monthly_cost": monthly,
         "billing_currency": currency,
         "cost_status": rests_on.status if rests_on else PROVISIONAL,
+        "cost_center": one_of(element["cost_center"] for element in elements),
         "explanation": _explanation(
             window_start_ms,
             currency,

@@ -20,6 +20,7 @@ import numpy as np
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.attribute import BILLED, CORRECTED, PROVISIONAL
 from udfs.pure.case import Case
+from udfs.pure.cost_center import one_of
 from udfs.pure.dimensions import WATCHED as DIMENSIONS
 from udfs.pure.names import RESERVED
 from udfs.pure.pieces import PIECES
@@ -171,10 +172,12 @@ def _costs(
     requests = {kind: round(math.fsum(counts)) for kind, counts in came.items()}
     spent: Counter[tuple[str, str, str]] = Counter()  # (service, dimension, currency) -> units
     status: dict[tuple[str, str], set[str]] = defaultdict(set)
+    centers: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     for row in allocations:
         service, currency = row["otel_service_name"], row["billing_currency"]
         spent[service, row["dimension"], currency] += to_units(row["allocated_cost"])
         status[service, currency].add(row["cost_status"])
+        centers[service, currency].add(row["cost_center"])
 
     cost: Counter[tuple[str, str, str]] = Counter()  # (service, kind, currency) -> units
     for (service, dimension, currency), units in spent.items():
@@ -193,6 +196,7 @@ def _costs(
                 "cost_per_request": _per_request(units, count),
                 "billing_currency": currency,
                 "cost_status": next(name for name in _STATUSES if name in status[service, currency]),
+                "cost_center": one_of(centers[service, currency]),
             },
         )
 
