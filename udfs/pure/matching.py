@@ -74,7 +74,7 @@ def read_telemetry(metrics: Iterable[bytes], traces: Iterable[bytes], aliases: I
         _add(claims, collect_spans(line, resources)[1])
     telemetry = Telemetry(names=resources.names)
     for consumer, parts in fragments.items():
-        bucket, uid, name, _, resource_id = consumer.split(SEPARATOR)
+        bucket, uid, name, _, resource_id, *_ = consumer.split(SEPARATOR)
         resource_id = resource_id or _claimed(claims[uid]) or _claimed(claims[name])
         for used in meter(int(bucket), parts)["windows"].values():
             for dimension, amount in used.items():

@@ -61,8 +61,11 @@ _EC2 = {
 }
 _EC2_ARN = re.compile(r"arn:aws[a-z-]*:ec2:[a-z0-9-]*:[0-9]*:([a-z-]+)/([a-z-]+)-([0-9a-f]+)")
 _EC2_NODE = re.compile(r"(?i:aws)://.*/(i-[0-9a-f]+)")
-# A version or an alias of a function is billed as the function.
-_LAMBDA_VERSION = re.compile(r"(arn:aws[a-z-]*:lambda:[^:]*:[^:]*:function:[^:]+):[^:]+")
+# What is billed as the whole that it is a part of: a version or an alias of a function, a machine of a scale set.
+_PARTS = (
+    re.compile(r"(arn:aws[a-z-]*:lambda:[^:]*:[^:]*:function:[^:]+):[^:]+"),
+    re.compile(r"(.*/virtualMachineScaleSets/[^/]+)/virtualMachines/[^/]+"),
+)
 
 _AZURE = re.compile(r"(?i)(?:azure:/+|https://management\.azure\.com/+|/)?(subscriptions/[^/].*)")
 # Azure compares ids without case. Its types are shown as its API writes them, names in lower case.
@@ -119,6 +122,14 @@ def canonical(resource_id: str) -> str:
     return text if text.startswith("//") and ".googleapis.com/" in text else resource_id
 
 
+def billed_whole(resource_id: str) -> str:
+    """Of a canonical id that of what is billed: the function of a version, the scale set of a machine."""
+    for part in _PARTS:
+        if found := part.fullmatch(resource_id):
+            return found[1]
+    return resource_id
+
+
 def _provider_id(text: str) -> str | None:
     """spec.providerID of a Kubernetes node; None where it names no machine that is billed."""
     if node := _EC2_NODE.fullmatch(text):
@@ -160,6 +171,81 @@ def _google_compute(found: re.Match[str]) -> str:
     return f"//compute.googleapis.com/{path}"
 
 
+# ---- pools by tag and label -----------------------------------------------------------------
+
+# A bill that names no machine may name its pool by a tag, of which the node's label (or, of an autoscaling group, the
+# tag that the Collector's ec2 detector sends) has the value: tag -> tag that names the cluster, attribute.
+# Sources: EKS "Tag your nodes for billing"; GKE "Labels in cost allocation and billing export"; Auto Scaling "Tag
+# lifecycle". A name is unique within an account (a project), region and cluster.
+_POOLS = {
+    "eks:nodegroup-name": ("eks:cluster-name", "k8s.node.label.eks.amazonaws.com/nodegroup"),
+    "goog-k8s-node-pool-name": ("goog-k8s-cluster-name", "k8s.node.label.cloud.google.com/gke-nodepool"),
+    "aws:autoscaling:groupName": ("", "ec2.tag.aws:autoscaling:groupName"),
+}
+_ACCOUNT, _REGION, _CLUSTER = "cloud.account.id", "cloud.region", "k8s.cluster.name"
+
+
+def pool_by_tags(tags: Mapping[str, object], account: str, region: str) -> str:
+    """The pool that the tags of a charge without ResourceId name, as ``TAG=ACCOUNT/REGION/CLUSTER/NAME``; "" if none.
+
+    account, region: FOCUS SubAccountId and RegionId; "" = unknown, and then there is no pool.
+    """
+    own = {str(name).removeprefix("user:"): value for name, value in tags.items()}  # as AWS has those of the user
+    for tag, (cluster_tag, _) in _POOLS.items():
+        if pool := _pool(tag, account, region, own.get(cluster_tag) if cluster_tag else None, own.get(tag)):
+            return pool
+    return ""
+
+
+def _pool_by_labels(sent: Mapping[str, str]) -> str:
+    """The same of what telemetry sends of a node."""
+    account, region = sent.get(_ACCOUNT, ""), sent.get(_REGION, "")
+    for tag, (cluster_tag, attribute) in _POOLS.items():
+        if pool := _pool(tag, account, region, sent.get(_CLUSTER) if cluster_tag else None, sent.get(attribute)):
+            return pool
+    return ""
+
+
+def _pool(tag: str, account: str, region: str, cluster: object, name: object) -> str:
+    parts = (account, region, *([cluster] if _POOLS[tag][0] else []), name)
+    return f"{tag}={'/'.join(map(str, parts))}" if all(parts) else ""
+
+
+# What a node is called, the first that is sent: most of a node's telemetry has its name.
+_NODE_NAMES = (NODE_NAME, PROVIDER_ID, HOST_ID, _AZURE_MACHINE)
+# Labels that tell a node's cores, the first that is sent. Sources: AKS "Reserved system labels",
+# Karpenter "Well-known labels", for Azure and AWS; GKE sets its own on each node.
+_CORES = tuple(
+    f"k8s.node.label.{label}"
+    for label in (
+        "kubernetes.azure.com/sku-cpu",
+        "karpenter.azure.com/sku-cpu",
+        "karpenter.k8s.aws/instance-cpu",
+        "cloud.google.com/gke-cpu-scaling-level",
+    )
+)
+# ... else what its type is called: learn.microsoft.com/azure/virtual-machines/vm-naming-conventions, and "Machine
+# types" of Compute Engine.
+_TYPES = ("host.type", "k8s.node.label.node.kubernetes.io/instance-type")
+_CORES_OF_TYPE = (
+    # Since version 3 the number is that of cores.
+    re.compile(r"Standard_[A-Z]+([1-9][0-9]*)(?:-[0-9]+)?[a-z]*(?:_[A-Z0-9]+)?_v(?:[3-9]|[1-9][0-9])"),
+    re.compile(r"[a-z][a-z0-9]*-(?:standard|highmem|highcpu|ultramem|megamem|custom)-([1-9][0-9]*)(?:-.*)?"),
+)
+
+
+def _cores(sent: Mapping[str, str]) -> str:
+    """Cores of a node as digits; "" if nobody tells."""
+    for attribute in _CORES:
+        if re.fullmatch(r"[1-9][0-9]{0,4}", sent.get(attribute, "")):
+            return sent[attribute]
+    for attribute in _TYPES:
+        for form in _CORES_OF_TYPE:
+            if found := form.fullmatch(sent.get(attribute, "")):
+                return found[1]
+    return ""
+
+
 # ---- aliases --------------------------------------------------------------------------------
 
 
@@ -196,13 +282,15 @@ class Resources:
         self.attributes = frozenset(
             (*self._naming, *_NAMES_A_POD, CONTAINER_ID)
             + (_AZURE_SUBSCRIPTION, _AZURE_GROUP, _AZURE_SCALE_SET, _AZURE_MACHINE)
+            + (_ACCOUNT, _REGION, _CLUSTER, *(attribute for _, attribute in _POOLS.values()), *_CORES, *_TYPES)
         )
 
     def billed_as(self, sent: Mapping[str, str]) -> str:
         """Canonical id of the billed resource that the attributes name; "" if none.
 
         An alias goes before all: lines without ``*`` first, then the others in their order in the file. Then the first
-        attribute of TRUST that was sent counts; what the bill names plays no part, since it may come later.
+        attribute of TRUST that was sent counts, and before a node's name the pool that its labels name; what the bill
+        names plays no part, since it may come later.
         """
         spelt = [
             (attribute, spelling)
@@ -211,6 +299,17 @@ class Resources:
             for spelling in dict.fromkeys((sent[attribute], canonical(sent[attribute])))
         ]
         return names.name(self._by_name(spelt) or self._by_pattern(spelt) or self._by_trust(sent))
+
+    @staticmethod
+    def node_of(sent: Mapping[str, str], resource_id: str) -> tuple[str, str] | None:
+        """(name, cores as digits or "") of the node that the attributes name, where it is one of a group of machines
+        that is billed as ``resource_id``; else None."""
+        if kind(resource_id) != GROUP:
+            return None
+        name = next((sent[attribute] for attribute in _NODE_NAMES if sent.get(attribute)), "")
+        itself = canonical(sent.get(CLOUD_RESOURCE_ID, ""))
+        name = name or (itself if itself != billed_whole(itself) else "")
+        return (name, _cores(sent)) if name else None
 
     def _by_name(self, spelt: list[tuple[str, str]]) -> str:
         for attribute, spelling in spelt:
@@ -231,11 +330,12 @@ class Resources:
         for attribute in TRUST:
             if attribute == HOST_ID and (machine := _azure_machine(sent)):
                 return machine
+            # A node in a cloud is in no bill by its name.
+            if attribute == NODE_NAME and (pool := _pool_by_labels(sent)):
+                return pool
             value = sent.get(attribute, "")
             if value and (attribute != HOST_NAME or _is_of_the_host(value, sent)):
-                value = canonical(value)
-                function = _LAMBDA_VERSION.fullmatch(value)
-                return function[1] if function else value
+                return billed_whole(canonical(value))
         return ""
 
 
@@ -295,14 +395,16 @@ def load_aliases(path: Path) -> tuple[Alias, ...]:
 
 # ---- kinds ----------------------------------------------------------------------------------
 
+GROUP = "group of machines"
+
 # By canonical id, the first that fits.
 _KINDS = tuple(
     (kind, re.compile("|".join(patterns)))
     for kind, *patterns in (
         ("machine", r"i-[0-9a-f]+", r"[0-9]{8,}", r".*/instances/[^/]+", r".*/virtualMachines/[^/]+",
          r"ocid1\.instance\..*"),
-        ("group of machines", r".*/virtualMachineScaleSets/[^/]+", r"arn:.*:autoScalingGroup:.*",
-         r".*/instanceGroupManagers/[^/]+", r"ocid1\.instancepool\..*"),
+        (GROUP, *(f"{re.escape(tag)}=.*" for tag in _POOLS), r".*/virtualMachineScaleSets/[^/]+",
+         r"arn:.*:autoScalingGroup:.*", r".*/instanceGroupManagers/[^/]+", r"ocid1\.instancepool\..*"),
         ("control plane", r"arn:[^:]*:eks:.*:cluster/.*", r".*/managedClusters/[^/]+",
          r"//container\.googleapis\.com/.*/clusters/[^/]+", r"ocid1\.cluster\..*"),
         ("load balancer", r"arn:[^:]*:elasticloadbalancing:.*", r".*/loadBalancers/[^/]+", r".*/forwardingRules/[^/]+",
