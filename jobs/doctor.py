@@ -36,7 +36,7 @@ from udfs.pure.matching import (
     unmet_telemetry,
 )
 from udfs.pure.price import to_decimal
-from udfs.pure.resources import Alias, kind, load_aliases
+from udfs.pure.resources import SHARED_BY_ALL, Alias, kind, load_aliases
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE
 
 UNMET_USAGE = 3
@@ -49,9 +49,6 @@ _COUNTED_IN = {
     "io": (1, "operations"),
     "network": (10**9, "GB"),
 }
-
-# What is no workload's alone, and stays unallocated until a rule of the user's shares it.
-_SHARED = ("control plane", "load balancer", "NAT or egress")
 
 
 def diagnose(
@@ -132,7 +129,7 @@ def _of_bill(billed: Billed, telemetry: Telemetry, matcher: Matcher, top: int) -
         notes.append(f"likeliest: telemetry's {match.observed_id} ({match.reason})" if match else "")
     yield from _table(cells, right=(0,), notes=notes)
     yield from _more(len(rows), top)
-    shared = Counter(kind(resource_id) for resource_id, _, _ in rows if kind(resource_id) in _SHARED)
+    shared = Counter(kind(resource_id) for resource_id, _, _ in rows if kind(resource_id) in SHARED_BY_ALL)
     if shared:
         counts = ", ".join(f"{number} {what}" for what, number in sorted(shared.items()))
         yield f"  Shared by all workloads, and so allocated to none: {counts}"

@@ -46,7 +46,7 @@ import pyarrow.parquet as pq
 
 from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
-from udfs.pure import bills
+from udfs.pure import bills, resources
 from udfs.pure.attribute import PROVISIONAL
 from udfs.pure.deliveries import ENDINGS
 from udfs.pure.dimensions import DIMENSIONS
@@ -368,6 +368,8 @@ def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:
         description = f"{what}, used by nobody"
     elif service == SYSTEM:
         description = f"{what}, used by the cluster's own pods"
+    elif not is_split and (of := resources.kind(resource_id)) in resources.SHARED_BY_ALL:
+        description = f"{what}, a cost that all workloads share ({of}), allocated to none"
     else:
         description = f"{what}, tied to no workload"
     return {

@@ -250,6 +250,19 @@ def test_the_resource_is_written_as_the_bill_has_it(tmp_path):
     assert (row["ResourceId"], row["x_CostBasis"]) == (arn, "source")
 
 
+@pytest.mark.parametrize(
+    ("resource_id", "why"),
+    [
+        ("arn:aws:eks:us-east-1:123456789012:cluster/my-cluster", "that all workloads share (control plane)"),
+        ("nat-05dba92075d71c408", "that all workloads share (NAT or egress)"),
+        ("vol-049df61146c4d7901", "tied to no workload"),
+    ],
+)
+def test_what_all_workloads_share_says_so(tmp_path, resource_id, why):
+    [row] = exported(tmp_path, [allocation("__unallocated__", "0.1", None, None, resource_id=resource_id)])
+    assert why in row["ChargeDescription"]
+
+
 def test_a_row_is_an_allocated_charge(tmp_path):
     rows = exported(
         tmp_path,

@@ -398,25 +398,47 @@ def load_aliases(path: Path) -> tuple[Alias, ...]:
 GROUP = "group of machines"
 
 # By canonical id, the first that fits.
-_KINDS = tuple(
-    (kind, re.compile("|".join(patterns)))
-    for kind, *patterns in (
-        ("machine", r"i-[0-9a-f]+", r"[0-9]{8,}", r".*/instances/[^/]+", r".*/virtualMachines/[^/]+",
-         r"ocid1\.instance\..*"),
-        (GROUP, *(f"{re.escape(tag)}=.*" for tag in _POOLS), r".*/virtualMachineScaleSets/[^/]+",
-         r"arn:.*:autoScalingGroup:.*", r".*/instanceGroupManagers/[^/]+", r"ocid1\.instancepool\..*"),
-        ("control plane", r"arn:[^:]*:eks:.*:cluster/.*", r".*/managedClusters/[^/]+",
-         r"//container\.googleapis\.com/.*/clusters/[^/]+", r"ocid1\.cluster\..*"),
-        ("load balancer", r"arn:[^:]*:elasticloadbalancing:.*", r".*/loadBalancers/[^/]+", r".*/forwardingRules/[^/]+",
-         r".*/applicationGateways/[^/]+", r"ocid1\.(network)?loadbalancer\..*"),
-        ("NAT or egress", r"(nat|eipalloc|vpce|tgw|tgw-attach)-[0-9a-f]+", r".*/natGateways/[^/]+",
-         r".*/publicIPAddresses/[^/]+", r".*/(routers|addresses)/[^/]+", r"ocid1\.natgateway\..*"),
-        ("volume", r"(vol|snap)-[0-9a-f]+", r".*/(disks|snapshots)/[^/]+", r"ocid1\.(boot)?volume\..*"),
-        ("function", r"arn:[^:]*:lambda:.*"),
-    )
+_KINDS = (
+    ("machine", r"i-[0-9a-f]+|[0-9]{8,}|.*/instances/[^/]+|.*/virtualMachines/[^/]+|ocid1\.instance\..*"),
+    (GROUP, "|".join((
+        *(f"{re.escape(tag)}=.*" for tag in _POOLS), r".*/virtualMachineScaleSets/[^/]+", r"arn:.*:autoScalingGroup:.*",
+        r".*/instanceGroupManagers/[^/]+", r"ocid1\.instancepool\..*",
+    ))),
+    ("function", r"arn:[^:]*:lambda:.*"),
 )  # fmt: skip
+
+# Of what no metric measures the use: as SQL has it, % for any text. ``python -m jobs.contract`` writes them into the
+# queries.
+UNMEASURED = {
+    "control plane": (
+        "arn:%:eks:%:cluster/%", "%/managedClusters/%", "//container.googleapis.com/%/clusters/%", "ocid1.cluster.%",
+    ),
+    "load balancer": (
+        "arn:%:elasticloadbalancing:%", "%/loadBalancers/%", "%/applicationGateways/%", "%/forwardingRules/%",
+        "ocid1.loadbalancer.%", "ocid1.networkloadbalancer.%",
+    ),
+    "NAT or egress": (
+        "nat-%", "eipalloc-%", "vpce-%", "tgw-%", "%/natGateways/%", "%/publicIPAddresses/%", "%/routers/%",
+        "%/addresses/%", "ocid1.natgateway.%",
+    ),
+    "volume": ("vol-%", "snap-%", "%/disks/%", "%/snapshots/%", "ocid1.volume.%", "ocid1.bootvolume.%"),
+}  # fmt: skip
+
+# Of these what all workloads of a cluster share: no use of one of them tells its part, and so it is allocated to none.
+SHARED_BY_ALL = ("control plane", "load balancer", "NAT or egress")
+
+_FORMS = tuple(
+    (kind, re.compile(pattern, re.DOTALL))
+    for kind, pattern in (
+        *_KINDS,
+        *(
+            (of, "|".join(".*".join(map(re.escape, each.split("%"))) for each in like))
+            for of, like in UNMEASURED.items()
+        ),
+    )
+)
 
 
 def kind(resource_id: str) -> str:
     """What a billed resource is, by its canonical id; "" where that doesn't say."""
-    return next((kind for kind, pattern in _KINDS if pattern.fullmatch(resource_id)), "")
+    return next((kind for kind, pattern in _FORMS if pattern.fullmatch(resource_id)), "")
