@@ -17,7 +17,7 @@ from udfs.pure.meter import meter
 from udfs.pure.names import NAME_MAX_BYTES
 from udfs.pure.otlp import SEPARATOR, collect_metrics, collect_spans
 from udfs.pure.price import to_units
-from udfs.pure.resources import Alias, Resources, canonical, kind, load_aliases
+from udfs.pure.resources import Alias, Resources, canonical, kind, load_aliases, read_trust
 from udfs.pure.windows import WINDOW_MS
 
 SUBSCRIPTION = "/subscriptions/1be3b2e6-497b-45b9-915f-eb35cae23c6a"
@@ -157,6 +157,24 @@ def test_ids_are_tried_in_the_order_of_trust() -> None:
         sent[attribute] = ""
     assert found == ["i-1", "i-2", "i-3", "ip-10-0-0-4.ec2.internal", "ip-10-0-0-5"]
     assert billed_as(sent) == ""
+
+
+def test_what_is_trusted_first_goes_before_the_others() -> None:
+    sent = {
+        "host.id": "i-3",
+        "k8s.node.name": "ip-10-0-0-4.ec2.internal",
+        "cloud.account.id": "123456789012",
+        "cloud.region": "eu-west-1",
+        "ec2.tag.aws:autoscaling:groupName": "my-asg",
+    }
+    found = [
+        Resources((), read_trust(trust)).billed_as(sent)
+        for trust in ("", "pool", " k8s.node.name , pool", "k8s.node.provider_id")
+    ]
+    pool = "aws:autoscaling:groupName=123456789012/eu-west-1/my-asg"
+    assert found == ["i-3", pool, "ip-10-0-0-4.ec2.internal", "i-3"]
+    with pytest.raises(ValueError, match="'host.ip' must be one of cloud.resource_id, "):
+        read_trust("host.id,host.ip")
 
 
 def test_a_machine_of_azure_is_told_by_what_the_collector_detects() -> None:

@@ -25,6 +25,9 @@ from udfs.pure.settings_file import lines
 CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID = "cloud.resource_id", "k8s.node.provider_id", "host.id"
 NODE_NAME, HOST_NAME = "k8s.node.name", "host.name"
 TRUST = (CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID, NODE_NAME, HOST_NAME)
+# The pool that labels name; a node in a cloud is in no bill by its name.
+POOL = "pool"
+ORDER = (CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID, POOL, NODE_NAME, HOST_NAME)
 
 # What the Collector's detector says of a machine of Azure, whose host.id is in no bill.
 _AZURE_SUBSCRIPTION, _AZURE_GROUP = "cloud.account.id", "azure.resourcegroup.name"
@@ -267,8 +270,10 @@ class Alias(NamedTuple):
 class Resources:
     """How telemetry is tied to billed resources. One instance is one identity: caches are kept by it."""
 
-    def __init__(self, aliases: Iterable[Alias] = ()) -> None:
-        aliases = tuple(aliases)
+    def __init__(self, aliases: Iterable[Alias] = (), trust: Iterable[str] = ()) -> None:
+        """trust: of ORDER, what goes before the others."""
+        aliases, first = tuple(aliases), tuple(trust)
+        self._order = (*first, *(each for each in ORDER if each not in first))
         self._exact: dict[tuple[str, str], str] = {}
         self._patterns: list[tuple[Alias, re.Pattern[str]]] = []
         for alias in aliases:
@@ -289,8 +294,7 @@ class Resources:
         """Canonical id of the billed resource that the attributes name; "" if none.
 
         An alias goes before all: lines without ``*`` first, then the others in their order in the file. Then the first
-        attribute of TRUST that was sent counts, and before a node's name the pool that its labels name; what the bill
-        names plays no part, since it may come later.
+        of the order of trust that was sent counts; what the bill names plays no part, since it may come later.
         """
         spelt = [
             (attribute, spelling)
@@ -327,16 +331,19 @@ class Resources:
         return ""
 
     def _by_trust(self, sent: Mapping[str, str]) -> str:
-        for attribute in TRUST:
-            if attribute == HOST_ID and (machine := _azure_machine(sent)):
-                return machine
-            # A node in a cloud is in no bill by its name.
-            if attribute == NODE_NAME and (pool := _pool_by_labels(sent)):
-                return pool
-            value = sent.get(attribute, "")
-            if value and (attribute != HOST_NAME or _is_of_the_host(value, sent)):
-                return billed_whole(canonical(value))
+        return next(filter(None, (named(sent, attribute) for attribute in self._order)), "")
+
+
+def named(sent: Mapping[str, str], attribute: str) -> str:
+    """Canonical id of what one of ORDER says is billed; "" if it says nothing."""
+    if attribute == POOL:
+        return _pool_by_labels(sent)
+    if attribute == HOST_ID and (machine := _azure_machine(sent)):
+        return machine
+    value = sent.get(attribute, "")
+    if not value or (attribute == HOST_NAME and not _is_of_the_host(value, sent)):
         return ""
+    return billed_whole(canonical(value))
 
 
 def _azure_machine(sent: Mapping[str, str]) -> str:
@@ -366,6 +373,18 @@ def _filled(template: str, texts: Iterable[str]) -> str:
 
 
 NO_ALIASES = Resources()
+
+
+def read_trust(text: str) -> tuple[str, ...]:
+    """Of ORDER, by comma, what goes before the others.
+
+    Raises:
+        ValueError: another word; one line that names it.
+    """
+    trust = tuple(word.strip() for word in text.split(",") if word.strip())
+    if unknown := next((word for word in trust if word not in ORDER), ""):
+        raise ValueError(f"{unknown!r} must be one of {', '.join(ORDER)}")
+    return trust
 
 
 def load_aliases(path: Path) -> tuple[Alias, ...]:
