@@ -108,6 +108,12 @@ def test_pools_of_one_name_in_two_places_stay_two(pool: str) -> None:
         assert Resources().billed_as(labels | {attribute: "another"}) not in (resource_id, "")
 
 
+def test_a_cluster_may_be_named_by_the_tag_that_aws_sets() -> None:
+    bill, _, resource_id = POOLS["EKS"]
+    by_aws = bill["Tags"].replace('"eks:cluster-name"', '"aws:eks:cluster-name"')
+    assert collect_charge(charge(None, NOON_MS, END_MS, "1", **bill | {"Tags": by_aws}))["resource_id"] == resource_id
+
+
 def test_a_charge_of_a_machine_stays_the_machines() -> None:
     bill, _, _ = POOLS["EKS"]
     assert collect_charge(charge("i-0abc", NOON_MS, END_MS, "1", **bill))["resource_id"] == "i-0abc"

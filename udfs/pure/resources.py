@@ -177,13 +177,13 @@ def _google_compute(found: re.Match[str]) -> str:
 # ---- pools by tag and label -----------------------------------------------------------------
 
 # A bill that names no machine may name its pool by a tag, of which the node's label (or, of an autoscaling group, the
-# tag that the Collector's ec2 detector sends) has the value: tag -> tag that names the cluster, attribute.
+# tag that the Collector's ec2 detector sends) has the value: tag -> tags that name the cluster, attribute.
 # Sources: EKS "Tag your nodes for billing"; GKE "Labels in cost allocation and billing export"; Auto Scaling "Tag
 # lifecycle". A name is unique within an account (a project), region and cluster.
 _POOLS = {
-    "eks:nodegroup-name": ("eks:cluster-name", "k8s.node.label.eks.amazonaws.com/nodegroup"),
-    "goog-k8s-node-pool-name": ("goog-k8s-cluster-name", "k8s.node.label.cloud.google.com/gke-nodepool"),
-    "aws:autoscaling:groupName": ("", "ec2.tag.aws:autoscaling:groupName"),
+    "eks:nodegroup-name": (("eks:cluster-name", "aws:eks:cluster-name"), "k8s.node.label.eks.amazonaws.com/nodegroup"),
+    "goog-k8s-node-pool-name": (("goog-k8s-cluster-name",), "k8s.node.label.cloud.google.com/gke-nodepool"),
+    "aws:autoscaling:groupName": ((), "ec2.tag.aws:autoscaling:groupName"),
 }
 _ACCOUNT, _REGION, _CLUSTER = "cloud.account.id", "cloud.region", "k8s.cluster.name"
 
@@ -194,8 +194,9 @@ def pool_by_tags(tags: Mapping[str, object], account: str, region: str) -> str:
     account, region: FOCUS SubAccountId and RegionId; "" = unknown, and then there is no pool.
     """
     own = {str(name).removeprefix("user:"): value for name, value in tags.items()}  # as AWS has those of the user
-    for tag, (cluster_tag, _) in _POOLS.items():
-        if pool := _pool(tag, account, region, own.get(cluster_tag) if cluster_tag else None, own.get(tag)):
+    for tag, (cluster_tags, _) in _POOLS.items():
+        cluster = next(filter(None, map(own.get, cluster_tags)), None)
+        if pool := _pool(tag, account, region, cluster, own.get(tag)):
             return pool
     return ""
 
@@ -203,8 +204,8 @@ def pool_by_tags(tags: Mapping[str, object], account: str, region: str) -> str:
 def _pool_by_labels(sent: Mapping[str, str]) -> str:
     """The same of what telemetry sends of a node."""
     account, region = sent.get(_ACCOUNT, ""), sent.get(_REGION, "")
-    for tag, (cluster_tag, attribute) in _POOLS.items():
-        if pool := _pool(tag, account, region, sent.get(_CLUSTER) if cluster_tag else None, sent.get(attribute)):
+    for tag, (_, attribute) in _POOLS.items():
+        if pool := _pool(tag, account, region, sent.get(_CLUSTER), sent.get(attribute)):
             return pool
     return ""
 
