@@ -469,6 +469,7 @@ def test_allocations_are_the_bill(tables) -> None:
     assert allocated == {
         ("split", "USD"): Decimal("0.800000000001"),
         ("i", "USD"): Decimal("0.300000000001"),  # spelt
+        (SCALE_SET, "USD"): Decimal("6.000000000005"),
         ("untied", "USD"): Decimal("3.4"),
         ("__no_resource__", "USD"): Decimal("0.75"),
         ("__no_resource__", "EUR"): Decimal(2),
