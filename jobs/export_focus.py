@@ -313,7 +313,7 @@ def rows_of_group(group: Group, allocations: Sequence[Row], charged: _Charged | 
         "HostProviderName": known.get("HostProviderName") or NOT_APPLICABLE,
         "InvoiceIssuerName": known.get("InvoiceIssuerName") or UNKNOWN,
         # As the bill has it, where its rows agree.
-        "ResourceId": None if resource_id == NO_RESOURCE else known.get("ResourceId") or resource_id,
+        "ResourceId": None if _has_no_id(resource_id) else known.get("ResourceId") or resource_id,
         "ServiceCategory": category,
         "ServiceName": known.get("ServiceName") or UNKNOWN,
         "ServiceProviderName": known.get("ServiceProviderName") or UNKNOWN,
@@ -345,6 +345,11 @@ def _weights(units: list[int], shares: list[float | None]) -> list[int]:
 
 def _split(total: int, weights: list[int]) -> list[int]:
     return list(apportion(total, dict(enumerate(weights))).values())
+
+
+def _has_no_id(resource_id: str) -> bool:
+    """Whether the bill has no ResourceId there."""
+    return resource_id == NO_RESOURCE or resources.is_of_a_tag(resource_id)
 
 
 def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:

@@ -250,6 +250,17 @@ def test_the_resource_is_written_as_the_bill_has_it(tmp_path):
     assert (row["ResourceId"], row["x_CostBasis"]) == (arn, "source")
 
 
+def test_a_pool_that_only_a_tag_names_has_no_resource_id(tmp_path):
+    pool = "goog-k8s-node-pool-name=my-project/us-central1/hello-cluster/default-pool"
+    tags = '{"goog-k8s-cluster-name": "hello-cluster", "goog-k8s-node-pool-name": "default-pool"}'
+    source = source_row(
+        hours=0.5, EffectiveCost="0.3", ResourceId="", SubAccountId="my-project", RegionId="us-central1", Tags=tags
+    )
+    [row] = exported(tmp_path, [allocation("cart", "0.3", resource_id=pool)], [source])
+    assert (row["ResourceId"], row["AllocatedResourceId"], row["x_CostBasis"]) == ("", "cart", "source")
+    assert row["ChargeDescription"] == f"cpu of {pool}, allocated to cart by usage"
+
+
 @pytest.mark.parametrize(
     ("resource_id", "why"),
     [

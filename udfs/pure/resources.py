@@ -201,6 +201,11 @@ def pool_by_tags(tags: Mapping[str, object], account: str, region: str) -> str:
     return ""
 
 
+def is_of_a_tag(resource_id: str) -> bool:
+    """Whether it is of ``pool_by_tags``, and no id of the bill."""
+    return resource_id.partition("=")[0] in _POOLS
+
+
 def _pool_by_labels(sent: Mapping[str, str]) -> str:
     """The same of what telemetry sends of a node."""
     account, region = sent.get(_ACCOUNT, ""), sent.get(_REGION, "")
