@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -172,7 +172,7 @@ def test_a_file_that_is_gone_is_named(store):
     store.write("bill.csv", b"ChargePeriodStart,ChargePeriodEnd,BillingCurrency,EffectiveCost\n", None)
     where = bills.place(store.url)
     [delivery] = where.deliveries()[0]
-    [gone] = [bills.Delivery("x", ("gone.csv",), 0, False, "")]
+    gone = replace(delivery, files=("gone.csv",))
     assert list(where.rows(delivery, "EffectiveCost")) == []
     with pytest.raises(UnreadableBill, match=r"^\w+://[^?]*/cost/gone.csv: can't be read as FOCUS rows: [^\n]+$"):
         list(where.rows(gone, "EffectiveCost"))
