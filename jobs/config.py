@@ -27,7 +27,7 @@ from udfs.pure.pace import Pace
 from udfs.pure.predict import DEFAULT_MODELS, ModelError, Models
 from udfs.pure.rank import EXCESS, ORDERS
 from udfs.pure.rates import BookPrice, Exchange, load_exchange, load_price_book
-from udfs.pure.resources import NO_ALIASES, Resources, load_aliases
+from udfs.pure.resources import NO_ALIASES, Resources, load_aliases, read_trust
 
 PROG = "python -m jobs.anomaly_cost"
 FLINK_CONF = ROOT / "flink-conf.yaml"
@@ -66,6 +66,8 @@ JOB_SETTINGS = {
     # CSV file of what no rule knows (billed_id, observed_id, and if need be attribute): which telemetry is of which
     # billed resource.
     "resources.aliases": "",
+    # Which of the ids that telemetry sends go before the others (resources.ORDER).
+    "resources.trust": "",
     # What rank 1 has most of: the excess cost of the anomaly, S with it in place of c_s, what of it is on the bill, or
     # S of equation (2).
     "rank.by": EXCESS,
@@ -346,12 +348,18 @@ def _money(job: Settings) -> Money:
 
 
 def _resources(job: Settings) -> Resources:
-    """The file of aliases, read.
+    """What ties telemetry to billed resources; the file of aliases is read.
 
     Raises:
-        UsageError: it can't be used.
+        UsageError: a setting can't be used.
     """
-    return _file(job, "resources.aliases", lambda path: Resources(load_aliases(path)), NO_ALIASES)
+    if not (job["resources.aliases"] or job["resources.trust"]):
+        return NO_ALIASES
+    try:
+        trust = read_trust(job["resources.trust"])
+    except ValueError as error:
+        raise UsageError(f"{job.name('resources.trust')}: {error}") from None
+    return Resources(_file(job, "resources.aliases", load_aliases, ()), trust)
 
 
 def _trace_url(job: Settings) -> str:

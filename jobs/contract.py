@@ -1,8 +1,9 @@
-"""Copies of the contract that people read: the SQL client's tables, and the tables of docs/interface.md.
+"""Copies of what stands once: the SQL client's tables, the tables of docs/interface.md, kinds of shared cost in SQL.
 
     python -m jobs.contract
 
-writes both anew from udfs/pure/contract.py and udfs/pure/dimensions.py, after either has changed. Tests compare them.
+writes them anew from udfs/pure/contract.py, udfs/pure/dimensions.py and udfs/pure/resources.py, after one has changed.
+Tests compare them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from jobs.resources import ROOT
 from udfs.pure.contract import TABLES, Table
 from udfs.pure.dimensions import CUMULATIVE, DIMENSIONS
+from udfs.pure.resources import UNMEASURED
 
 CLIENT = ROOT / "sql/client/init.sql"
+UNALLOCATED = ROOT / "sql/queries/unallocated_cost.sql"
 INTERFACE = ROOT / "docs/interface.md"
 
 _KINDS = {True: "counter", False: "gauge"}
@@ -40,6 +43,21 @@ def client(script: str) -> str:
         script, found = pattern.subn(rf"\g<1>{columns}\g<2>", script)
         if found != 1:
             raise ValueError(f"{CLIENT.name}: {found} tables {name}, must be 1")
+    return kinds(script)
+
+
+def kinds(script: str) -> str:
+    """``script`` with the kinds of cost that no metric measures, by the form of the id."""
+    cases = "".join(
+        "            when usage is null and ("
+        + "\n                or ".join(f"resource_id like '{pattern}'" for pattern in patterns)
+        + f") then '{kind}'\n"
+        for kind, patterns in UNMEASURED.items()
+    )
+    pattern = re.compile(r"(then 'no resource'\n).*?( +when usage is null then 'unmetered'\n)", re.DOTALL)
+    script, found = pattern.subn(rf"\g<1>{cases}\g<2>", script)
+    if found != 1:
+        raise ValueError(f"{found} lists of what no metric measures, must be 1")
     return script
 
 
@@ -82,10 +100,12 @@ def _markdown(text: str) -> str:
     return re.sub(r"__\w+__", r"`\g<0>`", text).replace("|", "\\|")
 
 
+RENDERED: dict[Path, Callable[[str], str]] = {CLIENT: client, UNALLOCATED: kinds, INTERFACE: interface}
+
+
 def main() -> int:
     """Exit status: 0."""
-    rendered: tuple[tuple[Path, Callable[[str], str]], ...] = ((CLIENT, client), (INTERFACE, interface))
-    for path, render in rendered:
+    for path, render in RENDERED.items():
         before = path.read_text(encoding="utf-8")
         after = render(before)
         if after != before:

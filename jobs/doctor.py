@@ -1,6 +1,7 @@
 """What of the bill met telemetry, what did not, and what may belong together: where allocation is lost, and why.
 
-    python -m jobs.doctor --input DIR [--bill URL] [--aliases FILE] [--cost-column EffectiveCost] [--top 20]
+    python -m jobs.doctor --input DIR [--bill URL] [--aliases FILE] [--trust ORDER] [--cost-column EffectiveCost]
+        [--top 20]
 
 Reads an input directory (docs/interface.md, section 1) without the engine, as the job reads it, and writes a report in
 plain text. Exit status: 0 = all that telemetry saw being used is in the bill; 3 = some of it is not; 2 for wrong use
@@ -29,14 +30,16 @@ from udfs.pure.matching import (
     Billed,
     Matcher,
     Telemetry,
+    better_first,
     fate,
     read_bill,
     read_telemetry,
+    trusts,
     unmet_bill,
     unmet_telemetry,
 )
 from udfs.pure.price import to_decimal
-from udfs.pure.resources import Alias, kind, load_aliases
+from udfs.pure.resources import SHARED_BY_ALL, Alias, kind, load_aliases, read_trust
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE
 
 UNMET_USAGE = 3
@@ -50,12 +53,14 @@ _COUNTED_IN = {
     "network": (10**9, "GB"),
 }
 
-# What is no workload's alone, and stays unallocated until a rule of the user's shares it.
-_SHARED = ("control plane", "load balancer", "NAT or egress")
-
 
 def diagnose(
-    directory: Path, aliases: Sequence[Alias], cost_column: str, top: int, bill: str | None = None
+    directory: Path,
+    aliases: Sequence[Alias],
+    cost_column: str,
+    top: int,
+    bill: str | None = None,
+    trust: Sequence[str] = (),
 ) -> tuple[list[str], int]:
     """(lines of the report, exit status). bill: where the bill lies, None = in the directory.
 
@@ -64,12 +69,13 @@ def diagnose(
     """
     charges, rejected = _charges(bill or directory / billing.FOLDER, cost_column)
     billed = read_bill(charges)
-    telemetry = read_telemetry(requests(directory, "metrics"), requests(directory, "traces"), aliases)
+    telemetry = read_telemetry(requests(directory, "metrics"), requests(directory, "traces"), aliases, trust)
     matcher = Matcher(billed, telemetry)
     unbilled = unmet_telemetry(billed, telemetry)
     suggested: dict[Alias, None] = {}  # in the order of the report, each once
     report = [
         *_totals(billed, telemetry, rejected, len(unbilled)),
+        *_of_trust(billed, telemetry),
         *_of_bill(billed, telemetry, matcher, top),
         *_of_telemetry(telemetry, unbilled, matcher, top, suggested),
         *_aliases(suggested),
@@ -112,6 +118,23 @@ def _totals(billed: Billed, telemetry: Telemetry, rejected: int, unbilled: int) 
     yield f"Telemetry: {fmt.counted(used, 'resource')} in use, of which {unbilled:,} met no charge"
 
 
+def _of_trust(billed: Billed, telemetry: Telemetry) -> Iterator[str]:
+    found = trusts(billed, telemetry)
+    if not found:
+        return
+    yield ""
+    yield "Ids that telemetry sends of what is in use, in the order of trust, and what of them the bill has"
+    cells = [["id", "sent by", "in the bill", "cost"]]
+    for trust in found:
+        costs = ", ".join(
+            f"{fmt.exact(to_decimal(units))} {currency}" for currency, units in sorted(trust.costs.items())
+        )
+        cells.append([trust.attribute, f"{trust.sent:,}", f"{trust.billed:,}", costs])
+    yield from _table(cells, right=(1, 2))
+    if first := better_first(billed, telemetry):
+        yield f"  More would meet by --set resources.trust={first}"
+
+
 def _share(units: int, total: int) -> str:
     return f"{Decimal(units) / Decimal(total):.1%}" if total > 0 else "–"
 
@@ -132,7 +155,7 @@ def _of_bill(billed: Billed, telemetry: Telemetry, matcher: Matcher, top: int) -
         notes.append(f"likeliest: telemetry's {match.observed_id} ({match.reason})" if match else "")
     yield from _table(cells, right=(0,), notes=notes)
     yield from _more(len(rows), top)
-    shared = Counter(kind(resource_id) for resource_id, _, _ in rows if kind(resource_id) in _SHARED)
+    shared = Counter(kind(resource_id) for resource_id, _, _ in rows if kind(resource_id) in SHARED_BY_ALL)
     if shared:
         counts = ", ".join(f"{number} {what}" for what, number in sorted(shared.items()))
         yield f"  Shared by all workloads, and so allocated to none: {counts}"
@@ -200,6 +223,7 @@ def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
     add("--input", required=True, type=Path, metavar="DIR", help="directory with billing/, metrics/ and traces/")
     add("--bill", metavar="URL", help="what the job is told by --set billing.from=URL")
     add("--aliases", type=Path, metavar="FILE", help="what the job is told by --set resources.aliases=FILE")
+    add("--trust", default="", metavar="ORDER", help="what the job is told by --set resources.trust=ORDER")
     add("--cost-column", choices=COST_COLUMNS, default="EffectiveCost", help="FOCUS column that is attributed")
     add("--top", type=int, default=20, metavar="N", help="how many rows of each list")
     arguments = parser.parse_args(argv)
@@ -218,7 +242,11 @@ def main(argv: Sequence[str], prog: str = "python -m jobs.doctor") -> int:
             aliases = load_aliases(arguments.aliases) if arguments.aliases else ()
         except ValueError as error:
             raise UsageError(f"--aliases: {error}") from None
-        report, status = diagnose(arguments.input, aliases, arguments.cost_column, arguments.top, arguments.bill)
+        try:
+            trust = read_trust(arguments.trust)
+        except ValueError as error:
+            raise UsageError(f"--trust: {error}") from None
+        report, status = diagnose(arguments.input, aliases, arguments.cost_column, arguments.top, arguments.bill, trust)
     except UsageError as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2

@@ -46,7 +46,7 @@ import pyarrow.parquet as pq
 
 from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
-from udfs.pure import bills
+from udfs.pure import bills, resources
 from udfs.pure.attribute import PROVISIONAL
 from udfs.pure.deliveries import ENDINGS
 from udfs.pure.dimensions import DIMENSIONS
@@ -313,7 +313,7 @@ def rows_of_group(group: Group, allocations: Sequence[Row], charged: _Charged | 
         "HostProviderName": known.get("HostProviderName") or NOT_APPLICABLE,
         "InvoiceIssuerName": known.get("InvoiceIssuerName") or UNKNOWN,
         # As the bill has it, where its rows agree.
-        "ResourceId": None if resource_id == NO_RESOURCE else known.get("ResourceId") or resource_id,
+        "ResourceId": None if _has_no_id(resource_id) else known.get("ResourceId") or resource_id,
         "ServiceCategory": category,
         "ServiceName": known.get("ServiceName") or UNKNOWN,
         "ServiceProviderName": known.get("ServiceProviderName") or UNKNOWN,
@@ -347,6 +347,11 @@ def _split(total: int, weights: list[int]) -> list[int]:
     return list(apportion(total, dict(enumerate(weights))).values())
 
 
+def _has_no_id(resource_id: str) -> bool:
+    """Whether the bill has no ResourceId there."""
+    return resource_id == NO_RESOURCE or resources.is_of_a_tag(resource_id)
+
+
 def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:
     """The columns of the split. What no usage was measured of isn't split: they are null."""
     service = str(allocation["otel_service_name"])
@@ -368,6 +373,8 @@ def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:
         description = f"{what}, used by nobody"
     elif service == SYSTEM:
         description = f"{what}, used by the cluster's own pods"
+    elif not is_split and (of := resources.kind(resource_id)) in resources.SHARED_BY_ALL:
+        description = f"{what}, a cost that all workloads share ({of}), allocated to none"
     else:
         description = f"{what}, tied to no workload"
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import hypothesis
 import pyarrow as pa
@@ -30,6 +31,7 @@ TOGETHER = {
     "tests/e2e/test_simulated_world.py": "simulated",
     "tests/e2e/test_savepoint.py": "savepoint",
     "tests/e2e/": "services",
+    "tests/unit/test_bill_in_stores.py": "stores",
 }
 _ORDER = list(dict.fromkeys(TOGETHER.values()))
 
@@ -53,6 +55,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("train"):
             item.add_marker("slow")
             item.add_marker(pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed: make train"))
+        if item.get_closest_marker("node"):
+            item.add_marker("slow")
+            reason = "npm is not installed (Debian: apt-get install npm), which brings Azurite"
+            item.add_marker(pytest.mark.skipif(not which("npm"), reason=reason))
     items.sort(key=lambda item: _ORDER.index(name) if (name := _together(item.nodeid)) in _ORDER else len(_ORDER))
 
 

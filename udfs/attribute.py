@@ -322,7 +322,7 @@ class Attribute(KeyedProcessFunction):
         clock, whether anything is); rejects of that."""
         charges = {key: orjson.loads(payload) for key, payload in self._events[CHARGE].items()}
         told = {key: attribute.usage_told(text) for key, text in self._events[USAGE].items()}
-        usage = {key: attribute.read_told(text) for key, text in told.items()}
+        usage = {key: attribute.read_told(text, key) for key, text in told.items()}
         windows = {key: of for key, (_, of, *_) in usage.items()}
         last_ms = attribute.last_possible(
             [("", of) for of in windows.values()], charges.values(), self._skew_ms, clock_ms, self._newest_ms()

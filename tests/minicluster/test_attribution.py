@@ -34,6 +34,8 @@ from tests.services import ROOT
 
 Rows = dict[tuple[str, str, str, str], dict]
 
+SCALE_SET = "/subscriptions/1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool"
+
 # What writes the records of a case into the world's folder.
 CASES: list[Callable[[Path], None]] = [write_shop]
 
@@ -196,26 +198,50 @@ def test_a_machine_meets_its_bill_in_whatever_words(tables) -> None:
 
 
 @pytest.mark.slow
-def test_machines_of_a_set_meet_its_bill_by_an_alias(job, tmp_path: Path) -> None:
-    group = "/subscriptions/1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachineScaleSets/pool"
+def test_machines_of_a_pool_meet_its_bill_by_an_alias(job, tmp_path: Path) -> None:
+    """Whose id doesn't say that it is one: by use."""
     write_lines(
         tmp_path / "in/metrics/a.jsonl",
         [
-            cpu_gauge(
-                resource(name, f"{name}-1", more={"k8s.node.provider_id": f"azure://{group}/virtualMachines/{number}"}),
-                _steady(cores, NOON_MS, NOON_MS + HOUR_MS // 2),
-            )
+            cpu_gauge(resource(name, f"{name}-1", f"blue-{number}"), _steady(cores, NOON_MS, NOON_MS + HOUR_MS // 2))
             for number, (name, cores) in enumerate({"cart": 1.0, "search": 3.0}.items())
         ],
     )
-    write_bill(
-        tmp_path / "in/billing/a.csv", [charge(group.upper(), NOON_MS, NOON_MS + HOUR_MS // 2, "4.000000000004")]
-    )
-    (tmp_path / "aliases.csv").write_text(f"billed_id,observed_id\n{group},{group}/virtualMachines/*\n")
+    write_bill(tmp_path / "in/billing/a.csv", [charge("pool/blue", NOON_MS, NOON_MS + HOUR_MS // 2, "4.000000000004")])
+    (tmp_path / "aliases.csv").write_text("billed_id,observed_id\npool/blue,blue-*\n")
     found = job(tmp_path / "in", f"resources.aliases={tmp_path / 'aliases.csv'}")["cost_allocations"].to_pylist()
     assert {(row["resource_id"], row["otel_service_name"]): row["allocated_cost"] for row in found} == {
-        (group, "cart"): Decimal("1.000000000001"),
-        (group, "search"): Decimal("3.000000000003"),
+        ("pool/blue", "cart"): Decimal("1.000000000001"),
+        ("pool/blue", "search"): Decimal("3.000000000003"),
+    }
+
+
+@in_the_world
+def pool(world: Path) -> None:
+    """A scale set of two nodes, the bigger of which is hardly used."""
+    write_lines(
+        world / "metrics/pool.jsonl",
+        [
+            cpu_gauge(
+                resource(name, f"{name}-pool", f"pool-{number}", more={
+                    "k8s.node.provider_id": f"azure://{SCALE_SET}/virtualMachines/{number}",
+                    "host.type": f"Standard_D{4 * number}s_v5",
+                }),
+                _steady(cores, NOON_MS, NOON_MS + HOUR_MS // 2),
+            )
+            for number, (name, cores) in enumerate({"cart": 3.0, "search": 0.1}.items(), 1)
+        ],
+    )  # fmt: skip
+    write_bill(
+        world / "billing/pool.csv", [charge(SCALE_SET.upper(), NOON_MS, NOON_MS + HOUR_MS // 2, "6.000000000005")]
+    )
+
+
+def test_machines_of_a_set_meet_its_bill_by_rule_and_share_it_by_their_cores(tables) -> None:
+    rows = _rows(tables["cost_allocations"], SCALE_SET)
+    assert {key[3]: row["allocated_cost"] for key, row in rows.items()} == {
+        "cart": Decimal("2.000000000002"),
+        "search": Decimal("4.000000000003"),
     }
 
 
@@ -492,6 +518,7 @@ def test_allocations_are_the_bill(tables) -> None:
         ("split", "USD"): Decimal("0.800000000001"),
         ("centered", "USD"): Decimal(5),
         ("i", "USD"): Decimal("0.300000000001"),  # spelt
+        (SCALE_SET, "USD"): Decimal("6.000000000005"),
         ("untied", "USD"): Decimal("3.4"),
         ("__no_resource__", "USD"): Decimal("0.75"),
         ("__no_resource__", "EUR"): Decimal(2),

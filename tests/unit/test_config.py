@@ -31,6 +31,9 @@ def test_aliases_are_read_once_with_the_configuration(tmp_path: Path) -> None:
     loaded = config.load([*argv, "--set", f"resources.aliases={tmp_path / 'aliases.csv'}"])
     assert loaded.resources.billed_as({"k8s.node.name": "node-1"}) == "pool"
     assert config.load(argv).resources.billed_as({"k8s.node.name": "node-1"}) == "node-1"
+    sent = {"host.id": "i-0abc", "k8s.node.name": "node-1"}
+    trusting = config.load([*argv, "--set", "resources.trust=k8s.node.name"]).resources
+    assert (trusting.billed_as(sent), config.load(argv).resources.billed_as(sent)) == ("node-1", "i-0abc")
 
 
 def test_cost_centres_are_those_of_the_file_of_budgets(tmp_path: Path) -> None:
@@ -84,6 +87,7 @@ def test_where_the_input_has_no_end_rows_wait_less_unless_set_otherwise(tmp_path
         (["--input", "{dir}", "--output", "{dir}", "--set", "cost.column=Price"], "EffectiveCost"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "system.namespaces=kube system"], "must be names"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "resources.aliases={dir}/none.csv"], "none.csv"),
+        (["--input", "{dir}", "--output", "{dir}", "--set", "resources.trust=host.ip"], "'host.ip' must be one of"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=two"], "whole number"),
         (["--input", "{dir}", "--output", "{dir}", "--set", "parallelism.default=0"], "whole number"),
         (["--input", "kafka://h:9092", "--output", "{dir}"], "kafka://"),

@@ -58,11 +58,10 @@ def test_the_sql_client_has_the_contract_s_tables() -> None:
         assert key == ", ".join(TABLES[name].key), f"sql/client/init.sql: key of {name}"
 
 
-@pytest.mark.parametrize("path", [contract.CLIENT, contract.INTERFACE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", contract.RENDERED, ids=lambda path: path.name)
 def test_what_is_written_from_the_contract_is_up_to_date(path) -> None:
     text = path.read_text("utf-8")
-    render = contract.client if path == contract.CLIENT else contract.interface
-    assert render(text) == text, f"{path}: run python -m jobs.contract"
+    assert contract.RENDERED[path](text) == text, f"{path}: run python -m jobs.contract"
 
 
 # ---- the documentation ----------------------------------------------------------------------

@@ -126,6 +126,44 @@ def test_the_likeliest_match_comes_with_a_line_of_aliases_that_ties_it(capsys, t
     assert "1 USD 4.5% met telemetry" in flat(report)
 
 
+def test_each_id_is_tried_against_the_bill_and_a_better_order_is_told(capsys, tmp_path: Path) -> None:
+    """The agent says another host.id than the bill; the node's providerID is the bill's."""
+    machines = {f"cart-{n}": f"i-0{n}" for n in range(3)}
+    used = {
+        pod: {"cloud.resource_id": f"vm-{machine}", "k8s.node.provider_id": f"aws:///us-east-1a/{machine}"}
+        for pod, machine in machines.items()
+    }
+    write_world(tmp_path, dict.fromkeys(machines.values(), "1.5") | {"i-0def": "7"}, used)
+    status, report = diagnosed(capsys, tmp_path)
+    assert status == UNMET_USAGE
+    assert "cloud.resource_id 3 0 k8s.node.provider_id 3 3 4.5 USD" in flat(report)
+    assert "More would meet by --set resources.trust=k8s.node.provider_id" in report
+
+    status, report = diagnosed(capsys, tmp_path, "--trust", "k8s.node.provider_id")
+    assert status == 0
+    assert "4.5 USD 39.1% met telemetry" in flat(report)
+    assert "More would meet" not in report
+    assert main(["--input", str(tmp_path), "--trust", "host.ip"]) == 2
+    assert capsys.readouterr().err.startswith("doctor: --trust: 'host.ip' must be one of ")
+
+
+def test_a_bill_of_pools_alone_meets_nodes_that_name_their_machine(capsys, tmp_path: Path) -> None:
+    place = {"cloud.account.id": "my-project", "cloud.region": "us-central1", "k8s.cluster.name": "hello-cluster"}
+    label = {"k8s.node.label.cloud.google.com/gke-nodepool": "default-pool"}
+    used = {
+        f"cart-{n}": {"host.id": f"{n}5233045891481496305", "k8s.node.name": f"gke-{n}", **place, **label}
+        for n in range(1, 3)
+    }
+    tags = '{"goog-k8s-cluster-name": "hello-cluster", "goog-k8s-node-pool-name": "default-pool"}'
+    write_world(tmp_path, {None: "3"}, used, SubAccountId="my-project", RegionId="us-central1", Tags=tags)
+    status, report = diagnosed(capsys, tmp_path)
+    assert status == UNMET_USAGE
+    assert "host.id 2 0 pool 2 2 3 USD k8s.node.name 2 0" in flat(report)
+    assert "More would meet by --set resources.trust=pool" in report
+    status, report = diagnosed(capsys, tmp_path, "--trust", "pool")
+    assert (status, "3 USD 100.0% met telemetry" in flat(report)) == (0, True)
+
+
 def test_a_similar_name_is_shown_and_not_suggested(capsys, tmp_path: Path) -> None:
     write_world(tmp_path, {"worker-node-17": "1"}, {"cart-1": {"k8s.node.name": "worker-node-71"}})
     _, report = diagnosed(capsys, tmp_path)

@@ -250,6 +250,30 @@ def test_the_resource_is_written_as_the_bill_has_it(tmp_path):
     assert (row["ResourceId"], row["x_CostBasis"]) == (arn, "source")
 
 
+def test_a_pool_that_only_a_tag_names_has_no_resource_id(tmp_path):
+    pool = "goog-k8s-node-pool-name=my-project/us-central1/hello-cluster/default-pool"
+    tags = '{"goog-k8s-cluster-name": "hello-cluster", "goog-k8s-node-pool-name": "default-pool"}'
+    source = source_row(
+        hours=0.5, EffectiveCost="0.3", ResourceId="", SubAccountId="my-project", RegionId="us-central1", Tags=tags
+    )
+    [row] = exported(tmp_path, [allocation("cart", "0.3", resource_id=pool)], [source])
+    assert (row["ResourceId"], row["AllocatedResourceId"], row["x_CostBasis"]) == ("", "cart", "source")
+    assert row["ChargeDescription"] == f"cpu of {pool}, allocated to cart by usage"
+
+
+@pytest.mark.parametrize(
+    ("resource_id", "why"),
+    [
+        ("arn:aws:eks:us-east-1:123456789012:cluster/my-cluster", "that all workloads share (control plane)"),
+        ("nat-05dba92075d71c408", "that all workloads share (NAT or egress)"),
+        ("vol-049df61146c4d7901", "tied to no workload"),
+    ],
+)
+def test_what_all_workloads_share_says_so(tmp_path, resource_id, why):
+    [row] = exported(tmp_path, [allocation("__unallocated__", "0.1", None, None, resource_id=resource_id)])
+    assert why in row["ChargeDescription"]
+
+
 def test_a_row_is_an_allocated_charge(tmp_path):
     rows = exported(
         tmp_path,

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.literal import HOUR_MS, MINUTE_MS, NOON_MS, charge, cpu_gauge, resource
-from udfs.pure.attribute import resource_rows
+from udfs.pure.attribute import resource_rows, user_of
 from udfs.pure.focus import collect_charge
 from udfs.pure.meter import meter
 from udfs.pure.names import NAME_MAX_BYTES
 from udfs.pure.otlp import SEPARATOR, collect_metrics, collect_spans
 from udfs.pure.price import to_units
-from udfs.pure.resources import Alias, Resources, canonical, kind, load_aliases
+from udfs.pure.resources import Alias, Resources, canonical, kind, load_aliases, read_trust
 from udfs.pure.windows import WINDOW_MS
 
 SUBSCRIPTION = "/subscriptions/1be3b2e6-497b-45b9-915f-eb35cae23c6a"
@@ -159,6 +159,24 @@ def test_ids_are_tried_in_the_order_of_trust() -> None:
     assert billed_as(sent) == ""
 
 
+def test_what_is_trusted_first_goes_before_the_others() -> None:
+    sent = {
+        "host.id": "i-3",
+        "k8s.node.name": "ip-10-0-0-4.ec2.internal",
+        "cloud.account.id": "123456789012",
+        "cloud.region": "eu-west-1",
+        "ec2.tag.aws:autoscaling:groupName": "my-asg",
+    }
+    found = [
+        Resources((), read_trust(trust)).billed_as(sent)
+        for trust in ("", "pool", " k8s.node.name , pool", "k8s.node.provider_id")
+    ]
+    pool = "aws:autoscaling:groupName=123456789012/eu-west-1/my-asg"
+    assert found == ["i-3", pool, "ip-10-0-0-4.ec2.internal", "i-3"]
+    with pytest.raises(ValueError, match="'host.ip' must be one of cloud.resource_id, "):
+        read_trust("host.id,host.ip")
+
+
 def test_a_machine_of_azure_is_told_by_what_the_collector_detects() -> None:
     """The azure detector of the Collector's resourcedetection processor; a uniform scale set is billed as a whole."""
     sent = {
@@ -172,10 +190,7 @@ def test_a_machine_of_azure_is_told_by_what_the_collector_detects() -> None:
         == f"{SUBSCRIPTION}/resourceGroups/6iec4/providers/Microsoft.Compute/virtualMachines/6iec4-master_0"
     )
     assert billed_as(sent | {"azure.vm.scaleset.name": "6iec4-master"}) == SCALE_SET
-    assert (
-        billed_as(sent | {"k8s.node.provider_id": f"azure://{SCALE_SET}/virtualMachines/0"})
-        == f"{SCALE_SET}/virtualMachines/0"
-    )
+    assert billed_as(sent | {"k8s.node.provider_id": f"azure://{SCALE_SET}/virtualMachines/0"}) == SCALE_SET
     assert billed_as(sent | {"azure.resourcegroup.name": ""}) == sent["host.id"]
 
 
@@ -217,11 +232,12 @@ def test_a_star_carries_its_text_over() -> None:
 
 
 def test_all_machines_of_a_scale_set_are_billed_as_the_set() -> None:
-    aliases = [Alias(canonical(SCALE_SET), canonical(f"{SCALE_SET.lower()}/virtualmachines/*"))]
     for number in range(3):
-        sent = {"k8s.node.provider_id": f"azure://{SCALE_SET}/virtualMachines/{number}"}
-        assert billed_as(sent, *aliases) == SCALE_SET
-    assert billed_as({"cloud.resource_id": f"{SCALE_SET}x/virtualMachines/0"}, *aliases) != SCALE_SET
+        assert billed_as({"k8s.node.provider_id": f"azure://{SCALE_SET.lower()}/virtualmachines/{number}"}) == SCALE_SET
+    assert billed_as({"cloud.resource_id": f"{SCALE_SET}x/virtualMachines/0"}) == f"{SCALE_SET}x"
+    # An alias goes before.
+    alias = Alias("pool", f"{SCALE_SET}/virtualMachines/*")
+    assert billed_as({"k8s.node.provider_id": f"azure://{SCALE_SET}/virtualMachines/0"}, alias) == "pool"
 
 
 def test_a_node_pool_is_told_by_a_label() -> None:
@@ -278,8 +294,9 @@ def allocated(charges: list[dict], requests: list[dict], resources: Resources) -
     usage: dict[str, list] = {}
     for request in requests:
         for key, fragment in collect_metrics(orjson.dumps(request), resources)[0].items():
-            bucket, _, _, service, resource_id = key.split(SEPARATOR)
-            usage.setdefault(resource_id, []).append((service, meter(int(bucket), [fragment])["windows"]))
+            bucket, _, _, service, resource_id, *_ = key.split(SEPARATOR)
+            used = meter(int(bucket), [fragment])["windows"]
+            usage.setdefault(resource_id, []).append((user_of(service, key), used))
     collected = [collect_charge(row) for row in charges]
     rows = []
     for resource_id in usage.keys() | {row["resource_id"] for row in collected}:
@@ -325,26 +342,6 @@ def test_a_bill_meets_the_telemetry_of_its_machine(cloud: str) -> None:
     assert {row["otel_service_name"] for row in rows} == {"cart", "pay"}
     assert {row["window_start"] for row in rows} == {NOON_MS, NOON_MS + WINDOW_MS}
     assert sum(to_units(row["allocated_cost"]) for row in rows) == to_units(cost)
-
-
-def test_the_charge_of_a_set_is_shared_over_the_use_of_its_machines() -> None:
-    aliases = Resources([Alias(SCALE_SET, f"{SCALE_SET}/virtualMachines/*")])
-    cores = {0: 0.1, 1: 0.2, 2: 0.3}
-    requests = [
-        cpu_gauge(
-            resource(f"service-{n}", f"pod-{n}", more={"cloud.resource_id": f"{SCALE_SET}/virtualMachines/{n}"}),
-            [(NOON_MS + minute * MINUTE_MS, used) for minute in range(61)],
-        )
-        for n, used in cores.items()
-    ]
-    charges = [charge(SCALE_SET.upper(), NOON_MS, NOON_MS + HOUR_MS, "0.6")]
-    rows = [row for row in allocated(charges, requests, aliases) if row["cost_status"] == "billed"]
-    share = {
-        service: sum(float(row["allocated_cost"]) for row in rows if row["otel_service_name"] == service)
-        for service in {row["otel_service_name"] for row in rows}
-    }
-    assert share == pytest.approx({"service-0": 0.1, "service-1": 0.2, "service-2": 0.3})
-    assert sum(to_units(row["allocated_cost"]) for row in rows) == to_units("0.6")
 
 
 def test_the_record_shows_the_id_as_the_bill_has_it() -> None:

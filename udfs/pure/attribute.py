@@ -4,8 +4,9 @@ Equation (1) of docs/interface.md: a resource's cost in W goes to the services b
 usage. Grain: one row per (window, resource, dimension, service, currency). Per (window, resource,
 dimension, currency) the rows' allocated_cost sums to what was charged, to the last decimal.
 
-Consumers are (service or "", {window_start_ms: {dimension: u}}) of each that used the resource, and a third, its cost
-centre, where its telemetry says so. Usage of a window is {dimension: {service, or "" where unknown: u}}, 0.0 where
+Consumers are (user, {window_start_ms: {dimension: u}}) of each that used the resource, and a third, its cost centre,
+where its telemetry says so. A user is a service, or "" where it is unknown; of a group of machines that is billed as
+one the service, its node and the node's cores (``user_of``). Usage of a window is {dimension: {user: u}}, 0.0 where
 measured and unused; the bill of a window is [(charge, {dimension: units of 1e-12}), ...], a charge once each, with the
 parts that price.cost_by_window gives for that window. All results are functions of the sets: no order of services,
 windows or charges makes a difference.
@@ -63,6 +64,13 @@ Usage = Mapping[str, Mapping[str, float]]
 Consumer = tuple[Any, ...]  # see above
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
 Row = dict[str, Any]
+
+# Between the parts of a consumer's key (otlp.collect_metrics) and of a user's: five, then the node's name and cores.
+_SEPARATOR, _CONSUMER_PARTS = "\x1f", 5
+
+# How the cost of a group of machines that is billed as one is divided over its nodes; over all of them by use where
+# not all of its use tells its node.
+BY_CORES, EVENLY, BY_USE = "cores", "even", "use"
 
 # What no usage metric measures (support, licences, taxes of a resource).
 OTHER = "other"
@@ -444,7 +452,7 @@ class Recent:
         """Rows of some of the windows, as of ``resource_rows``."""
         consumers = [
             (service, {ms: of[ms] for ms in windows if ms in of}, *cost_center)
-            for service, of, *cost_center in map(read_told, self._told.values())
+            for service, of, *cost_center in (read_told(text, key) for key, text in self._told.items())
         ]
         usage, self._cost_centers = usage_of(consumers), cost_centers_of(consumers)
         rows = {
@@ -495,10 +503,17 @@ def usage_told(text: str) -> str:
     return orjson.dumps(told, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def read_told(text: str) -> Consumer:
-    """The consumer of ``usage_told``."""
+def read_told(text: str, consumer: str = "") -> Consumer:
+    """The consumer of ``usage_told``. consumer: its key, as of ``otlp.collect_metrics``."""
     service, _, metered, *cost_center = orjson.loads(text)
-    return service, {int(window_ms): used for window_ms, used in metered["windows"].items()}, *cost_center
+    windows = {int(window_ms): used for window_ms, used in metered["windows"].items()}
+    return user_of(service, consumer), windows, *cost_center
+
+
+def user_of(service: str, consumer: str) -> str:
+    """A service, or "", with the node and its cores that a consumer's key names, if it does."""
+    node = consumer.split(_SEPARATOR)[_CONSUMER_PARTS:]
+    return _SEPARATOR.join((service, *node))
 
 
 def _windows_and_who(text: str) -> Consumer:
@@ -519,7 +534,8 @@ def usage_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, dict[str, flo
 def cost_centers_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, str]]:
     """{window_start_ms: {service: cost centre}}, where all consumers of a service that say one in W say the same."""
     told: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for service, windows, *cost_center in consumers:
+    for user, windows, *cost_center in consumers:
+        service = user.partition(_SEPARATOR)[0]
         if cost_center and service:
             for window_ms in windows:
                 told[int(window_ms)][service].update(cost_center)
@@ -773,7 +789,8 @@ def allocate(
         in W or shortly before, see ``unit_price``), ``rate`` (of a row without charges, else
         None), ``charge_period_end`` (ms, the latest of the charges; None without charges),
         ``idle_policy``, ``capacity`` (what is paid for in W, in units of usage, None if unknown),
-        ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown), ``marginal_rate``
+        ``idle_share`` (1 - total_usage / capacity, in [0, 1]; None if unknown), ``divided_by`` (of a group of
+        machines: BY_CORES, EVENLY or BY_USE, see ``_nodes``; else None), ``marginal_rate``
         (text: what one more unit of usage costs, whoever bears the idle part) and ``marginal_basis``
         (how that is known, see ``_price_of_more``); both None where nothing was used or measured.
 
@@ -846,7 +863,10 @@ def allocate(
             listed = prices.listed(resource_id, dimension, skus, currency) if prices and basis != METERED else None
             basis = basis if listed is None else LIST
             marginal = RATE_DIGITS.divide(resource_cost, _exactly(whole)) if listed is None else listed
-        for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy):
+        nodes, shared_by = _nodes(services or {})
+        if nodes and idle_policy != PROPORTIONAL and idle_share is not None:
+            nodes = {}  # use is paid for at the capacity's price, on whichever node
+        for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy, nodes):
             rows.append(
                 {
                     "window_start": window_start_ms,
@@ -866,6 +886,7 @@ def allocate(
                     "idle_policy": idle_policy,
                     "capacity": None if of_window is None else float(of_window),
                     "idle_share": None if idle_share is None else float(idle_share),
+                    "divided_by": (shared_by if nodes else BY_USE) if shared_by else None,
                 }
             )
     return rows
@@ -981,15 +1002,50 @@ def _idle_share(services: Mapping[str, float] | None, paid: Fraction | None) -> 
     return max(1 - sum(map(Fraction, services.values())) / paid, Fraction(0)) if paid else None
 
 
+# Node -> its weight, and who used what of it.
+_Nodes = Mapping[str, tuple[int, Mapping[str, float]]]
+
+
+def _nodes(services: Mapping[str, float]) -> tuple[_Nodes, str | None]:
+    """({node: (weight, {service: u})}, BY_CORES or EVENLY) of the users of a group of machines.
+
+    A node's weight is its cores where all nodes' are known, else 1. ({}, BY_USE) where some use tells no node, ({},
+    None) where none does: what is billed is one machine, or nobody knows of which.
+    """
+    used: dict[str, dict[str, float]] = {}
+    cores: dict[str, int] = {}
+    for user, amount in services.items():
+        service, *node = user.split(_SEPARATOR)
+        if node:
+            name, told = node
+            used.setdefault(name, {})[user] = amount
+            cores[name] = max(cores.get(name, 0), int(told or 0))
+    if sum(map(len, used.values())) < len(services):
+        return {}, BY_USE if used else None
+    if not used:
+        return {}, None
+    by_cores = all(cores.values())
+    nodes = {name: (cores[name] if by_cores else 1, used[name]) for name in sorted(used)}
+    return nodes, BY_CORES if by_cores else EVENLY
+
+
+def _name(user: str) -> str:
+    """Of a row. A name that is kept for these rows names no workload, wherever it comes from."""
+    service = user.partition(_SEPARATOR)[0]
+    return UNALLOCATED if service in NAMELESS else service
+
+
 def _shares(
     cost: int,
     services: Mapping[str, float] | None,
     idle_share: Fraction | None,
     idle_policy: str,
+    nodes: _Nodes,
 ) -> list[tuple[str, float | None, float | None, float, int]]:
     """(otel_service_name, usage, total_usage, share, units) of each who bears a part of ``cost``.
 
-    services: {service or "": u}; None where the cost can't be tied to anybody's usage.
+    services: {user: u}; None where the cost can't be tied to anybody's usage. nodes: of ``_nodes``, whose parts of the
+    cost are by weight, and each part by the usage of that node; {} = one part.
 
     Workloads that nobody knows, and the cluster's own, bear their usage, never the idle part in equal
     shares: they are none of the services, and may be many or one.
@@ -999,11 +1055,13 @@ def _shares(
     total_usage = math.fsum(services.values())
     if not total_usage:
         return [(IDLE, 0.0, 0.0, 1.0, cost)]
-    used: dict[str, float] = {}
-    for service, amount in sorted(services.items()):
-        # A name that is kept for these rows names no workload, wherever it comes from.
-        name = UNALLOCATED if service in NAMELESS else service
-        used[name] = math.fsum((used.get(name, 0.0), amount))
+    amounts: dict[str, list[float]] = defaultdict(list)
+    for user, amount in services.items():
+        amounts[_name(user)].append(amount)
+    used = {name: math.fsum(of_name) for name, of_name in sorted(amounts.items())}
+    if nodes:
+        shares, parts = _shares_of_nodes(cost, nodes)
+        return [(name, used.get(name, 0.0), total_usage, shares[name], parts[name]) for name in sorted(parts)]
     # Shares as integers over one whole, unrounded: a float is a fraction of a power of 2.
     parts_of = integer_weights(used)
     whole = sum(parts_of.values())
@@ -1020,6 +1078,23 @@ def _shares(
     return [
         (name, used.get(name, 0.0), total_usage, part / whole, parts[name]) for name, part in sorted(parts_of.items())
     ]
+
+
+def _shares_of_nodes(cost: int, nodes: _Nodes) -> tuple[dict[str, float], dict[str, int]]:
+    """(share, units) by name of a cost that is divided over nodes by weight, and over each by its usage; IDLE bears
+    nodes that nobody used."""
+    weights = {node: weight for node, (weight, _) in nodes.items()}
+    whole = sum(weights.values())
+    shares: dict[str, list[float]] = defaultdict(list)
+    parts: dict[str, int] = defaultdict(int)
+    for node, of_node in apportion(cost, weights).items():
+        used = integer_weights(nodes[node][1])
+        total = sum(used.values())
+        for user, part in (apportion(of_node, used) if total else {IDLE: of_node}).items():
+            name = _name(user) if total else IDLE
+            shares[name].append(weights[node] / whole * (used[user] / total if total else 1.0))
+            parts[name] += part
+    return {name: math.fsum(of_name) for name, of_name in shares.items()}, dict(parts)
 
 
 # What differs from service to service, of one resource, window, dimension and currency.

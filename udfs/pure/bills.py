@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 import orjson
 
+from udfs.pure.blobs import Blobs
 from udfs.pure.deliveries import Delivery, Object, Skipped, current, is_manifest
 from udfs.pure.focus import collect_rows, read_charges
 from udfs.pure.focus_metadata import Completeness
@@ -19,16 +20,54 @@ from udfs.pure.rates import Exchange
 if TYPE_CHECKING:
     import pyarrow.fs
 
-# As pyarrow knows them. Who may read says the environment, as for the providers' own tools.
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "file")
+# Who may read says the environment, as for the providers' own tools.
+_GOOGLE, _AZURE = ("gs", "gcs"), ("abfs", "abfss")
+SCHEMES = ("s3", *_GOOGLE, *_AZURE, "file")
 
 _SCHEME = re.compile(r"([a-z0-9]+)://")
+
+# Google's client tries for a quarter of an hour, if it isn't told.
+_GOOGLE_RETRY = "retry_limit_seconds"
+_GOOGLE_RETRY_S = 20
+# What it says of an error, beside the error.
+_GOOGLE_SAYS = re.compile(
+    r"google::cloud::Status\((?P<code>\w+): (?:.* last message of )?(?P<text>.*?)(?: error_info=.*|\)$)"
+)
 
 _NANOSECONDS = 1_000_000
 
 
 class NoSuchPlace(ValueError):
     """A place that can't be listed; the message is one line that names it."""
+
+
+class Store(Protocol):
+    """Files below a folder or prefix. Errors are of the kind OSError."""
+
+    def files(self) -> list[Object]:
+        """All of them, at any depth; paths from there."""
+
+    def open(self, path: str) -> IO[bytes]:
+        """One of them, to be read."""
+
+
+class _Arrow:
+    """What pyarrow reads: folders, S3 and Google Cloud Storage."""
+
+    def __init__(self, filesystem: pyarrow.fs.FileSystem, root: str) -> None:
+        self._filesystem, self._root = filesystem, root.rstrip("/")
+
+    def files(self) -> list[Object]:
+        import pyarrow.fs
+
+        return [
+            Object(entry.path[len(self._root) + 1 :], entry.size, (entry.mtime_ns or 0) // _NANOSECONDS)
+            for entry in self._filesystem.get_file_info(pyarrow.fs.FileSelector(self._root, recursive=True))
+            if entry.type == pyarrow.fs.FileType.File
+        ]
+
+    def open(self, path: str) -> IO[bytes]:
+        return self._filesystem.open_input_file(f"{self._root}/{path}")
 
 
 @dataclass(frozen=True)
@@ -38,18 +77,14 @@ class Place:
     Attributes:
         address: as it was given; a folder as an absolute path.
         url: the same without what a query says, for messages.
-        filesystem, root: of pyarrow.
+        store: what reads it.
+        is_store: whether times of a listing are those of the provider's writing: a folder holds copies.
     """
 
     address: str
     url: str
-    filesystem: pyarrow.fs.FileSystem
-    root: str
-
-    @property
-    def is_store(self) -> bool:
-        """Whether times of a listing are those of the provider's writing: a folder holds copies."""
-        return self.address != self.root
+    store: Store
+    is_store: bool
 
     def name(self, path: str) -> str:
         """What a file is called in messages."""
@@ -61,22 +96,15 @@ class Place:
         Raises:
             NoSuchPlace: there is no such place, or it may not be read.
         """
-        import pyarrow.fs
-
         try:
-            found = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.root, recursive=True))
-        except OSError as error:
+            return self.store.files()
+        # pyarrow says of a login that it can't use that it is a wrong value.
+        except (OSError, ValueError) as error:
             raise NoSuchPlace(f"{self.url}: can't be listed: {_line(error)}") from None
-        start = len(self.root.rstrip("/")) + 1
-        return [
-            Object(entry.path[start:], entry.size, (entry.mtime_ns or 0) // _NANOSECONDS)
-            for entry in found
-            if entry.type == pyarrow.fs.FileType.File
-        ]
 
     def open(self, path: str) -> IO[bytes]:
         """A file, to be read."""
-        return self.filesystem.open_input_file(f"{self.root.rstrip('/')}/{path}")
+        return self.store.open(path)
 
     def deliveries(self, is_live: bool = False) -> tuple[list[Delivery], list[Skipped]]:
         """What is current, see ``deliveries.current``.
@@ -93,7 +121,7 @@ class Place:
                         manifests[path] = file.read()
                 except FileNotFoundError:
                     continue  # written anew just now
-                except OSError as error:
+                except (OSError, ValueError) as error:
                     raise NoSuchPlace(f"{self.name(path)}: can't be read: {_line(error)}") from None
         return current(listing, manifests, is_live)
 
@@ -127,7 +155,10 @@ class Place:
 
 @lru_cache
 def place(url: str) -> Place:
-    """The place that a URL or path names. A query says more, as ``?endpoint_override=...&scheme=http&region=...``.
+    """The place that a URL or path names.
+
+    A query says more: ``?endpoint_override=HOST:PORT&scheme=http`` is another server, of S3, of Google Cloud Storage
+    (``gs://anonymous@BUCKET`` without a login) or of Azure; ``region`` is of S3.
 
     Raises:
         NoSuchPlace: the URL is of no kind that is known.
@@ -137,14 +168,22 @@ def place(url: str) -> Place:
     scheme = _SCHEME.match(url)
     if not scheme or scheme[1] == "file":
         folder = str(Path(url.removeprefix("file://")).resolve())
-        return Place(folder, folder, pyarrow.fs.LocalFileSystem(), folder)
+        return Place(folder, folder, _Arrow(pyarrow.fs.LocalFileSystem(), folder), False)
     if scheme[1] not in SCHEMES:
         raise NoSuchPlace(f"{url}: {scheme[1]}:// is not known, give a folder or {', '.join(SCHEMES)}://")
+    named = url.partition("?")[0].rstrip("/")
     try:
-        filesystem, root = pyarrow.fs.FileSystem.from_uri(url)
+        store = Blobs(url) if scheme[1] in _AZURE else _Arrow(*pyarrow.fs.FileSystem.from_uri(_patient(url, scheme[1])))
     except (OSError, ValueError, NotImplementedError) as error:
-        raise NoSuchPlace(f"{url.partition('?')[0]}: {_line(error)}") from None
-    return Place(url, url.partition("?")[0].rstrip("/"), filesystem, root)
+        raise NoSuchPlace(f"{named}: {_line(error)}") from None
+    return Place(url, named, store, True)
+
+
+def _patient(url: str, scheme: str) -> str:
+    """With how long Google's client tries."""
+    if scheme not in _GOOGLE or _GOOGLE_RETRY in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{_GOOGLE_RETRY}={_GOOGLE_RETRY_S}"
 
 
 def delivery_text(where: Place, delivery: Delivery) -> str:
@@ -163,4 +202,6 @@ def collect(
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    google = _GOOGLE_SAYS.search(text)
+    return f"{google['text']} ({google['code']})" if google else text

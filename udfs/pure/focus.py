@@ -28,7 +28,7 @@ from udfs.pure.cache import cached, characters
 from udfs.pure.price import CORRECTION, MONEY_BOUND, plain, utc
 from udfs.pure.rates import DATA, MACHINE, Exchange, unit_kind
 from udfs.pure.reject import RejectedRecord, reject, shown
-from udfs.pure.resources import canonical
+from udfs.pure.resources import billed_whole, canonical, pool_by_tags
 from udfs.pure.windows import NO_RESOURCE
 
 STREAM = "focus_charges"
@@ -268,6 +268,12 @@ class FocusRow:
         resource_id = self.text("ResourceId")
         return None if resource_id == NO_RESOURCE else resource_id
 
+    @property
+    def pool(self) -> str:
+        """The pool of machines that the tags name; "" if none."""
+        tags = _mapping(self["Tags"])
+        return pool_by_tags(tags, self.text("SubAccountId") or "", self.text("RegionId") or "") if tags else ""
+
     def digests(self) -> tuple[bytes, bytes]:
         """16 bytes that stand for the row's whole content, and 16 for its identity: what it is a charge for.
 
@@ -380,7 +386,7 @@ def _parts(row: FocusRow) -> list[list[str]]:
     service category Compute; data only as transfer: elsewhere these units price something else
     (a licence, a load balancer, stored logs). A charge of no resource has no dimension either.
     """
-    if row.resource_id is None:
+    if row.resource_id is None and not row.pool:
         return [["other", "1"]]
     kind = unit_kind(row.text("ConsumedUnit", "PricingUnit") or "")
     category = (row.text("ServiceCategory") or "").casefold()
@@ -467,8 +473,9 @@ def collect_charge(
     version: sortable text of the delivery: the time of the export, of VERSION_COLUMNS, else
         ``delivery``; "" for a correction. Of one identity all rows of the greatest version stand
         (price.standing): different lines of one bill add up, a later bill takes their place
-    resource_id: ResourceId in its canonical form (``resources.canonical``), else ``__no_resource__``; where that form
-        is another one, ``billed_resource_id`` is as the bill has it
+    resource_id: ResourceId in its canonical form (``resources.canonical``), else the pool that its tags name
+        (``resources.pool_by_tags``), else ``__no_resource__``; where that form is another one, ``billed_resource_id``
+        is as the bill has it
     parts: [[dimension, weight], ...], dimension cpu | memory | io | network | gpu | other; weights
         sum to 1; a whole machine has cpu and memory, and gpu if it has any
     per: "unit" where use is metered (one part with a dimension of its own), else "hour"
@@ -531,7 +538,7 @@ def _charge(
     parts = _parts(row)
     metered = len(parts) == 1 and parts[0][0] != "other"
     charge_class = row.text("ChargeClass")
-    resource_id = names.name(canonical(row.resource_id or NO_RESOURCE))
+    resource_id = names.name(billed_whole(canonical(row.resource_id)) if row.resource_id else row.pool or NO_RESOURCE)
     content, about = digests
     size = None if metered else _machine_size(_mapping(row["SkuPriceDetails"]))
     meter = f"{row.text('SkuMeter')} {row.text('ChargeDescription')}"

@@ -18,7 +18,7 @@ import orjson
 from udfs.pure.meter import meter
 from udfs.pure.otlp import SEPARATOR, collect_metrics, collect_spans, merge_owner
 from udfs.pure.price import cost_by_window, standing
-from udfs.pure.resources import TRUST, Alias, Resources, canonical
+from udfs.pure.resources import ORDER, TRUST, Alias, Resources, canonical, named
 from udfs.pure.windows import NO_RESOURCE
 
 # How alike two names must be to be shown side by side, as difflib measures it.
@@ -36,33 +36,40 @@ class Telemetry:
     """What telemetry says of each resource, by canonical id; "" = of pods that name none.
 
     usage: {resource_id: {dimension: amount in its unit}}. pods: who used it. names: {resource_id: {attribute: values}}
-    as they were sent by whatever was tied to it.
+    as they were sent by whatever was tied to it. ids: {resource_id: {one of ORDER: canonical ids}}, of the same.
     """
 
     usage: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     pods: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     names: dict[str, dict[str, set[str]]] = field(default_factory=dict)
+    ids: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
 
 class _Recording(Resources):
     """Remembers what was sent for each resource."""
 
-    def __init__(self, aliases: Iterable[Alias]) -> None:
-        super().__init__(aliases)
+    def __init__(self, aliases: Iterable[Alias], trust: Iterable[str]) -> None:
+        super().__init__(aliases, trust)
         self.names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self.ids: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
 
     def billed_as(self, sent: Mapping[str, str]) -> str:
         resource_id = super().billed_as(sent)
         for attribute in TRUST:
             if sent.get(attribute):
                 self.names[resource_id][attribute].add(sent[attribute])
+        for attribute in ORDER:
+            if found := named(sent, attribute):
+                self.ids[resource_id][attribute].add(found)
         return resource_id
 
 
-def read_telemetry(metrics: Iterable[bytes], traces: Iterable[bytes], aliases: Iterable[Alias] = ()) -> Telemetry:
+def read_telemetry(
+    metrics: Iterable[bytes], traces: Iterable[bytes], aliases: Iterable[Alias] = (), trust: Iterable[str] = ()
+) -> Telemetry:
     """The usage in requests of telemetry, tied to resources as the job does: by the metric's own attributes, else by
     those of the pod's other telemetry."""
-    resources = _Recording(aliases)
+    resources = _Recording(aliases, trust)
     fragments: dict[str, list[bytes]] = defaultdict(list)
     claims: dict[str, list[bytes]] = defaultdict(list)
     for line in metrics:
@@ -72,9 +79,9 @@ def read_telemetry(metrics: Iterable[bytes], traces: Iterable[bytes], aliases: I
         _add(claims, pods)
     for line in traces:
         _add(claims, collect_spans(line, resources)[1])
-    telemetry = Telemetry(names=resources.names)
+    telemetry = Telemetry(names=resources.names, ids=resources.ids)
     for consumer, parts in fragments.items():
-        bucket, uid, name, _, resource_id = consumer.split(SEPARATOR)
+        bucket, uid, name, _, resource_id, *_ = consumer.split(SEPARATOR)
         resource_id = resource_id or _claimed(claims[uid]) or _claimed(claims[name])
         for used in meter(int(bucket), parts)["windows"].values():
             for dimension, amount in used.items():
@@ -166,6 +173,48 @@ def unmet_telemetry(billed: Billed, telemetry: Telemetry) -> list[str]:
         return *(-used.get(dimension, 0.0) for dimension in dimensions), resource_id
 
     return sorted(telemetry.usage.keys() - named, key=order)
+
+
+# ---- the order of trust ------------------------------------------------------------------------
+
+
+class Trust(NamedTuple):
+    """What one of ORDER tells: of how many resources that were used, how many of these the bill has by it, and the
+    cost of what it has, by currency."""
+
+    attribute: str
+    sent: int
+    billed: int
+    costs: dict[str, int]
+
+
+def trusts(billed: Billed, telemetry: Telemetry) -> list[Trust]:
+    """Of each of ORDER that is sent."""
+    costs: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for (resource_id, _, currency), units in billed.costs.items():
+        costs[resource_id][currency] += units
+    found = []
+    for attribute in ORDER:
+        told = [ids for used in telemetry.usage if (ids := telemetry.ids.get(used, {}).get(attribute))]
+        sums: dict[str, int] = defaultdict(int)
+        for resource_id in sorted(set().union(*told) & costs.keys()):
+            for currency, units in costs[resource_id].items():
+                sums[currency] += units
+        if told:
+            found.append(Trust(attribute, len(told), sum(bool(ids & costs.keys()) for ids in told), dict(sums)))
+    return found
+
+
+def better_first(billed: Billed, telemetry: Telemetry) -> str | None:
+    """One of ORDER by which more of the resources that were used would meet the bill, if it were trusted before the
+    others; None if there is none."""
+    named_by_bill = {resource_id for resource_id, _, _ in billed.costs}
+
+    def met(attribute: str) -> int:
+        return sum(bool(telemetry.ids.get(used, {}).get(attribute, {used}) & named_by_bill) for used in telemetry.usage)
+
+    best = max(ORDER, key=met)  # of equal ones the first
+    return best if met(best) > len(telemetry.usage.keys() & named_by_bill) else None
 
 
 # ---- the likeliest matches ------------------------------------------------------------------

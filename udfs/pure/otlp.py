@@ -377,6 +377,7 @@ class _Resource(NamedTuple):
     resource_id: str
     version: str = ""  # service.version
     cost_center: str = ""  # service.instance.cost_center.id
+    node: tuple[str, ...] = ()  # name and cores of a node of a group of machines, see ``Resources.node_of``
 
     @property
     def pod(self) -> str:
@@ -442,14 +443,16 @@ def _read_resource(pairs: object, resources: Resources) -> _Resource:
     pod_uid, pod_name = found.get("k8s.pod.uid", ""), found.get("k8s.pod.name", "")
     if not pod_uid and not pod_name:
         pod_name = found.get("container.id", "")
+    resource_id = resources.billed_as(found)
     return _Resource(
         service=_qualified(found.get("service.namespace"), service),
         pod_uid=pod_uid,
         pod_name=_qualified(found.get("k8s.namespace.name"), pod_name) if found.get("k8s.pod.name") else pod_name,
         container=first("k8s.container.name", "container.name", "container.id"),
-        resource_id=resources.billed_as(found),
+        resource_id=resource_id,
         version=found.get("service.version", ""),
         cost_center=found.get(cost_center.ATTRIBUTE, ""),
+        node=resources.node_of(found, resource_id) or (),
     )
 
 
@@ -799,11 +802,11 @@ def collect_metrics(
 ) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
     """Usage points of one request: (fragments by usage key, owners by pod, rejects).
 
-    A usage key is ``bucket_start_ms, pod_uid, pod_name, service, resource_id`` joined by
-    SEPARATOR. A fragment is JSON ``[[dimension, preference, series, kind, start_ns or 0, time_ns,
-    value], ...]``, value in s, cores, bytes or operations by dimension and kind. A point stands in
-    the bucket of its time and in each neighbour no further than MAX_GAP_MS from it, a delta in
-    every bucket that it touches: each bucket can be metered from its own fragments.
+    A usage key is ``bucket_start_ms, pod_uid, pod_name, service, resource_id``, and of a node of a group of machines
+    its name and cores (digits or ""), joined by SEPARATOR. A fragment is JSON ``[[dimension, preference, series, kind,
+    start_ns or 0, time_ns, value], ...]``, value in s, cores, bytes or operations by dimension and kind. A point stands
+    in the bucket of its time and in each neighbour no further than MAX_GAP_MS from it, a delta in every bucket that it
+    touches: each bucket can be metered from its own fragments.
 
     A metric that is not of docs/interface.md §1 is rejected once for each name and unit.
     """
@@ -892,7 +895,9 @@ def _collect_point(
             for label in ("pod", "namespace", "container")
         )
         if pod:
-            resource = _Resource("", "", _qualified(namespace, pod), container, resource.resource_id)
+            resource = _Resource(
+                "", "", _qualified(namespace, pod), container, resource.resource_id, node=resource.node
+            )
     if not resource.pod:
         raise _NoConsumer(
             f"{name} of no pod or container: add k8s.pod.uid, k8s.pod.name or container.id to the"
@@ -914,6 +919,7 @@ def _collect_point(
                 resource.pod_name,
                 resource.service,
                 resource.resource_id,
+                *resource.node,
             )
         )
         points.setdefault(key, []).append(row)

@@ -65,7 +65,9 @@ FORMULAS = {
     "x_AllocatedCost": "x_ResourceCost * AllocatedRatio, last place by largest remainder over the services of the"
     " resource",
     "AllocatedRatio": "UsageQuantity / x_TotalUsage; under x_IdlePolicy none or even that * (1 - x_IdleShare), and"
-    " even adds x_IdleShare / services",
+    " even adds x_IdleShare / services; of a group of machines that is billed as one (x_DividedBy cores or even: each"
+    " node's part of the cost by its cores or alike) the sum over its nodes of the node's part * the service's part of"
+    " the node's usage",
     "x_AttributedCost": "c_s = sum of x_AllocatedCost",
     "x_AnomalyScore": "alpha = x_MeanTraceScore * log2(1 + x_AnomalousTraces)",
     "x_BilledExcessCost": "sum of x_ExcessUsage's x_Cost where x_PriceBasis is metered or pool",
@@ -419,6 +421,7 @@ def _element(allocation: Mapping[str, Any]) -> dict[str, Any]:
         "x_Charges": allocation["charges"],
         "x_CostStatus": allocation["cost_status"],
         "x_Dimension": allocation["dimension"],
+        **({"x_DividedBy": divided_by} if (divided_by := allocation.get("divided_by")) else {}),
         "x_IdlePolicy": allocation["idle_policy"],
         "x_IdleShare": allocation["idle_share"],
         "x_Rate": allocation["rate"],

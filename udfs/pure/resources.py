@@ -25,6 +25,9 @@ from udfs.pure.settings_file import lines
 CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID = "cloud.resource_id", "k8s.node.provider_id", "host.id"
 NODE_NAME, HOST_NAME = "k8s.node.name", "host.name"
 TRUST = (CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID, NODE_NAME, HOST_NAME)
+# The pool that labels name; a node in a cloud is in no bill by its name.
+POOL = "pool"
+ORDER = (CLOUD_RESOURCE_ID, PROVIDER_ID, HOST_ID, POOL, NODE_NAME, HOST_NAME)
 
 # What the Collector's detector says of a machine of Azure, whose host.id is in no bill.
 _AZURE_SUBSCRIPTION, _AZURE_GROUP = "cloud.account.id", "azure.resourcegroup.name"
@@ -61,8 +64,11 @@ _EC2 = {
 }
 _EC2_ARN = re.compile(r"arn:aws[a-z-]*:ec2:[a-z0-9-]*:[0-9]*:([a-z-]+)/([a-z-]+)-([0-9a-f]+)")
 _EC2_NODE = re.compile(r"(?i:aws)://.*/(i-[0-9a-f]+)")
-# A version or an alias of a function is billed as the function.
-_LAMBDA_VERSION = re.compile(r"(arn:aws[a-z-]*:lambda:[^:]*:[^:]*:function:[^:]+):[^:]+")
+# What is billed as the whole that it is a part of: a version or an alias of a function, a machine of a scale set.
+_PARTS = (
+    re.compile(r"(arn:aws[a-z-]*:lambda:[^:]*:[^:]*:function:[^:]+):[^:]+"),
+    re.compile(r"(.*/virtualMachineScaleSets/[^/]+)/virtualMachines/[^/]+"),
+)
 
 _AZURE = re.compile(r"(?i)(?:azure:/+|https://management\.azure\.com/+|/)?(subscriptions/[^/].*)")
 # Azure compares ids without case. Its types are shown as its API writes them, names in lower case.
@@ -119,6 +125,14 @@ def canonical(resource_id: str) -> str:
     return text if text.startswith("//") and ".googleapis.com/" in text else resource_id
 
 
+def billed_whole(resource_id: str) -> str:
+    """Of a canonical id that of what is billed: the function of a version, the scale set of a machine."""
+    for part in _PARTS:
+        if found := part.fullmatch(resource_id):
+            return found[1]
+    return resource_id
+
+
 def _provider_id(text: str) -> str | None:
     """spec.providerID of a Kubernetes node; None where it names no machine that is billed."""
     if node := _EC2_NODE.fullmatch(text):
@@ -160,6 +174,87 @@ def _google_compute(found: re.Match[str]) -> str:
     return f"//compute.googleapis.com/{path}"
 
 
+# ---- pools by tag and label -----------------------------------------------------------------
+
+# A bill that names no machine may name its pool by a tag, of which the node's label (or, of an autoscaling group, the
+# tag that the Collector's ec2 detector sends) has the value: tag -> tags that name the cluster, attribute.
+# Sources: EKS "Tag your nodes for billing"; GKE "Labels in cost allocation and billing export"; Auto Scaling "Tag
+# lifecycle". A name is unique within an account (a project), region and cluster.
+_POOLS = {
+    "eks:nodegroup-name": (("eks:cluster-name", "aws:eks:cluster-name"), "k8s.node.label.eks.amazonaws.com/nodegroup"),
+    "goog-k8s-node-pool-name": (("goog-k8s-cluster-name",), "k8s.node.label.cloud.google.com/gke-nodepool"),
+    "aws:autoscaling:groupName": ((), "ec2.tag.aws:autoscaling:groupName"),
+}
+_ACCOUNT, _REGION, _CLUSTER = "cloud.account.id", "cloud.region", "k8s.cluster.name"
+
+
+def pool_by_tags(tags: Mapping[str, object], account: str, region: str) -> str:
+    """The pool that the tags of a charge without ResourceId name, as ``TAG=ACCOUNT/REGION/CLUSTER/NAME``; "" if none.
+
+    account, region: FOCUS SubAccountId and RegionId; "" = unknown, and then there is no pool.
+    """
+    own = {str(name).removeprefix("user:"): value for name, value in tags.items()}  # as AWS has those of the user
+    for tag, (cluster_tags, _) in _POOLS.items():
+        cluster = next(filter(None, map(own.get, cluster_tags)), None)
+        if pool := _pool(tag, account, region, cluster, own.get(tag)):
+            return pool
+    return ""
+
+
+def is_of_a_tag(resource_id: str) -> bool:
+    """Whether it is of ``pool_by_tags``, and no id of the bill."""
+    return resource_id.partition("=")[0] in _POOLS
+
+
+def _pool_by_labels(sent: Mapping[str, str]) -> str:
+    """The same of what telemetry sends of a node."""
+    account, region = sent.get(_ACCOUNT, ""), sent.get(_REGION, "")
+    for tag, (_, attribute) in _POOLS.items():
+        if pool := _pool(tag, account, region, sent.get(_CLUSTER), sent.get(attribute)):
+            return pool
+    return ""
+
+
+def _pool(tag: str, account: str, region: str, cluster: object, name: object) -> str:
+    parts = (account, region, *([cluster] if _POOLS[tag][0] else []), name)
+    return f"{tag}={'/'.join(map(str, parts))}" if all(parts) else ""
+
+
+# What a node is called, the first that is sent: most of a node's telemetry has its name.
+_NODE_NAMES = (NODE_NAME, PROVIDER_ID, HOST_ID, _AZURE_MACHINE)
+# Labels that tell a node's cores, the first that is sent. Sources: AKS "Reserved system labels",
+# Karpenter "Well-known labels", for Azure and AWS; GKE sets its own on each node.
+_CORES = tuple(
+    f"k8s.node.label.{label}"
+    for label in (
+        "kubernetes.azure.com/sku-cpu",
+        "karpenter.azure.com/sku-cpu",
+        "karpenter.k8s.aws/instance-cpu",
+        "cloud.google.com/gke-cpu-scaling-level",
+    )
+)
+# ... else what its type is called: learn.microsoft.com/azure/virtual-machines/vm-naming-conventions, and "Machine
+# types" of Compute Engine.
+_TYPES = ("host.type", "k8s.node.label.node.kubernetes.io/instance-type")
+_CORES_OF_TYPE = (
+    # Since version 3 the number is that of cores.
+    re.compile(r"Standard_[A-Z]+([1-9][0-9]*)(?:-[0-9]+)?[a-z]*(?:_[A-Z0-9]+)?_v(?:[3-9]|[1-9][0-9])"),
+    re.compile(r"[a-z][a-z0-9]*-(?:standard|highmem|highcpu|ultramem|megamem|custom)-([1-9][0-9]*)(?:-.*)?"),
+)
+
+
+def _cores(sent: Mapping[str, str]) -> str:
+    """Cores of a node as digits; "" if nobody tells."""
+    for attribute in _CORES:
+        if re.fullmatch(r"[1-9][0-9]{0,4}", sent.get(attribute, "")):
+            return sent[attribute]
+    for attribute in _TYPES:
+        for form in _CORES_OF_TYPE:
+            if found := form.fullmatch(sent.get(attribute, "")):
+                return found[1]
+    return ""
+
+
 # ---- aliases --------------------------------------------------------------------------------
 
 
@@ -181,8 +276,10 @@ class Alias(NamedTuple):
 class Resources:
     """How telemetry is tied to billed resources. One instance is one identity: caches are kept by it."""
 
-    def __init__(self, aliases: Iterable[Alias] = ()) -> None:
-        aliases = tuple(aliases)
+    def __init__(self, aliases: Iterable[Alias] = (), trust: Iterable[str] = ()) -> None:
+        """trust: of ORDER, what goes before the others."""
+        aliases, first = tuple(aliases), tuple(trust)
+        self._order = (*first, *(each for each in ORDER if each not in first))
         self._exact: dict[tuple[str, str], str] = {}
         self._patterns: list[tuple[Alias, re.Pattern[str]]] = []
         for alias in aliases:
@@ -196,13 +293,14 @@ class Resources:
         self.attributes = frozenset(
             (*self._naming, *_NAMES_A_POD, CONTAINER_ID)
             + (_AZURE_SUBSCRIPTION, _AZURE_GROUP, _AZURE_SCALE_SET, _AZURE_MACHINE)
+            + (_ACCOUNT, _REGION, _CLUSTER, *(attribute for _, attribute in _POOLS.values()), *_CORES, *_TYPES)
         )
 
     def billed_as(self, sent: Mapping[str, str]) -> str:
         """Canonical id of the billed resource that the attributes name; "" if none.
 
         An alias goes before all: lines without ``*`` first, then the others in their order in the file. Then the first
-        attribute of TRUST that was sent counts; what the bill names plays no part, since it may come later.
+        of the order of trust that was sent counts; what the bill names plays no part, since it may come later.
         """
         spelt = [
             (attribute, spelling)
@@ -211,6 +309,17 @@ class Resources:
             for spelling in dict.fromkeys((sent[attribute], canonical(sent[attribute])))
         ]
         return names.name(self._by_name(spelt) or self._by_pattern(spelt) or self._by_trust(sent))
+
+    @staticmethod
+    def node_of(sent: Mapping[str, str], resource_id: str) -> tuple[str, str] | None:
+        """(name, cores as digits or "") of the node that the attributes name, where it is one of a group of machines
+        that is billed as ``resource_id``; else None."""
+        if kind(resource_id) != GROUP:
+            return None
+        name = next((sent[attribute] for attribute in _NODE_NAMES if sent.get(attribute)), "")
+        itself = canonical(sent.get(CLOUD_RESOURCE_ID, ""))
+        name = name or (itself if itself != billed_whole(itself) else "")
+        return (name, _cores(sent)) if name else None
 
     def _by_name(self, spelt: list[tuple[str, str]]) -> str:
         for attribute, spelling in spelt:
@@ -228,15 +337,19 @@ class Resources:
         return ""
 
     def _by_trust(self, sent: Mapping[str, str]) -> str:
-        for attribute in TRUST:
-            if attribute == HOST_ID and (machine := _azure_machine(sent)):
-                return machine
-            value = sent.get(attribute, "")
-            if value and (attribute != HOST_NAME or _is_of_the_host(value, sent)):
-                value = canonical(value)
-                function = _LAMBDA_VERSION.fullmatch(value)
-                return function[1] if function else value
+        return next(filter(None, (named(sent, attribute) for attribute in self._order)), "")
+
+
+def named(sent: Mapping[str, str], attribute: str) -> str:
+    """Canonical id of what one of ORDER says is billed; "" if it says nothing."""
+    if attribute == POOL:
+        return _pool_by_labels(sent)
+    if attribute == HOST_ID and (machine := _azure_machine(sent)):
+        return machine
+    value = sent.get(attribute, "")
+    if not value or (attribute == HOST_NAME and not _is_of_the_host(value, sent)):
         return ""
+    return billed_whole(canonical(value))
 
 
 def _azure_machine(sent: Mapping[str, str]) -> str:
@@ -268,6 +381,18 @@ def _filled(template: str, texts: Iterable[str]) -> str:
 NO_ALIASES = Resources()
 
 
+def read_trust(text: str) -> tuple[str, ...]:
+    """Of ORDER, by comma, what goes before the others.
+
+    Raises:
+        ValueError: another word; one line that names it.
+    """
+    trust = tuple(word.strip() for word in text.split(",") if word.strip())
+    if unknown := next((word for word in trust if word not in ORDER), ""):
+        raise ValueError(f"{unknown!r} must be one of {', '.join(ORDER)}")
+    return trust
+
+
 def load_aliases(path: Path) -> tuple[Alias, ...]:
     """The lines of a CSV file with the columns billed_id, observed_id and, if need be, attribute.
 
@@ -295,26 +420,50 @@ def load_aliases(path: Path) -> tuple[Alias, ...]:
 
 # ---- kinds ----------------------------------------------------------------------------------
 
+GROUP = "group of machines"
+
 # By canonical id, the first that fits.
-_KINDS = tuple(
-    (kind, re.compile("|".join(patterns)))
-    for kind, *patterns in (
-        ("machine", r"i-[0-9a-f]+", r"[0-9]{8,}", r".*/instances/[^/]+", r".*/virtualMachines/[^/]+",
-         r"ocid1\.instance\..*"),
-        ("group of machines", r".*/virtualMachineScaleSets/[^/]+", r"arn:.*:autoScalingGroup:.*",
-         r".*/instanceGroupManagers/[^/]+", r"ocid1\.instancepool\..*"),
-        ("control plane", r"arn:[^:]*:eks:.*:cluster/.*", r".*/managedClusters/[^/]+",
-         r"//container\.googleapis\.com/.*/clusters/[^/]+", r"ocid1\.cluster\..*"),
-        ("load balancer", r"arn:[^:]*:elasticloadbalancing:.*", r".*/loadBalancers/[^/]+", r".*/forwardingRules/[^/]+",
-         r".*/applicationGateways/[^/]+", r"ocid1\.(network)?loadbalancer\..*"),
-        ("NAT or egress", r"(nat|eipalloc|vpce|tgw|tgw-attach)-[0-9a-f]+", r".*/natGateways/[^/]+",
-         r".*/publicIPAddresses/[^/]+", r".*/(routers|addresses)/[^/]+", r"ocid1\.natgateway\..*"),
-        ("volume", r"(vol|snap)-[0-9a-f]+", r".*/(disks|snapshots)/[^/]+", r"ocid1\.(boot)?volume\..*"),
-        ("function", r"arn:[^:]*:lambda:.*"),
-    )
+_KINDS = (
+    ("machine", r"i-[0-9a-f]+|[0-9]{8,}|.*/instances/[^/]+|.*/virtualMachines/[^/]+|ocid1\.instance\..*"),
+    (GROUP, "|".join((
+        *(f"{re.escape(tag)}=.*" for tag in _POOLS), r".*/virtualMachineScaleSets/[^/]+", r"arn:.*:autoScalingGroup:.*",
+        r".*/instanceGroupManagers/[^/]+", r"ocid1\.instancepool\..*",
+    ))),
+    ("function", r"arn:[^:]*:lambda:.*"),
 )  # fmt: skip
+
+# Of what no metric measures the use: as SQL has it, % for any text. ``python -m jobs.contract`` writes them into the
+# queries.
+UNMEASURED = {
+    "control plane": (
+        "arn:%:eks:%:cluster/%", "%/managedClusters/%", "//container.googleapis.com/%/clusters/%", "ocid1.cluster.%",
+    ),
+    "load balancer": (
+        "arn:%:elasticloadbalancing:%", "%/loadBalancers/%", "%/applicationGateways/%", "%/forwardingRules/%",
+        "ocid1.loadbalancer.%", "ocid1.networkloadbalancer.%",
+    ),
+    "NAT or egress": (
+        "nat-%", "eipalloc-%", "vpce-%", "tgw-%", "%/natGateways/%", "%/publicIPAddresses/%", "%/routers/%",
+        "%/addresses/%", "ocid1.natgateway.%",
+    ),
+    "volume": ("vol-%", "snap-%", "%/disks/%", "%/snapshots/%", "ocid1.volume.%", "ocid1.bootvolume.%"),
+}  # fmt: skip
+
+# Of these what all workloads of a cluster share: no use of one of them tells its part, and so it is allocated to none.
+SHARED_BY_ALL = ("control plane", "load balancer", "NAT or egress")
+
+_FORMS = tuple(
+    (kind, re.compile(pattern, re.DOTALL))
+    for kind, pattern in (
+        *_KINDS,
+        *(
+            (of, "|".join(".*".join(map(re.escape, each.split("%"))) for each in like))
+            for of, like in UNMEASURED.items()
+        ),
+    )
+)
 
 
 def kind(resource_id: str) -> str:
     """What a billed resource is, by its canonical id; "" where that doesn't say."""
-    return next((kind for kind, pattern in _KINDS if pattern.fullmatch(resource_id)), "")
+    return next((kind for kind, pattern in _FORMS if pattern.fullmatch(resource_id)), "")
