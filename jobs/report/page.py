@@ -1,6 +1,6 @@
 """The HTML report of a run: one file, no request to anywhere, small however large the run.
 
-    python -m jobs.report --tables DIR|postgresql://USER@HOST/DATABASE [--input DIR] [--since TIME] --html FILE
+    python -m jobs.report --tables DIR|postgresql://… [--input DIR] [--since TIME] [--watch S] --html FILE
 
 Every value from the tables goes through ``text``: names, reasons and ids come from outside. The
 page forbids itself, by its content security policy, every script but its own.
@@ -12,6 +12,7 @@ import base64
 import hashlib
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +20,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from jobs.arguments import Parser
 from jobs.errors import JobError, UsageError
@@ -234,11 +236,18 @@ def _script_hash(template: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def write_report(tables: Path | str, input_dir: Path | None, target: Path, since: datetime | None = None) -> None:
+def write_report(
+    tables: Path | str,
+    input_dir: Path | None,
+    target: Path,
+    since: datetime | None = None,
+    refresh_s: int | None = None,
+) -> None:
     """Write the report on ``tables``, a directory or a ``postgresql://`` URL, to ``target``; the same from both.
 
     ``input_dir`` is where the run read from, for the spans of exemplary traces; with None the report says that they
-    are left out. ``since``: of what came later only. The page stays below 10 MB, however many incidents there are.
+    are left out. ``since``: of what came later only. ``refresh_s``: so often a browser reads the file again. The page
+    stays below 10 MB, however many incidents there are.
 
     Raises:
         UsageError: ``tables`` is no URL of a database.
@@ -256,6 +265,7 @@ def write_report(tables: Path | str, input_dir: Path | None, target: Path, since
             )
         page = Template(template).substitute(
             script_hash=_script_hash(template),
+            refresh="" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">',
             subtitle=subtitle,
             headline="".join(map(_headline, opened.excess()[:MOST_CURRENCIES])),
             sections="\n".join(_sections(opened, input_dir, summary)),
@@ -264,6 +274,14 @@ def write_report(tables: Path | str, input_dir: Path | None, target: Path, since
     written = target.with_name(f".{target.name}")
     written.write_text(page, encoding="utf-8")
     written.replace(target)
+
+
+def _write_again(*report: Any) -> None:
+    """What fails leaves the last page, and a line: a database may be away for a while."""
+    try:
+        write_report(*report)
+    except (JobError, OSError) as error:
+        print(f"report: {error}", file=sys.stderr, flush=True)
 
 
 def _time(words: str) -> datetime:
@@ -284,16 +302,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--input", type=Path, metavar="DIR", help="the job's input, for the exemplary traces")
     parser.add_argument("--since", metavar="TIME", help="of what came later only, as 2025-03-03T00:00Z")
+    parser.add_argument("--watch", type=int, metavar="S", help="write it again every S seconds, until it is stopped")
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="what to write")
     try:
         arguments = parser.parse_args(argv)
         since = _time(arguments.since) if arguments.since else None
-        write_report(arguments.tables, arguments.input, arguments.html, since)
+        if arguments.watch is not None and arguments.watch < 1:
+            raise UsageError(f"--watch {arguments.watch}: must be a second or more")
+        write_report(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
+        print(arguments.html, flush=True)
+        while arguments.watch is not None:
+            time.sleep(arguments.watch)
+            _write_again(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
+    except KeyboardInterrupt:
+        return 130
     except UsageError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
     except (JobError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1
-    print(arguments.html)
     return 0

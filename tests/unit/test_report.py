@@ -630,10 +630,27 @@ def test_the_command_says_what_is_missing_in_one_line(tmp_path, capsys):
     assert (tmp_path / "deep" / "r.html").is_file()
 
 
+def test_a_watched_report_is_written_again_and_outlives_what_fails(tmp_path, monkeypatch, capsys):
+    output, target = write_outputs(tmp_path / "output", **with_incidents(ranked("cart", 1.0))), tmp_path / "r.html"
+    steps = iter([
+        lambda: (output / "incidents.parquet").unlink(),
+        lambda: write_outputs(output, **with_incidents(ranked("pay", 1.0))),
+        lambda: (_ for _ in ()).throw(KeyboardInterrupt),
+    ])  # fmt: skip
+    seen = []
+    monkeypatch.setattr("time.sleep", lambda seconds: (seen.append(target.read_text("utf-8")), next(steps)()))
+    assert main(["--tables", str(output), "--watch", "7", "--html", str(target)]) == 130
+    assert ["cart's charge" in page for page in map(Page, seen) for page in [page.text]] == [True, True, False]
+    assert "pay's charge" in Page(seen[2]).text and '<meta http-equiv="refresh" content="7">' in seen[2]
+    assert capsys.readouterr().err.count("\n") == 1
+    assert 'http-equiv="refresh" content' not in report(tmp_path, **RUN)
+
+
 @pytest.mark.parametrize(
     "arguments, status, said",
     [
         (["--html", "r.html"], 2, "--tables"),
+        (["--tables", "x", "--html", "r.html", "--watch", "0"], 2, "a second or more"),
         (["--tables", "x", "--html", "r.html", "--since", "yesterday"], 2, "must be a time"),
         (["--tables", "x", "--html", "r.html", "--since", "2026-01-01T00:00"], 2, "time zone"),
         (["--tables", "postgresql://ann:secret@host/db", "--html", "r.html"], 2, "PGPASSWORD"),
