@@ -164,8 +164,8 @@ def _open_section(summary: Summary) -> str:
         lines = [
             f"{', '.join(parts) or 'No cost'} and {summary.provisional_ranked:,} of"
             f" {summary.ranked:,} windows of incidents are provisional: the bill for them has not"
-            " come, so they rest on the latest known unit rates, where there are any. They are"
-            " restated under the same key when it comes."
+            " come, or its provider says that it is not complete. Where it has not come they rest on the"
+            " latest known unit rates, where there are any. They are restated under the same key."
         ]
     if summary.warming_traces:
         lines.append(
@@ -294,9 +294,9 @@ def _time(words: str) -> datetime:
     return moment
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
-    parser = Parser(prog="python -m jobs.report", description="The HTML report of a run.")
+    parser = Parser(prog=prog, description="The HTML report of a run.")
     parser.add_argument(
         "--tables", required=True, metavar="DIR|URL", help=f"the job's output, a directory or {FORM} (PGPASSWORD)"
     )

@@ -64,6 +64,13 @@ def test_the_page_is_the_same_from_parquet_and_from_postgresql(tmp_path: Path, d
     assert pages[0].count('<details class="incident"') == (3 if since else 5)
 
 
+def test_an_empty_database_has_a_report(tmp_path: Path, database: Database) -> None:
+    migrate(database.url)
+    store(database, write_outputs(tmp_path / "tables"))
+    assert main(["--tables", database.url, "--html", str(tmp_path / "r.html")]) == 0
+    assert "No window holds an anomaly." in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_a_reader_may_report_and_writes_nothing(tmp_path: Path, database: Database) -> None:
     migrate(database.url)
     store(database, tables(tmp_path / "tables"))
