@@ -74,8 +74,8 @@ def _headline(excess: Excess) -> str:
     whole = excess.excess or Decimal()
     share = fmt.percent(_share(excess.on_the_bill or 0, whole))
     figures = [
-        ("Excess cost of incidents", money(excess.excess, currency), fmt.counted(excess.incidents, "incident")),
-        ("A month, if they recur", money(excess.monthly, currency), "as often as they did"),
+        ("Excess cost", money(excess.excess, currency), fmt.counted(excess.incidents, "incident")),
+        ("Projected a month", money(excess.monthly, currency), "if they recur as they did"),
         ("On the bill", money(excess.on_the_bill, currency), f"{share} of the excess"),
         ("Billed", money(whole - excess.provisional, currency), "its windows' bill is there"),
         ("Provisional", money(excess.provisional, currency), "may change with the bill"),

@@ -407,8 +407,8 @@ def test_the_headline_is_what_incidents_cost_and_how_settled_that_is(tmp_path):
     ]
     html = report(tmp_path, ranked_anomalies=rows, incidents=incidents, cost_allocations=RUN["cost_allocations"])
     text = headline(Page(html).text)
-    assert "Excess cost of incidents 15.50 USD 3 incidents" in text
-    assert "A month, if they recur 120.00 USD" in text
+    assert "Excess cost 15.50 USD 3 incidents" in text
+    assert "Projected a month 120.00 USD if they recur as they did" in text
     assert "On the bill 2.00 USD 12.9 % of the excess" in text
     assert "Billed 13.50 USD" in text and "Provisional 2.00 USD" in text
     assert "Open incidents 1 7.00 USD an hour" in text
