@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := demo
-.PHONY: demo setup train lint types test test-all test-long coverage lock clean
+.PHONY: demo pictures setup train lint types test test-all test-long coverage lock clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -49,6 +49,11 @@ demo: setup
 	@$(PY) -m simulator --output $(DEMO)/world --seed 7 --services 20 --days 0.5 --requests-per-day 20000
 	@$(PY) -m jobs.anomaly_cost --input $(DEMO)/world --output $(DEMO)/tables
 	@$(PY) -m jobs.report --tables $(DEMO)/tables --input $(DEMO)/world --html $(DEMO)/report.html
+
+# The report's pictures in docs/, of the demo.
+pictures:
+	@[ -f $(DEMO)/report.html ] || $(MAKE) --no-print-directory demo
+	@$(PY) -m tests.pictures $(DEMO)/report.html docs
 
 # What has to pass before the tests.
 CHECKS := lint types

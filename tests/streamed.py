@@ -191,3 +191,15 @@ def _shown(found: Tables, expected: Tables, name: str) -> str:
 def ended(process: subprocess.Popen) -> Callable[[], str | None]:
     """What a job that ended says, for ``wait_for``."""
     return lambda: None if process.poll() is None else process.stderr.read()[-2000:]
+
+
+def store(database: Database, directory: Path) -> None:
+    """Put the Parquet tables of ``directory`` into the database's, in place of what is there."""
+    empty(database)
+    with psycopg.connect(database.dsn) as connection:
+        for name, schema in SCHEMAS.items():
+            rows = pq.read_table(directory / f"{name}.parquet").to_pylist()
+            columns = ", ".join(schema.names) + (", record_id" if name == "rejected_records" else "")
+            with connection.cursor().copy(f"copy {name} ({columns}) from stdin") as copy:
+                for number, row in enumerate(rows):
+                    copy.write_row([*row.values(), *([str(number)] if name == "rejected_records" else [])])

@@ -25,7 +25,7 @@ SPECIAL = {SYSTEM: "system", IDLE: "idle", UNALLOCATED: "unallocated", OTHERS: "
 # The drawing's own units; the page scales them.
 WIDTH, LEFT, RIGHT = 1120, 64, 8
 COST_TOP, COST_HEIGHT = 10, 230
-SCORE_TOP, SCORE_HEIGHT = 268, 34
+EXCESS_TOP, EXCESS_HEIGHT = 268, 34
 HEIGHT = 330
 COST_TICKS = 4
 TIME_LABELS = 9
@@ -100,13 +100,13 @@ def _time_ticks(start_ms: int, end_ms: int) -> list[tuple[int, str]]:
 
 def cost_chart(
     series: Sequence[Series],
-    scores: Mapping[int, float],
+    excess: Mapping[int, Decimal],
     start_ms: int,
     end_ms: int,
     step_ms: int,
     currency: str,
 ) -> str:
-    """SVG of ``series`` over [start_ms, end_ms), and below it the highest S per bin.
+    """SVG of ``series`` over [start_ms, end_ms), and below it the excess cost per bin, where it is above zero.
 
     Credits (negative cost) go down from the zero line. Every bar has its figures as a hover title.
     """
@@ -146,13 +146,13 @@ def cost_chart(
         anchor = "end" if x > WIDTH - 60 else "start" if x < LEFT + 20 else "middle"
         parts.append(
             f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{COST_TOP + COST_HEIGHT}"'
-            f' y2="{SCORE_TOP + SCORE_HEIGHT + 5}"/>'
+            f' y2="{EXCESS_TOP + EXCESS_HEIGHT + 5}"/>'
             f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">'
             f"{label}</text>"
         )
     bar = slot * (1 - BAR_GAP)
     decimal_places = fmt.places(one.costs.get(b, 0) for one in series for b in bins)
-    highest_score = max(scores.values(), default=0.0)
+    highest = max(excess.values(), default=Decimal())
     for bin_ms in bins:
         x, when = x_of(bin_ms) + slot * BAR_GAP / 2, fmt.utc(bin_ms, "%d %b %H:%M")
         above = below = 0.0
@@ -167,16 +167,16 @@ def cost_chart(
                 f' height="{height:.2f}"><title>{when} · {html.escape(fmt.clean(one.name))}:'
                 f" {fmt.fixed(cost, decimal_places)} {name}</title></rect>"
             )
-        score = scores.get(bin_ms, 0.0)
-        if score > 0.0:
-            height = max(score / highest_score * SCORE_HEIGHT, 1.0)
+        beyond = excess.get(bin_ms, Decimal())
+        if beyond > 0:
+            height = max(float(beyond / highest) * EXCESS_HEIGHT, 1.0)
             parts.append(
-                f'<rect class="score" x="{x:.1f}" y="{SCORE_TOP + SCORE_HEIGHT - height:.1f}"'
-                f' width="{bar:.1f}" height="{height:.1f}"><title>{when} · highest S'
-                f" {fmt.significant(score, 4)}</title></rect>"
+                f'<rect class="excess" x="{x:.1f}" y="{EXCESS_TOP + EXCESS_HEIGHT - height:.1f}"'
+                f' width="{bar:.1f}" height="{height:.1f}"><title>{when} · excess cost'
+                f" {fmt.money(beyond)} {name}</title></rect>"
             )
-    zero, floor = y_of(0.0), SCORE_TOP + SCORE_HEIGHT
+    zero, floor = y_of(0.0), EXCESS_TOP + EXCESS_HEIGHT
     parts += [f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>' for y in (zero, floor)]
-    middle = SCORE_TOP + SCORE_HEIGHT / 2 + 3.5
-    parts.append(f'<text class="tick" x="{LEFT - 8}" y="{middle:.1f}" text-anchor="end">highest S</text></svg>')
+    middle = EXCESS_TOP + EXCESS_HEIGHT / 2 + 3.5
+    parts.append(f'<text class="tick" x="{LEFT - 8}" y="{middle:.1f}" text-anchor="end">excess</text></svg>')
     return "".join(parts)

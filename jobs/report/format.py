@@ -34,6 +34,17 @@ PRICE_BASES = {
     USED_SHARE: "cost over usage: size unknown",
 }
 
+# A unit of the tables -> the one that people think in, and how many of the first are one of it.
+UNITS = {
+    "Core-Seconds": ("core-hours", 3_600),
+    "Byte-Seconds": ("GB-hours", 3_600 * 10**9),
+    "GPU-Seconds": ("GPU-hours", 3_600),
+    "Bytes": ("GB", 10**9),
+    "Operations": ("operations", 1),
+}
+# As many digits of an amount of money as are read; under one whole unit, where cents would hide the amount.
+MONEY_DIGITS = 3
+
 _KIND_WORDS = str.maketrans("_", " ")
 
 
@@ -79,6 +90,23 @@ def significant(value: Number | None, digits: int = 6) -> str:
     whole_digits = math.floor(math.log10(size)) + 1 if size else 1
     text = f"{value:,.{max(digits - whole_digits, 0)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def unit(name: str | None) -> tuple[str | None, int]:
+    """The unit in which people read quantities in ``name``, and how many of ``name`` are one of it."""
+    return UNITS.get(name or "", (name, 1))
+
+
+def money_places(amount: Decimal) -> int:
+    """Decimal places in which ``amount`` is read: cents, or MONEY_DIGITS digits where it is below one."""
+    if not amount or abs(amount) >= 1:
+        return LEAST_PLACES
+    return min(max(MONEY_DIGITS - 1 - amount.adjusted(), LEAST_PLACES), MOST_PLACES)
+
+
+def money(amount: Decimal | None) -> str:
+    """``amount`` in the places in which it is read; None is an en dash."""
+    return "–" if amount is None else fixed(amount, money_places(amount))
 
 
 def percent(share: float | None) -> str:

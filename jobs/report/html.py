@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 from jobs.report import format as fmt
 
@@ -25,19 +26,38 @@ def _attribute(name: str, value: str) -> str:
     return f' {name}="{value}"' if value else ""
 
 
-def td(content: str, css: str = "", sort_by: object = "") -> str:
-    """A cell; ``sort_by`` is what it sorts by where its content doesn't say."""
-    return f"<td{_attribute('class', css)}{_attribute('data-v', text(sort_by))}>{content}</td>"
+def name(value: object) -> str:
+    """``value``, a name from outside, as HTML; one that is written from the right moves nothing beside it."""
+    return f"<bdi>{text(value)}</bdi>"
 
 
-def number(content: str, sort_by: object = "") -> str:
+def titled(content: str, title: str) -> str:
+    """``content`` that tells ``title`` where it is pointed at."""
+    return f'<span title="{text(title)}">{content}</span>'
+
+
+def money(amount: Decimal | None, currency: str = "", decimal_places: int | None = None) -> str:
+    """``amount`` in digits that are read, or to a column's ``decimal_places``; its title has every decimal."""
+    if amount is None:
+        return "–"
+    shown = fmt.money(amount) if decimal_places is None else fmt.fixed(amount, decimal_places)
+    shown, exact = (f"{digits} {currency}".strip() for digits in (shown, fmt.exact(amount)))
+    return titled(text(shown), exact) if shown != exact else text(shown)
+
+
+def td(content: str, css: str = "") -> str:
+    """A cell."""
+    return f"<td{_attribute('class', css)}>{content}</td>"
+
+
+def number(content: str) -> str:
     """A cell of a column of numbers."""
-    return td(content, NUMBER, sort_by)
+    return td(content, NUMBER)
 
 
 def row_head(content: str, css: str = "", title: str = "", span: int = 1) -> str:
     """The cell that names its row; ``title`` is its full name where it may be cut."""
-    attributes = _attribute("class", css) + _attribute("title", text(title))
+    attributes = _attribute("class", css) + _attribute("title", text(title) if title else "")
     return f'<th scope="row"{attributes}{f" colspan={span}" if span > 1 else ""}>{content}</th>'
 
 
@@ -51,31 +71,12 @@ def cost_status(status: str | None) -> str:
     return tag(text(status), "provisional" if status == "provisional" else "")
 
 
-def table(
-    columns: Sequence[Column],
-    rows: Iterable[str],
-    caption: str = "",
-    foot: str = "",
-    css: str = "",
-    key: str = "",
-    sorted_by: str | None = None,
-) -> str:
-    """A table; ``rows`` and ``foot`` are cells without their <tr>, unless they begin with one.
-
-    ``sorted_by`` is the title of the column that it is sorted by, downwards: its columns get
-    buttons to sort by.
-    """
-    heads = []
-    for title, column_css in columns:
-        order = _attribute("aria-sort", "descending" if title == sorted_by else "")
-        label = title if sorted_by is None else f'<button type="button">{title}</button>'
-        heads.append(f'<th scope="col"{_attribute("class", column_css)}{order}>{label}</th>')
+def table(columns: Sequence[Column], rows: Iterable[str], foot: str = "", css: str = "") -> str:
+    """A table; ``rows`` and ``foot`` are cells without their <tr>, unless they begin with one."""
+    heads = "".join(f'<th scope="col"{_attribute("class", column_css)}>{title}</th>' for title, column_css in columns)
     body = "".join(row if row.startswith("<tr") else f"<tr>{row}</tr>" for row in rows)
     return (
-        f"<table{_attribute('id', key)}{_attribute('class', css)}"
-        f"{'' if sorted_by is None else ' data-sortable'}>"
-        + (f"<caption>{caption}</caption>" if caption else "")
-        + f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody>"
+        f"<table{_attribute('class', css)}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
         + (f"<tfoot><tr>{foot}</tr></tfoot>" if foot else "")
         + "</table>"
     )
@@ -93,6 +94,11 @@ def section(key: str, title: str, body: str, note: str = "", controls: str = "")
         + (f'<p class="soft">{note}</p>' if note else "")
         + f"{controls}</div>{body}</section>"
     )
+
+
+def disclosure(summary: str, body: str, css: str = "") -> str:
+    """``body`` that ``summary`` opens and closes, by keyboard too."""
+    return f"<details{_attribute('class', css)}><summary>{summary}</summary>{body}</details>"
 
 
 def definitions(pairs: Iterable[tuple[str, str]], css: str, label: str) -> str:

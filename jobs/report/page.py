@@ -1,6 +1,6 @@
 """The HTML report of a run: one file, no request to anywhere, small however large the run.
 
-    python -m jobs.report --tables DIR [--input DIR] --html FILE
+    python -m jobs.report --tables DIR|postgresql://… [--input DIR] [--since TIME] [--watch S] --html FILE
 
 Every value from the tables goes through ``text``: names, reasons and ids come from outside. The
 page forbids itself, by its content security policy, every script but its own.
@@ -8,25 +8,30 @@ page forbids itself, by its content security policy, every script but its own.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from decimal import Decimal
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from jobs.errors import JobError
+from jobs.arguments import Parser
+from jobs.errors import JobError, UsageError
+from jobs.postgres import FORM
 from jobs.report import format as fmt
 from jobs.report.chart import Series, cost_chart, series_of, step_for
 from jobs.report.html import (
     NUMBER,
-    cost_status,
     definitions,
+    money,
+    name,
     number,
     row_head,
     scrollable,
@@ -36,36 +41,26 @@ from jobs.report.html import (
     td,
     text,
 )
-from jobs.report.tables import Money, Summary, Tables
-from jobs.report.top import top_section
-from udfs.pure.rank import BILLED_EXCESS, EXCESS, EXCESS_SCORE, SCORE
+from jobs.report.incidents import incident_rows
+from jobs.report.tables import Excess, Money, Summary, Tables
 
 TEMPLATE = Path(__file__).with_name("template.html")
 
-# What a person scrolls through; the rest is in the Parquet tables.
-MOST_RANKED = 200
+# What a person scrolls through; the rest is in the tables.
+MOST_INCIDENTS = 500
 MOST_REASONS = 50
 MOST_CURRENCIES = 4
 
-RANKED_COLUMNS = (
-    ("#", NUMBER),
-    ("Window, UTC", ""),
-    ("Rank in W", NUMBER),
-    ("Culprit", ""),
-    ("Kind", ""),
-    ("Excess cost", NUMBER),
-    ("On the bill", NUMBER),
-    ("S", NUMBER),
-    ("α", NUMBER),
-    ("c_s", NUMBER),
-    ("Anomalous traces", NUMBER),
-    ("Cost status", ""),
+CONTROLS = (
+    '<div class="controls" hidden><label>Filter <input type="search" placeholder="service, kind, open"></label>'
+    '<label>Order <select><option value="place">the most costly first</option>'
+    '<option value="opened">the newest first</option><option value="month">by a month of it</option></select></label>'
+    '<button type="button" data-open>Open all</button><span class="soft" data-shown role="status"></span></div>'
 )
-# The column that shows what the rows are ordered by, if one does.
-SORTED_BY = {EXCESS: "Excess cost", EXCESS_SCORE: "", BILLED_EXCESS: "On the bill", SCORE: "S"}
-FILTER = (
-    '<span class="soft" data-shown role="status"></span><label>Filter'
-    '<input type="search" placeholder="service, kind, window"></label>'
+HEADS = (
+    '<div class="heads" aria-hidden="true"><span class="place">#</span><span class="what">Culprit and kind</span>'
+    '<span class="cost">Excess cost</span><span class="month">If it recurs</span>'
+    '<span class="when">When, UTC</span></div>'
 )
 
 
@@ -73,70 +68,43 @@ def _share(part: float | Decimal, whole: float | Decimal) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
+def _headline(excess: Excess) -> str:
+    """What the incidents of one currency cost, how settled that is, and which go on."""
+    currency = excess.currency
+    whole = excess.excess or Decimal()
+    share = fmt.percent(_share(excess.on_the_bill or 0, whole))
+    figures = [
+        ("Excess cost", money(excess.excess, currency), fmt.counted(excess.incidents, "incident")),
+        ("Projected a month", money(excess.monthly, currency), "if they recur as they did"),
+        ("On the bill", money(excess.on_the_bill, currency), f"{share} of the excess"),
+        ("Billed", money(whole - excess.provisional, currency), "its windows' bill is there"),
+        ("Provisional", money(excess.provisional, currency), "may change with the bill"),
+        ("Open incidents", f"{excess.open:,}", f"{money(excess.per_hour or Decimal(), currency)} an hour"),
+    ]
+    if excess.silenced:
+        more = f"{money(excess.silenced_excess, currency)}, in no other figure"
+        figures.append(("Silenced", f"{excess.silenced:,}", more))
+    pairs = ((title, f"{value}<small>{note}</small>") for title, value, note in figures)
+    return definitions(pairs, "figures headline", f"Headline figures in {text(currency)}")
+
+
 def _figures(summary: Summary) -> str:
+    """What the run read and what of the bill it allocated."""
     figures = []
-    for money in summary.money[:MOST_CURRENCIES]:
-        decimal_places = fmt.places([money.charged])
-        charged = fmt.fixed(money.charged, decimal_places)
-        figures.append(("Charged", charged, text(money.currency)))
-        for name in ("allocated", "idle", "unallocated"):
-            part = getattr(money, name)
-            share = fmt.percent(_share(part, money.charged))
-            figures.append((name.capitalize(), fmt.fixed(part, decimal_places), share))
+    for one in summary.money[:MOST_CURRENCIES]:
+        figures.append(("Charged", money(one.charged, one.currency), "by the bill"))
+        for part in ("allocated", "idle", "unallocated"):
+            amount = getattr(one, part)
+            share = fmt.percent(_share(amount, one.charged))
+            figures.append((part.capitalize(), money(amount, one.currency), share))
     rejected = sum(records for *_, records in summary.rejected)
     figures += [
-        ("Traces", f"{summary.traces:,}", f"{summary.spans:,} spans"),
+        ("Traces", f"{summary.traces:,}", fmt.counted(summary.spans, "span")),
         ("Anomalous", f"{summary.anomalous_traces:,}", fmt.percent(summary.anomalous_share)),
-        ("Ranked anomalies", f"{summary.ranked:,}", f"{summary.windows:,} windows"),
-        ("Rejected records", f"{rejected:,}", f"{len(summary.rejected):,} reasons"),
+        ("Rejected records", f"{rejected:,}", fmt.counted(len(summary.rejected), "reason")),
     ]
-    pairs = ((name, f"{value}<small>{note}</small>") for name, value, note in figures)
-    return definitions(pairs, "figures", "Headline figures")
-
-
-def _ranked_section(rows: Sequence[dict], order: str, key: str, currency: str) -> str:
-    """The ranked rows of one currency; ``currency`` is for the titles, "" where the run has but one."""
-    title = f"Ranked anomalies{currency}"
-    total = rows[0]["of_currency"]
-    money_places = fmt.places(row["attributed_cost"] for row in rows)
-    score_places = fmt.places(row["cost_weighted_score"] for row in rows)
-    excess_places = fmt.places(row["excess_cost"] or 0 for row in rows)
-    highest = max(row["excess_cost"] or 0 for row in rows)
-
-    def line(row: dict) -> str:
-        culprit, score, cost, excess = (
-            row["otel_service_name"],
-            row["cost_weighted_score"],
-            row["attributed_cost"],
-            row["excess_cost"],
-        )
-        filled = 100 * max(float((excess or 0) / highest), 0.0) if highest > 0 else 0.0
-        meter = f'<span class="meter" aria-hidden="true"><i style="width:{filled:.1f}%"></i></span>'
-        share = fmt.percent(_share(row["anomalous_traces"], row["total_traces"]))
-        traces = f"{row['anomalous_traces']:,} of {row['total_traces']:,}"
-        return (
-            number(str(row["place"]))
-            + td(fmt.utc(row["window_start_ms"]), sort_by=row["window_start_ms"])
-            + number(str(row["rank"]))
-            + row_head(text(culprit), "name", title=culprit)
-            + td(text(fmt.kind(row["anomaly_kind"])))
-            + number(meter + fmt.fixed(excess, excess_places), excess or 0)
-            + number(fmt.fixed(row["billed_excess_cost"], excess_places), row["billed_excess_cost"] or 0)
-            + number(fmt.fixed(score, score_places), score)
-            + number(fmt.fixed(row["anomaly_score"], 2), row["anomaly_score"])
-            + number(f"{fmt.fixed(cost, money_places)} {text(row['billing_currency'])}", cost)
-            + number(f'{traces} <span class="soft">{share}</span>', row["anomalous_traces"])
-            + td(cost_status(row["cost_status"]))
-        )
-
-    note = f"By {fmt.ORDERS[order]}, the most first: deal with these from the top."
-    if total > len(rows):
-        note = (
-            f"The {len(rows):,} highest of {total:,} rows by {fmt.ORDERS[order]}; all of them are in"
-            " ranked_anomalies.parquet."
-        )
-    content = table(RANKED_COLUMNS, map(line, rows), sorted_by=SORTED_BY[order])
-    return section(key, title, scrollable(title, content, "scroll"), note, FILTER)
+    pairs = ((title, f"{value}<small>{note}</small>") for title, value, note in figures)
+    return definitions(pairs, "figures", "The run in figures")
 
 
 def _step_in_words(step_ms: int) -> str:
@@ -144,16 +112,16 @@ def _step_in_words(step_ms: int) -> str:
     return f"{minutes} minutes" if minutes < 60 else f"{minutes // 60} h"
 
 
-def _cost_section(tables: Tables, summary: Summary, money: Money, key: str) -> str:
+def _cost_section(tables: Tables, summary: Summary, bill: Money, key: str) -> str:
     """Cost over time in one currency: chart, legend with totals, and the account's balance."""
-    currency = text(money.currency)
+    currency = text(bill.currency)
     # A currency has charges or anomalies, so the time is known.
     start_ms, end_ms = summary.start_ms or 0, summary.end_ms or 0
     step_ms = step_for(start_ms, end_ms)
-    series = series_of(tables.costs_over_time(money.currency, step_ms))
-    scores = tables.scores_over_time(money.currency, step_ms)
-    chart = cost_chart(series, scores, start_ms, end_ms, step_ms, money.currency)
-    decimal_places = fmt.places([money.charged]) + 2
+    series = series_of(tables.costs_over_time(bill.currency, step_ms))
+    excess = tables.excess_over_time(bill.currency, step_ms)
+    chart = cost_chart(series, excess, start_ms, end_ms, step_ms, bill.currency)
+    decimal_places = fmt.places([bill.charged]) + 2
 
     def line(one: Series) -> str:
         swatch = (
@@ -161,25 +129,25 @@ def _cost_section(tables: Tables, summary: Summary, money: Money, key: str) -> s
             f'<rect class="{one.css_class}" width="11" height="11"/></svg>'
         )
         return (
-            row_head(swatch + text(one.name), "name", title=one.name)
+            row_head(swatch + name(one.name), "name", title=one.name)
             + number(fmt.fixed(one.total, decimal_places))
-            + number(fmt.percent(_share(one.total, money.charged)))
+            + number(fmt.percent(_share(one.total, bill.charged)))
         )
 
     half = math.ceil(len(series) / 2)
     columns = (("Service", ""), (currency, NUMBER), ("Share", NUMBER))
     legends = "".join(table(columns, map(line, part)) for part in (series[:half], series[half:]))
     balance = "equal to the last decimal"
-    if money.leak:
-        balance = tag(f"{fmt.exact(money.leak)} is missing", "bad")
+    if bill.leak:
+        balance = tag(f"{fmt.exact(bill.leak)} is missing", "bad")
     account = (
-        f"Charged {fmt.exact(money.charged)} {currency} = allocated {fmt.exact(money.allocated)}"
-        f" + idle {fmt.exact(money.idle)} + unallocated {fmt.exact(money.unallocated)}: {balance}."
+        f"Charged {fmt.exact(bill.charged)} {currency} = allocated {fmt.exact(bill.allocated)}"
+        f" + idle {fmt.exact(bill.idle)} + unallocated {fmt.exact(bill.unallocated)}: {balance}."
     )
     return section(
         key,
         f"Cost by service over time, {currency}",
-        f'{chart}<div class="columns">{legends}</div><p class="soft">{account}</p>',
+        f'{scrollable("The chart", chart)}<div class="columns">{legends}</div><p class="soft">{account}</p>',
         f"A bar is {_step_in_words(step_ms)}; point at it for its figures.",
     )
 
@@ -187,15 +155,15 @@ def _cost_section(tables: Tables, summary: Summary, money: Money, key: str) -> s
 def _open_section(summary: Summary) -> str:
     """What may still change, or is not known yet."""
     parts = [
-        f"{fmt.exact(money.provisional)} of {fmt.exact(money.charged)} {text(money.currency)}"
-        for money in summary.money
-        if money.provisional
+        f"{fmt.exact(one.provisional)} of {fmt.exact(one.charged)} {text(one.currency)}"
+        for one in summary.money
+        if one.provisional
     ]
     lines = ["Nothing is provisional: the bill is there for every window."]
     if parts or summary.provisional_ranked:
         lines = [
             f"{', '.join(parts) or 'No cost'} and {summary.provisional_ranked:,} of"
-            f" {summary.ranked:,} ranked rows are provisional: the bill for their windows has not"
+            f" {summary.ranked:,} windows of incidents are provisional: the bill for them has not"
             " come, or its provider says that it is not complete. Where it has not come they rest on the"
             " latest known unit rates, where there are any. They are restated under the same key."
         ]
@@ -205,9 +173,12 @@ def _open_section(summary: Summary) -> str:
             " judge by (verdict_state warming)."
         )
     if summary.charge_anomalies:
+        charges = fmt.counted(summary.charge_anomalies, "charge")
+        lines.append(f"Irregular by the bill alone: {charges}, see the table charge_anomalies.")
+    if summary.stray:
+        rows = fmt.counted(summary.stray, "row")
         lines.append(
-            f"{summary.charge_anomalies:,} charges are irregular by the bill alone; they are in"
-            " charge_anomalies.parquet."
+            f"Of no incident: {rows} of ranked_anomalies, of a release that followed none; no figure has them."
         )
     return section("open", "What may still change", "".join(f"<p>{line}</p>" for line in lines))
 
@@ -220,27 +191,41 @@ def _rejected_section(summary: Summary) -> str:
         for stream, reason, records in summary.rejected[:MOST_REASONS]
     )
     more = len(summary.rejected) - MOST_REASONS
-    note = f"{more:,} more reasons are in rejected_records.parquet." if more > 0 else ""
+    note = f"{more:,} more reasons are in the table rejected_records." if more > 0 else ""
     columns = (("Stream", ""), ("Reason", ""), ("Records", NUMBER))
     content = scrollable("Rejected records by reason", table(columns, rows))
     return section("rejected", "Rejected records", content, note)
 
 
+def _incident_section(rows: Sequence[dict], lines: Sequence[str], order: str, key: str, currency: str) -> str:
+    """The incidents of one currency; ``currency`` is for the title, "" where the run has but one."""
+    total = rows[0]["of_currency"]
+    note = f"By {fmt.ORDERS[order]}, the most first. Each opens to what happened and how its cost comes about."
+    if total > len(rows):
+        note = (
+            f"The {len(rows):,} first of {total:,} by {fmt.ORDERS[order]}: with more the page would be slow to open."
+            " All of them are in the table incidents."
+        )
+    body = f'{HEADS}<div class="incidents">{"".join(lines)}</div>'
+    return section(key, f"Incidents{currency}", body, note, CONTROLS)
+
+
 def _sections(tables: Tables, input_dir: Path | None, summary: Summary) -> Iterator[str]:
     order = tables.ranked_by()
-    by_currency = [list(rows) for _, rows in groupby(tables.ranked(MOST_RANKED), itemgetter("billing_currency"))]
-    shown = [
-        (f"-{i}", f", {text(rows[0]['billing_currency'])}" if len(by_currency) > 1 else "", rows)
-        for i, rows in enumerate(by_currency[:MOST_CURRENCIES])
+    by_currency = [list(rows) for _, rows in groupby(tables.incidents(MOST_INCIDENTS), itemgetter("billing_currency"))][
+        :MOST_CURRENCIES
     ]
+    # Of several currencies each gets its part of the page.
+    shown = [rows[: MOST_INCIDENTS // len(by_currency)] for rows in by_currency]
     if not shown:
-        yield section("ranked", "Ranked anomalies", "<p>No window holds an anomaly.</p>")
-    for key, currency, rows in shown:
-        yield _ranked_section(rows, order, f"ranked{key}", currency)
-    for i, money in enumerate(summary.money[:MOST_CURRENCIES]):
-        yield _cost_section(tables, summary, money, f"cost-{i}")
-    for key, currency, rows in shown:
-        yield top_section(tables, input_dir, rows[0], f"top{key}", currency)
+        yield section("incidents", "Incidents", "<p>No window holds an anomaly.</p>")
+    lines = incident_rows(tables, input_dir, [row for rows in shown for row in rows])
+    for i, rows in enumerate(shown):
+        currency = f", {text(rows[0]['billing_currency'])}" if len(shown) > 1 else ""
+        yield _incident_section(rows, list(islice(lines, len(rows))), order, f"incidents-{i}", currency)
+    yield _figures(summary)
+    for i, bill in enumerate(summary.money[:MOST_CURRENCIES]):
+        yield _cost_section(tables, summary, bill, f"cost-{i}")
     yield _open_section(summary)
     yield _rejected_section(summary)
 
@@ -251,20 +236,27 @@ def _script_hash(template: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def write_report(output_dir: Path, input_dir: Path | None, target: Path) -> None:
-    """Write the report on the tables of ``output_dir`` to ``target``.
+def write_report(
+    tables: Path | str,
+    input_dir: Path | None,
+    target: Path,
+    since: datetime | None = None,
+    refresh_s: int | None = None,
+) -> None:
+    """Write the report on ``tables``, a directory or a ``postgresql://`` URL, to ``target``; the same from both.
 
-    ``input_dir`` is where the run read from, for the spans of the top anomaly's exemplar trace;
-    with None the report says that they are left out. Takes seconds and less than 3 MB for 10,000
-    ranked rows and 350,000 verdicts.
+    ``input_dir`` is where the run read from, for the spans of exemplary traces; with None the report says that they
+    are left out. ``since``: of what came later only. ``refresh_s``: so often a browser reads the file again. The page
+    stays below 10 MB, however many incidents there are.
 
     Raises:
+        UsageError: ``tables`` is no URL of a database.
         JobError: a table is missing or cannot be read.
         OSError: ``target`` cannot be written, or a file of ``input_dir`` not read.
     """
     template = TEMPLATE.read_text(encoding="utf-8")
-    with Tables(output_dir) as tables:
-        summary = tables.summary()
+    with Tables(tables, since) as opened:
+        summary = opened.summary()
         subtitle = "No cost and no anomaly in this run"
         if summary.start_ms is not None:
             subtitle = (
@@ -273,25 +265,61 @@ def write_report(output_dir: Path, input_dir: Path | None, target: Path) -> None
             )
         page = Template(template).substitute(
             script_hash=_script_hash(template),
+            refresh="" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">',
             subtitle=subtitle,
-            figures=_figures(summary),
-            sections="\n".join(_sections(tables, input_dir, summary)),
+            headline="".join(map(_headline, opened.excess()[:MOST_CURRENCIES])),
+            sections="\n".join(_sections(opened, input_dir, summary)),
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
+    written = target.with_name(f".{target.name}")
+    written.write_text(page, encoding="utf-8")
+    written.replace(target)
+
+
+def _write_again(*report: Any) -> None:
+    """What fails leaves the last page, and a line: a database may be away for a while."""
+    try:
+        write_report(*report)
+    except (JobError, OSError) as error:
+        print(f"report: {error}", file=sys.stderr, flush=True)
+
+
+def _time(words: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError:
+        raise UsageError(f"--since {words}: must be a time as 2025-03-03T00:00Z") from None
+    if moment.tzinfo is None:
+        raise UsageError(f"--since {words}: say the time zone, as in {words}Z")
+    return moment
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report") -> int:
-    """Make the report that ``argv`` asks for; the exit status."""
-    parser = argparse.ArgumentParser(prog=prog, description="The HTML report of a run.")
-    parser.add_argument("--tables", type=Path, required=True, metavar="DIR", help="the job's output")
-    parser.add_argument("--input", type=Path, metavar="DIR", help="the job's input, for the exemplar trace")
+    """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
+    parser = Parser(prog=prog, description="The HTML report of a run.")
+    parser.add_argument(
+        "--tables", required=True, metavar="DIR|URL", help=f"the job's output, a directory or {FORM} (PGPASSWORD)"
+    )
+    parser.add_argument("--input", type=Path, metavar="DIR", help="the job's input, for the exemplary traces")
+    parser.add_argument("--since", metavar="TIME", help="of what came later only, as 2025-03-03T00:00Z")
+    parser.add_argument("--watch", type=int, metavar="S", help="write it again every S seconds, until it is stopped")
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="what to write")
-    arguments = parser.parse_args(argv)
     try:
-        write_report(arguments.tables, arguments.input, arguments.html)
+        arguments = parser.parse_args(argv)
+        since = _time(arguments.since) if arguments.since else None
+        if arguments.watch is not None and arguments.watch < 1:
+            raise UsageError(f"--watch {arguments.watch}: must be a second or more")
+        write_report(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
+        print(arguments.html, flush=True)
+        while arguments.watch is not None:
+            time.sleep(arguments.watch)
+            _write_again(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
+    except KeyboardInterrupt:
+        return 130
+    except UsageError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
     except (JobError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1
-    print(arguments.html)
     return 0

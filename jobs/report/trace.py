@@ -1,8 +1,9 @@
-"""One trace as a call tree: its spans, who called whom, and which span is the culprit's."""
+"""Traces as call trees: their spans, who called whom, and which span is the culprit's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import orjson
 
 from jobs import telemetry
 from udfs.pure.otlp import collect_spans
+
+_TRACE_ID = re.compile(rb'"traceId"\s*:\s*"([0-9A-Fa-f]{32})"')
 
 
 @dataclass(eq=False)
@@ -37,41 +40,38 @@ class Span:
         return self.end_ns - self.start_ns
 
 
-def read_trace(input_dir: Path, trace_id: str, span_count: int | None) -> list[Span]:
-    """The spans of one trace out of the files of ``traces``, each once, in no tree yet.
+def read_traces(input_dir: Path, span_counts: Mapping[str, int | None]) -> dict[str, list[Span]]:
+    """The spans of traces out of the files of ``traces``, each once, in no tree yet; a trace without any is not there.
 
-    Lines are told by their bytes, so that a scan costs little more than the decompression; it ends
-    with the files, or before that once ``span_count`` spans are found. Spans that the job rejected
-    are not among them.
+    span_counts: trace id in lower case -> how many spans it has, None where nobody knows.
+
+    Lines are told by their bytes, so that a scan costs little more than the decompression; it ends with the files, or
+    before that once all spans are found. Spans that the job rejected are not among them.
     """
-    spellings = trace_id.lower().encode(), trace_id.upper().encode()
-    spans: dict[str, Span] = {}
+    found: dict[str, dict[str, Span]] = {trace_id: {} for trace_id in span_counts}
+    missing = {trace_id.encode() for trace_id in span_counts}
     for line in telemetry.requests(input_dir, "traces"):
-        if not any(spelling in line for spelling in spellings):
-            continue
-        fragment = collect_spans(line)[0].get(trace_id.lower())
-        if fragment is None:
-            continue
-        # More may follow: the version of a service, how many a sampled span stands for.
-        for service, pod, _, fields, *_ in orjson.loads(fragment)[1]:
-            for span_id, parent, operation, _, error, start_ns, end_ns, peer, *_ in fields:
-                spans.setdefault(
-                    span_id,
-                    Span(
-                        span_id,
-                        parent,
-                        service,
-                        pod,
-                        operation,
-                        bool(error),
-                        start_ns,
-                        end_ns,
-                        peer,
-                    ),
-                )
-        if span_count is not None and len(spans) >= span_count:
+        if not missing:
             break
-    return list(spans.values())
+        if missing.isdisjoint(text.lower() for text in set(_TRACE_ID.findall(line))):
+            continue
+        for trace_id, fragment in collect_spans(line)[0].items():
+            if trace_id not in found:
+                continue
+            for span in _spans(fragment):
+                found[trace_id].setdefault(span.span_id, span)
+            span_count = span_counts[trace_id]
+            if span_count is not None and len(found[trace_id]) >= span_count:
+                missing.discard(trace_id.encode())
+    return {trace_id: list(spans.values()) for trace_id, spans in found.items() if spans}
+
+
+def _spans(fragment: bytes | str) -> Iterator[Span]:
+    """Of a trace's fragment, as otlp.collect_spans has it."""
+    # More may follow: the version of a service, how many a sampled span stands for.
+    for service, pod, _, fields, *_ in orjson.loads(fragment)[1]:
+        for span_id, parent, operation, _, error, start_ns, end_ns, peer, *_ in fields:
+            yield Span(span_id, parent, service, pod, operation, bool(error), start_ns, end_ns, peer)
 
 
 def _busy_ns(span: Span) -> int:

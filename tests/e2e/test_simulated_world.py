@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
+from html import escape
 from pathlib import Path
 
 import duckdb
@@ -130,15 +131,18 @@ def test_each_ranked_row_can_be_recomputed_from_its_explanation(simulated: Simul
         assert costs == sorted(costs, reverse=True)
 
 
-def test_the_report_shows_the_top_anomaly_with_its_trace(simulated: Simulated, tmp_path: Path) -> None:
+def test_the_report_shows_each_incident_with_its_trace_and_its_sum(simulated: Simulated, tmp_path: Path) -> None:
     world, tables = simulated(SEED, "mixed")
     for name, table in tables.items():
         pq.write_table(table, tmp_path / f"{name}.parquet")
     write_report(tmp_path, world, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    top = min(tables["ranked_anomalies"].to_pylist(), key=lambda row: -(row["excess_cost"] or 0))
-    assert "Top anomaly" in page and top["otel_service_name"] in page
-    assert any(trace_id in page for trace_id in top["exemplar_trace_ids"])
+    incidents = tables["incidents"].to_pylist()
+    assert incidents and page.count("Call tree of the exemplary trace") == len(incidents)
+    for incident in incidents:
+        assert escape(incident["evidence"]) in page and incident["exemplar_trace_ids"][0] in page
+    # Every sum is that of its incident, and every incident has its windows.
+    assert "they sum to" not in page and "are others" not in page and "Of no incident" not in page
 
 
 def test_other_files_and_parallelism_give_the_same_tables(job, simulated: Simulated, tmp_path: Path) -> None:

@@ -109,11 +109,12 @@ def _alert_sql() -> dict[str, str]:
     }
 
 
-def without_macros(sql: str) -> str:
-    """``sql`` as Grafana sends it, for a day and a currency."""
-    sql = re.sub(
-        r"\$__timeFilter\((\w+)\)", r"\1 between '2025-03-03T00:00:00Z' and '2025-03-04T00:00:00Z'", sql
-    ).replace("${currency:sqlstring}", "'USD'")
+def without_macros(sql: str, start: str = "2025-03-03T00:00:00Z", end: str = "2025-03-04T00:00:00Z") -> str:
+    """``sql`` as Grafana sends it, for a time range and a currency."""
+    for macro, text in {"$__timeFrom()": f"'{start}'", "$__timeTo()": f"'{end}'"}.items():
+        sql = sql.replace(macro, text)
+    sql = re.sub(r"\$__timeFilter\((\w+)\)", rf"\1 between '{start}' and '{end}'", sql)
+    sql = sql.replace("${currency:sqlstring}", "'USD'")
     assert "$" not in sql, f"a macro that this test doesn't know: {sql}"
     return sql
 
@@ -129,7 +130,8 @@ def tables() -> duckdb.DuckDBPyConnection:
         ],
         "incidents": [
             {"incident_id": name, "otel_service_name": name, "incident_state": state, "excess_cost": cost,
-             "evidence": f"{name} fails", "billing_currency": "USD", "opened_at": 1_740_960_000_000,
+             "evidence": f"{name} fails", "billing_currency": "USD", "projected_monthly_cost": cost * cost,
+             "anomaly_kind": "latency_spike", "opened_at": 1_740_960_000_000,
              "last_seen_at": 1_740_960_000_000, "closed_at": 1_740_970_000_000 if state == "closed" else None}
             for name, state, cost in (("cart", "closed", 9), ("web", "open", 3), ("checkout", "open", 4))
         ],
@@ -362,16 +364,25 @@ def test_panels_say_what_the_tables_say(tables: duckdb.DuckDBPyConnection) -> No
     def rows(title: str) -> list[tuple]:
         return tables.execute(without_macros(_targets("rawSql")[f"anomaly_cost: {title} A"]["rawSql"])).fetchall()
 
-    assert [row[:2] for row in rows("Ranked anomalies")] == [(1, "checkout"), (2, "cart")]
-    assert rows("Ranked anomalies")[0][11] == "first of checkout"
-    assert [row[:2] for row in rows("Incidents")] == [
+    assert [row[1:3] for row in rows("Ranked anomalies, $currency")] == [(1, "checkout"), (2, "cart")]
+    assert rows("Ranked anomalies, $currency")[0][-1] == "first of checkout"
+    assert [row[:2] for row in rows("Incidents, $currency")] == [
         ("open", "checkout fails"), ("open", "web fails"), ("closed", "cart fails"),
     ]  # fmt: skip
-    assert [(row[1], row[2]) for row in rows("Excess cost by culprit")] == [("cart", 3), ("checkout", 4)]
-    assert rows("Excess cost") == [(7,)]
-    assert rows("Cost") == [(4,)]
+    assert [(row[1], row[2]) for row in rows("Excess cost by culprit, $currency")] == [("cart", 3), ("checkout", 4)]
+    assert rows("Excess cost, $currency") == [(7,)]
+    assert rows("Cost, $currency") == [(4,)]
+    assert rows("Projected for a month, $currency") == [(106,)]
     assert rows("Unallocated share") == rows("Provisional share") == [(0.25,)]
-    assert [row[0] for row in rows("Bills outstanding")] == ["i-1"]
+    assert [row[0] for row in rows("Bills outstanding, $currency")] == ["i-1"]
+
+
+@pytest.mark.parametrize("name", _targets("rawSql"))
+def test_panels_of_tables_honour_the_time_range_and_name_the_currency(name: str) -> None:
+    sql = _targets("rawSql")[name]["rawSql"]
+    assert re.search(r"\$__time(Filter|From|To)\b", sql), f"{name}: the same for any time range"
+    is_money = "${currency" in sql and not re.search(r"\bas (\w+_share|idle)\b", sql)
+    assert not is_money or "$currency" in name, f"{name}: money without a currency"
 
 
 def test_panels_do_not_overlap_and_ask_a_source_that_is_provisioned() -> None:
