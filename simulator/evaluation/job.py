@@ -1,7 +1,7 @@
-"""The command that says how good a run is.
+"""How good a run of the job is: one that is there, or one of each seed, with its engine.
 
-python -m simulator.evaluation --tables DIR --truth DIR [--weak-labels] [--json FILE]
-python -m simulator.evaluation --seeds 1 2 3 4 5 [--days 7 ...] [--keep DIR] [--json FILE]
+python -m simulator.evaluation.job --tables DIR --truth DIR [--weak-labels] [--json FILE]
+python -m simulator.evaluation.job --seeds 1 2 3 4 5 [--days 7 ...] [--keep DIR] [--json FILE]
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _of_seeds(by_seed: dict[int, Measures]) -> dict:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m simulator.evaluation",
+        prog="python -m simulator.evaluation.job",
         description="How good a run is: detection, culprit, cost.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
