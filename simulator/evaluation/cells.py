@@ -237,7 +237,7 @@ def _money(
     orders = {arm: (ranked[money.KEYS], merit) for arm, merit in money.merits(ranked).items()} | {
         money.FINOPS: (irregular[money.KEYS], irregular["merit"]),
         BY_RULE: (by_rule[money.KEYS], by_rule["cost_weighted_score"]),
-        ORACLES_TRACES: (known[money.KEYS], known["excess_cost"].map(float)),
+        ORACLES_TRACES: (known[money.KEYS], pd.Series(m.floats(known["excess_cost"]))),
         ORACLE: (true[money.KEYS], true["cost"]),
     }
     worth = m.Worth(faults, costs)

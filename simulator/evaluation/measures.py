@@ -172,7 +172,7 @@ def culprits(
     A fault's money is its excess cost over all windows and services; one that saved money weighs
     nothing. A fault that nothing names counts as wrong.
     """
-    excess = costs.assign(excess_cost=_floats(costs["excess_cost"])).groupby("fault_id")["excess_cost"].sum()
+    excess = costs.assign(excess_cost=floats(costs["excess_cost"])).groupby("fault_id")["excess_cost"].sum()
     money = np.clip(faults["fault_id"].map(excess).fillna(0.0).to_numpy(float), 0.0, None)
     of_time = culprit_ranks(verdicts, faults)
     of_traces = culprit_ranks_of_own_traces(verdicts, truth, faults)
@@ -203,12 +203,12 @@ def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attrib
     Raises:
         ValueError: the ranking is in several currencies; currencies are never added.
     """
-    currencies = sorted(ranked.loc[_floats(ranked[column]) != 0.0, "billing_currency"].unique())
+    currencies = sorted(ranked.loc[floats(ranked[column]) != 0.0, "billing_currency"].unique())
     if len(currencies) > 1:
         raise ValueError(f"ranked_anomalies is in {len(currencies)} currencies {currencies}, must be in 1")
     keys = ["window_start", "otel_service_name"]
-    predicted = ranked[keys].assign(cost=_floats(ranked[column])).groupby(keys)["cost"].sum()
-    true = costs[keys].assign(cost=_floats(costs["excess_cost"])).groupby(keys)["cost"].sum()
+    predicted = ranked[keys].assign(cost=floats(ranked[column])).groupby(keys)["cost"].sum()
+    true = costs[keys].assign(cost=floats(costs["excess_cost"])).groupby(keys)["cost"].sum()
     both = pd.concat({"predicted": predicted, "true": true}, axis=1).fillna(0.0)
     guess, delta = both["predicted"].to_numpy(), both["true"].to_numpy()  # (windows x services,)
     rises = delta > 0.0
@@ -307,7 +307,7 @@ def _repaired(rows: Sequence[tuple[int, str, float]], cut: float, worth: Worth, 
 def true_costs(costs: pd.DataFrame) -> pd.DataFrame:
     """(window_start, otel_service_name, cost): what all faults together cost a service in a window, float."""
     keys = ["window_start", "otel_service_name"]
-    return costs[keys].assign(cost=_floats(costs["excess_cost"])).groupby(keys, as_index=False)["cost"].sum()
+    return costs[keys].assign(cost=floats(costs["excess_cost"])).groupby(keys, as_index=False)["cost"].sum()
 
 
 def averted_by_oracle(faults: pd.DataFrame, costs: pd.DataFrame, budgets: Sequence[int] = REPAIRS) -> dict[int, float]:
@@ -364,9 +364,7 @@ class Worth:
         self._time = dict(zip(faults["fault_id"], zip(epoch_ms(faults["start_time"]), epoch_ms(faults["end_time"]))))
         self._of = faults.groupby("otel_service_name")["fault_id"].agg(list).to_dict()
         self._costs: dict[str, list[tuple[int, float]]] = {}
-        for fault, start, cost in zip(
-            costs["fault_id"], epoch_ms(costs["window_start"]), _floats(costs["excess_cost"])
-        ):
+        for fault, start, cost in zip(costs["fault_id"], epoch_ms(costs["window_start"]), floats(costs["excess_cost"])):
             self._costs.setdefault(fault, []).append((int(start), float(cost)))
 
     def on(self, service: str, at: int, ended: Container[str] = ()) -> list[str]:
@@ -459,7 +457,7 @@ def weak_labels(
     return measures | {f"AC@{max(TOPS)} ranking, {kind}": float(share) for kind, share in by_kind.items()}
 
 
-def _floats(money: pd.Series) -> np.ndarray:
+def floats(money: pd.Series) -> np.ndarray:
     """Decimal money as float64, for measures, never for accounts; NULL is 0."""
     return np.array([0.0 if value is None else float(value) for value in money], float)
 

@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
+from simulator.evaluation.measures import floats
 from simulator.evaluation.worlds import World
 from udfs.pure import excess
 from udfs.pure.assemble import SEPARATOR, unpack
@@ -165,7 +166,7 @@ def merits(ranked: pd.DataFrame) -> dict[str, pd.Series]:
     of the excess cost. OURS: the excess cost.
     """
     alpha = ranked["anomaly_score"]
-    c_s, excess_cost = (ranked[name].map(float) for name in ("attributed_cost", "excess_cost"))
+    c_s, excess_cost = (pd.Series(floats(ranked[name])) for name in ("attributed_cost", "excess_cost"))
     return {
         AIOPS: alpha,
         NAIVE: alpha + np.log1p(c_s.clip(lower=0)),

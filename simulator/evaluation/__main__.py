@@ -1,0 +1,103 @@
+"""The evaluation: the source's claims beside what this project does, on worlds whose truth is known.
+
+python -m simulator.evaluation --output DIR --quick                   # minutes: the order of the arms, not the figures
+python -m simulator.evaluation --output DIR --jobs 2                  # the source's protocol, 10 topologies: hours
+python -m simulator.evaluation --output DIR --days 1 --requests-per-day 10000 --families source deploy
+
+DIR gets cells/ (a result for each world, kept as soon as it is there: the same command goes on where it was stopped),
+measures.parquet (all measures), results.json (Table 3 and aims) and report.html. How good one run of the job with its
+engine is says ``python -m simulator.evaluation.job``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from simulator.config import BILLINGS
+from simulator.evaluation.cells import SIMULATED, code_version
+from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_parquet
+from simulator.evaluation.worlds import WorldError
+
+
+def _plan(argv: Sequence[str] | None) -> tuple[Plan, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulator.evaluation", description="The source's claims beside what this project does."
+    )
+    add = parser.add_argument
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="results and report; what is there is not computed again",
+    )
+    add("--quick", action="store_true", help="minutes: few, small worlds")
+    add("--seeds", type=int, nargs="+", metavar="N", help=f"worlds [{FULL.seeds[0]} to {FULL.seeds[-1]}]")
+    add("--days", type=float, help=f"length of a world [{FULL.days:g}]")
+    add("--requests-per-day", type=int, help=f"[{FULL.requests_per_day}]")
+    add("--families", nargs="+", choices=SIMULATED, help="of simulated worlds [all]")
+    add("--billings", nargs="+", choices=BILLINGS, help="kinds of bill of the source's family [all]")
+    add("--data", type=Path, metavar="DIR", help="given worlds, live systems and recorded days, as well")
+    add("--no-ablations", action="store_true", help="leave out the detectors without some of their parts")
+    add("--jobs", type=int, default=1, help="worlds at a time [1]")
+    found = parser.parse_args(argv)
+    if found.jobs < 1:
+        parser.error(f"--jobs {found.jobs} is below 1")
+    if found.data and not found.data.is_dir():
+        parser.error(f"--data {found.data} is no directory")
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in ("seeds", "days", "requests_per_day", "families", "billings", "data")
+        if (value := getattr(found, name)) is not None
+    }
+    plan = replace(QUICK if found.quick else FULL, **given)
+    if len(set(plan.seeds)) < len(plan.seeds):
+        parser.error(f"--seeds {list(plan.seeds)}: each must be given once")
+    return (replace(plan, ablations=False) if found.no_ablations else plan), found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what ``argv`` asks for; the exit status."""
+    plan, found = _plan(argv)
+    begun = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"evaluation: {time.monotonic() - begun:.0f} s: {line}", file=sys.stderr, flush=True)
+
+    try:
+        results, _ = complete(plan, found.output, found.jobs, say)
+    except (WorldError, OSError) as error:
+        print(f"evaluation: {error}", file=sys.stderr)
+        return 1
+    words = list(argv) if argv is not None else sys.argv[1:]
+    about = {
+        "command": " ".join(["python -m simulator.evaluation", *words]),
+        "code": code_version(),
+        "worlds": f"{len(results)}, of {', '.join(dict.fromkeys(of['cell']['family'] for of in results))}",
+        "seeds": ", ".join(map(str, plan.seeds)),
+        "each": f"{plan.days:g} days, {plan.requests_per_day:,} requests a day, 12 % anomalous, windows of 30 minutes",
+        "spans": f"{sum(of['spans'] for of in results):,}",
+        "computing time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes of one core",
+    }
+    # Only now, since drawing needs what computing doesn't.
+    from simulator.evaluation import figures, report
+
+    table = long(results)
+    write_parquet(table, found.output / "measures.parquet", about)
+    summary = {"about": about, **report.summary(table)}
+    (found.output / "results.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    report.write(found.output / "report.html", table, figures.draw(results, table), about)
+    print(report.markdown(summary), end="")
+    say(f"{found.output / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
