@@ -76,19 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (WorldError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
-    words = list(argv) if argv is not None else sys.argv[1:]
+    # Only now, since drawing needs what computing doesn't.
+    from simulator.evaluation import figures, report
+
+    words = ["DIR" if word == str(found.output) else word for word in (sys.argv[1:] if argv is None else argv)]
     about = {
         "command": " ".join(["python -m simulator.evaluation", *words]),
         "code": code_version(),
         "worlds": f"{len(results)}, of {', '.join(dict.fromkeys(of['cell']['family'] for of in results))}",
-        "seeds": ", ".join(map(str, plan.seeds)),
+        "seeds": figures.in_runs(plan.seeds),
         "each": f"{plan.days:g} days, {plan.requests_per_day:,} requests a day, 12 % anomalous, windows of 30 minutes",
         "spans": f"{sum(of['spans'] for of in results):,}",
         "computing time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes of one core",
     }
-    # Only now, since drawing needs what computing doesn't.
-    from simulator.evaluation import figures, report
-
     table = long(results)
     write_parquet(table, found.output / "measures.parquet", about)
     summary = {"about": about, **report.summary(table)}

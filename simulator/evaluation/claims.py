@@ -34,6 +34,8 @@ AIM_BUDGETS = (3, 5, 10)
 AIM_OF_ORACLE = {METERED: 0.90, "mixed": 0.90, "machine": 0.80}
 
 REPRODUCED, BETTER, SHORT, UNDECIDED = "reproduced", "better", "short", "undecided"
+# The same of an arm to compare with, of which neither is good or bad.
+OF_OTHERS = {BETTER: "higher", SHORT: "lower"}
 # An interval of a greater half-width reproduces nothing.
 WIDEST = 0.1
 
@@ -100,7 +102,9 @@ def table_3(long: pd.DataFrame, billing: str = METERED) -> list[Row]:
                 ours = estimate(values(long, "attribution", whose, "share on right service", "source", billing))
             else:
                 ours = estimate(values(long, "detection", DETECTOR, measure, "source", billing))
-            rows.append(Row(arm, measure, source, ours, verdict(ours, source)))
+            word = verdict(ours, source)
+            is_own = arm in (money.SOURCES, money.OURS)
+            rows.append(Row(arm, measure, source, ours, word if is_own else OF_OTHERS.get(word, word)))
     return rows
 
 

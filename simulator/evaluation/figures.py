@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ COLOURS = {
 DASHED = {RANDOM, HINDSIGHT, "no repair"}
 MONTH_WINDOWS = 30 * 48
 LEVELS = ("low", "middle", "high")
-ROWS_MIN = 9  # of a service, so that its severity can be told in three levels
+ROWS_MIN = (9, 6, 3)  # of a service, so that its severity can be told in three levels; the first that two have
 
 
 class Drawn(NamedTuple):
@@ -143,18 +143,21 @@ def _severity(results: Sequence[dict[str, Any]]) -> Drawn | None:
 def _two_services(results: Sequence[dict[str, Any]]) -> tuple[int, dict[str, pd.DataFrame]] | None:
     """Of the world that knows most of two services: the seed, and rows of the most and of the least contained one."""
     columns = ["hour", "service", "alpha", "traces", "excess", "own", "true"]
-    best: tuple[int, int, dict[str, pd.DataFrame]] | None = None
-    for of in results:
-        rows = pd.DataFrame(of["series"].get("rows", []), columns=columns).dropna(subset=["own"])
-        by_service = {name: part for name, part in rows.groupby("service") if len(part) >= ROWS_MIN}
-        if len(by_service) < 2:
-            continue
-        contained = sorted(by_service, key=lambda name: float(by_service[name]["own"].mean()))
-        pair = {name: by_service[name] for name in (contained[-1], contained[0])}
-        known = min(map(len, pair.values()))
-        if best is None or known > best[0]:
-            best = known, of["cell"]["seed"], pair
-    return best[1:] if best else None
+    tables = {
+        of["cell"]["seed"]: pd.DataFrame(of["series"].get("rows", []), columns=columns).dropna(subset=["own"])
+        for of in results
+    }
+    for least in ROWS_MIN:
+        found: list[tuple[int, int, dict[str, pd.DataFrame]]] = []
+        for seed, rows in tables.items():
+            by_service = {name: part for name, part in rows.groupby("service") if len(part) >= least}
+            contained = sorted(by_service, key=lambda name: float(by_service[name]["own"].mean()))
+            if len(contained) > 1:
+                pair = {name: by_service[name] for name in (contained[-1], contained[0])}
+                found.append((min(map(len, pair.values())), seed, pair))
+        if found:
+            return max(found, key=lambda of: of[0])[1:]
+    return None
 
 
 def _bars(long: pd.DataFrame) -> Drawn | None:
@@ -169,14 +172,14 @@ def _bars(long: pd.DataFrame) -> Drawn | None:
         if arm != money.FINOPS:
             of = estimate(values(long, "detection", RULE if arm == BY_RULE else DETECTOR, "F1", "source", METERED))
             axes.bar(at, of.mean, 0.6, yerr=np.nan_to_num(of.half), color="#c9d3e6", edgecolor="#4269d0", capsize=3)
-            axes.text(at, 0.02, f"{of.mean:.2f}", ha="center", color="#1b1f27")
+            axes.text(at - 0.27, of.mean - 0.05, f"{of.mean:.2f}", ha="left", color="#4269d0")
     axes.text(arms.index(money.FINOPS), 0.02, "no verdict\non traces", ha="center", color="#555d6b", fontsize=8)
     means, halves = [saved[arm].mean for arm in arms], [np.nan_to_num(saved[arm].half) for arm in arms]
     axes.errorbar(place, means, yerr=halves, color=COLOURS[money.OURS], marker="o", capsize=3, lw=1.8)
     for at, mean in zip(place, means):
         axes.annotate(f"{mean:.2f}", (at, mean), (6, 5), textcoords="offset points", color=COLOURS[money.OURS])
     axes.set_xticks(place, [arm.replace(" ", "\n", 1) for arm in arms])
-    axes.set_ylim(0, 1.08)
+    axes.set_ylim(min(0.0, *means) - 0.02, 1.08)
     _labels(axes, "", "bars: F1 of traces; line: savings")
     return Drawn(
         "F1 and savings, by arm (the source's Fig. 7)",
@@ -274,7 +277,9 @@ def _false_alarms(long: pd.DataFrame) -> Drawn | None:
             axes.bar(where, of.mean(), 0.33, color=colour, alpha=0.55, label=arm if not at else None)
             axes.scatter([where] * len(of), of, s=9, color=colour, zorder=3)
     axes.axhline(0.01, color="#b4231d", ls="--", lw=1)
-    axes.text(len(families) - 0.45, 0.0104, "aim", color="#b4231d", ha="right", va="bottom", fontsize=8)
+    axes.text(
+        1, 0.0104, "aim", color="#b4231d", ha="right", va="bottom", fontsize=8, transform=axes.get_yaxis_transform()
+    )
     axes.set_xticks(range(len(families)), families)
     _labels(axes, "", "share of normal traces flagged")
     axes.legend()
@@ -313,8 +318,12 @@ def _png(figure: Figure) -> bytes:
 
 
 def _seeds(results: Sequence[dict[str, Any]]) -> str:
-    by_seed = sorted({of["cell"]["seed"] for of in results})
+    return f"seeds {in_runs({of['cell']['seed'] for of in results})}"
+
+
+def in_runs(numbers: Iterable[int]) -> str:
+    """1, 2, 3, 7 as ``1 to 3, 7``."""
     runs: defaultdict[int, list[int]] = defaultdict(list)
-    for number, seed in enumerate(by_seed):
-        runs[seed - number].append(seed)
-    return "seeds " + ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs.values())
+    for place, number in enumerate(sorted(numbers)):
+        runs[number - place].append(number)
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs.values())

@@ -31,7 +31,13 @@ from simulator.evaluation.cells import (
 )
 from simulator.evaluation.claims import (
     AIM_BUDGETS,
+    ATTRIBUTION,
     BETTER,
+    F1,
+    OF_OTHERS,
+    PRECISION,
+    RECALL,
+    SAVINGS,
     SHORT,
     aims,
     savings,
@@ -95,13 +101,14 @@ def summary(long: pd.DataFrame) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Table 3 of a summary, as the README has it."""
-    lines = ["| | | the source | ours | |", "|---|---|---|---|---|"]
+    """Table 3 of a summary, as the README has it: what all arms share once, and the savings of each."""
+    lines = ["| | the source | ours | |", "|---|---|---|---|"]
     for row in found["table_3"]:
-        lines.append(
-            f"| {row['arm']} | {row['measure']} | {row['source']:.2f} | {_number(row['mean'], row['half'])}"
-            f" | {row['verdict']} |"
-        )
+        shared = row["arm"] == money.OURS and row["measure"] in (PRECISION, RECALL, F1)
+        if shared or row["measure"] in (SAVINGS, ATTRIBUTION):
+            whose = "" if shared else f", {row['arm']}"
+            ours = _number(row["mean"], row["half"])
+            lines.append(f"| {row['measure']}{whose} | {row['source']:.2f} | {ours} | {row['verdict']} |")
     return "\n".join(lines) + "\n"
 
 
@@ -140,7 +147,7 @@ def _number(mean: float | None, half: float | None, places: int = 2) -> str:
     if mean is None or math.isnan(mean):
         return "–"
     known = "" if half is None or math.isnan(half) else f" ± {half:.{places}f}"
-    return f"{mean:.{places}f}{known}"
+    return f"{round(mean, places) + 0.0:.{places}f}{known}"  # + 0.0: no -0
 
 
 def _of(of: Estimate, places: int = 2) -> str:
@@ -148,7 +155,8 @@ def _of(of: Estimate, places: int = 2) -> str:
 
 
 def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Cells are plain text; the first of a row names it."""
+    """Cells are plain text; the first of a row names it, and so does the second where its column has no head."""
+    is_named = len(head) > 1 and not head[1]
     top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     body = "\n".join(
         f'<tr{_css(row)}><th scope="row">{html.escape(row[0])}</th>'
@@ -157,7 +165,8 @@ def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str
         for row in rows
     )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{title}<thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    css = ' class="named"' if is_named else ""
+    return f'<div class="wide"><table{css}>{title}<thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _css(row: Sequence[str]) -> str:
@@ -176,7 +185,7 @@ def _table_3(long: pd.DataFrame) -> str:
         [row.arm, row.measure, f"{row.source:.2f}", _of(row.ours), str(row.ours.n), row.verdict]
         for row in table_3(long)
     ]
-    return _html_table(["arm", "measure", "the source", "ours, ± 95 %", "worlds", "verdict"], rows)
+    return _html_table(["arm", "", "the source", "ours, ± 95 %", "worlds", "verdict"], rows)
 
 
 def _aims(long: pd.DataFrame) -> str:
@@ -298,17 +307,16 @@ def _figure(figure: Drawn, about: dict[str, Any]) -> str:
 
 
 def _misses(long: pd.DataFrame) -> str:
-    ours = (money.SOURCES, money.OURS)
     lines = [
         f"Short of the source: {row.measure} of {row.arm}, {_of(row.ours)} where it has {row.source:.2f}."
         for row in table_3(long)
-        if row.verdict == SHORT and row.arm in ours
+        if row.verdict == SHORT
     ]
     lines += [
         f"An arm to compare with does better here than in the source: {row.arm}, {row.measure} {_of(row.ours)}"
         f" where it has {row.source:.2f}."
         for row in table_3(long)
-        if row.verdict == BETTER and row.arm not in ours
+        if row.verdict == OF_OTHERS[BETTER]
     ]
     lines += [
         f"Missed: {aim.what}, {_of(aim.ours)} where {aim.least:.2f} was wanted."
