@@ -43,7 +43,9 @@ from simulator.evaluation.worlds import (
     simulate,
 )
 from udfs.pure import detect as pure
-from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
+from udfs.pure.case import Case
+from udfs.pure.judge import judge as judge_case
+from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
 from udfs.pure.verdicts import MinuteResult
 
 # Worlds of our simulator, by family; worlds of others are read.
@@ -54,6 +56,9 @@ SIMULATED = {
     STORM: ("--case", STORM),
     DEPLOY: ("--case", DEPLOY),
     "wide": ("--noise", "wide"),
+    "half severity": ("--severity", "0.5"),
+    "3 % anomalous": ("--anomaly-rate", "0.03"),
+    "25 % anomalous": ("--anomaly-rate", "0.25"),
 }
 assert {*MIXES, *CASES} < {*SIMULATED}
 GIVEN = ("worlds", "live", "recorded")
@@ -66,6 +71,10 @@ ABLATIONS = ("without the Transformer", "the source's threshold", "without metri
 BY_RULE, RANDOM, ORACLES_TRACES, ORACLE, HINDSIGHT = (
     "simple rule", "random", "oracle's traces", "oracle", "hindsight",
 )  # fmt: skip
+
+# Our order if repairs came later by so many minutes, or if the price of a dimension were wrong by a factor.
+LATER = {"an hour later": 60, "six hours later": 360}
+MISPRICED = {"cpu at half its price": ("cpu", 0.5), "cpu at 1.5 times its price": ("cpu", 1.5)}
 
 BUDGETS = (1, 2, 3, 5, 10, 20, 50)  # repairs a day
 SHOWN = 10  # repairs a day where a figure has one number
@@ -89,7 +98,8 @@ class Cell:
     def name(self) -> str:
         """For people, and for the file of its result."""
         world = Path(self.place).name if self.place else f"{self.seed}-{self.days:g}d-{self.requests_per_day}"
-        return "-".join(filter(None, (self.family, self.billing, world, "ablations" if self.ablations else "")))
+        words = (self.family.replace(" ", ""), self.billing, world, "ablations" if self.ablations else "")
+        return "-".join(filter(None, words))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -141,7 +151,18 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
     source = cell.source(directory)
     world = load(directory, is_calm=source.is_calm)
     model = MaskedSpanModel(DEFAULT_MODEL)
-    detectors: dict[str, Detector] = {DETECTOR: pure.Detector(model), RULE: _rule(world)}
+    known: list[MinuteResult] = []  # what who knows the truth says; by the same cases, so that none is judged twice
+    has_costs = (directory / "truth" / "costs.parquet").is_file() and len(world.faults) > 0
+    truth = money.with_namespace(world.truth, money.services(world)) if has_costs else world.truth
+    blame = money.knowing(truth) if has_costs else None
+
+    def tell(case: Case, predictor: Predictor) -> MinuteResult:
+        result = judge_case(case, predictor)
+        if blame:
+            known.append(blame(result, case))
+        return result
+
+    detectors: dict[str, Detector] = {DETECTOR: pure.Detector(model, tell=tell), RULE: _rule(world)}
     if cell.ablations:
         without: Sequence[Detector] = (
             pure.Detector(Usual()),
@@ -153,18 +174,18 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
     series: dict[str, Any] = {}
     said: dict[str, list[MinuteResult]] = {}
     for arm, detector in detectors.items():
-        results, took = detect(detector, world)
+        results, _ = detect(detector, world)
         first, last, _ = stated(results)
         found, _ = judge(last, world, source)
         if not world.is_real and len(world.faults):
             found |= {"accuracy": m.detection(last, world.truth)["accuracy"]}
             found |= minutes_to_detect(first, world.truth, world.faults)
-        measures["detection"][arm] = found | {"µs a span": took / max(world.spans, 1) * 1e6}
+        measures["detection"][arm] = found
         said[arm] = results
         if arm == DETECTOR and not world.is_real:
             series["calibration"] = calibration(last, world.truth)
-    if (directory / "truth" / "costs.parquet").is_file() and len(world.faults):
-        of_money, more = _money(world, directory, said, model)
+    if has_costs:
+        of_money, more = _money(world, directory, said, known)
         measures |= of_money
         series |= more
     return {"measures": {t: {arm: _known(of) for arm, of in arms.items()} for t, arms in measures.items()},
@@ -205,10 +226,10 @@ def calibration(verdicts: pd.DataFrame, truth: pd.DataFrame) -> list[list[float]
 
 
 def _money(
-    world: World, directory: Path, said: Mapping[str, list[MinuteResult]], model: MaskedSpanModel
+    world: World, directory: Path, said: Mapping[str, list[MinuteResult]], known: list[MinuteResult]
 ) -> tuple[dict[str, dict[str, Measures]], dict[str, Any]]:
     names = money.services(world)
-    truth, faults = (money.with_namespace(table, names) for table in (world.truth, world.faults))
+    faults = money.with_namespace(world.faults, names)
     costs = money.with_namespace(pd.read_parquet(directory / "truth" / "costs.parquet"), names)
     culprit = dict(zip(faults["fault_id"], faults["otel_service_name"]))
     caused = costs.assign(otel_service_name=costs["fault_id"].map(culprit))
@@ -218,14 +239,14 @@ def _money(
     ranked = money.ranked(said[DETECTOR], bill.allocations)
     took = time.process_time() - begun
     by_rule = money.ranked(said[RULE], bill.allocations)
-    known = money.ranked(detect(money.knowing(model, truth), world)[0], bill.allocations)
+    of_truth = money.ranked(known, bill.allocations)
 
     attribution = {
         "c_s": m.attribution(ranked, costs),
         "excess": m.attribution(ranked, costs, "excess_cost"),
         "billed excess": m.attribution(ranked, costs, "billed_excess_cost"),
-        "c_s, oracle's traces": m.attribution(known, costs),
-        "excess, oracle's traces": m.attribution(known, costs, "excess_cost"),
+        "c_s, oracle's traces": m.attribution(of_truth, costs),
+        "excess, oracle's traces": m.attribution(of_truth, costs, "excess_cost"),
     }
     attribution["excess"] |= {
         "attribution A by cause": m.attribution(ranked, caused, "excess_cost")["attribution A"],
@@ -237,13 +258,20 @@ def _money(
     orders = {arm: (ranked[money.KEYS], merit) for arm, merit in money.merits(ranked).items()} | {
         money.FINOPS: (irregular[money.KEYS], irregular["merit"]),
         BY_RULE: (by_rule[money.KEYS], by_rule["cost_weighted_score"]),
-        ORACLES_TRACES: (known[money.KEYS], pd.Series(m.floats(known["excess_cost"]))),
+        ORACLES_TRACES: (of_truth[money.KEYS], pd.Series(m.floats(of_truth["excess_cost"]))),
         ORACLE: (true[money.KEYS], true["cost"]),
     }
     worth = m.Worth(faults, costs)
     every = sum(float(cost) for cost in costs["excess_cost"] if cost > 0)
     done = {arm: m.repairs(rows, merit, faults, costs, BUDGETS) for arm, (rows, merit) in orders.items()}
     dollars = {arm: _dollars(of, worth, every) for arm, of in done.items()}
+    rows, merit = orders[money.OURS]
+    for name, minutes in LATER.items():
+        later = m.repairs(rows, merit, faults, costs, BUDGETS, minutes * MINUTE_MS)
+        dollars[f"{money.OURS}, {name}"] = _dollars(later, worth, every)
+    for name, of in MISPRICED.items():
+        wrong = m.repairs(rows, money.excess_at(ranked, *of), faults, costs, BUDGETS)
+        dollars[f"{money.OURS}, {name}"] = _dollars(wrong, worth, every)
     random = np.random.default_rng(0)
     shuffles = (pd.Series(random.random(len(ranked))) for _ in range(SHUFFLES))
     shuffled = [_dollars(m.repairs(ranked[money.KEYS], of, faults, costs, BUDGETS), worth, every) for of in shuffles]

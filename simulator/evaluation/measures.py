@@ -242,12 +242,13 @@ def repairs(
     faults: pd.DataFrame,
     costs: pd.DataFrame,
     budgets: Sequence[int] = REPAIRS,
+    delay_ms: int = REPAIR_MS,
 ) -> dict[int, Repairs]:
     """What is repaired of the first k incidents a day by ``merit``, for each k of ``budgets``.
 
     ranked: rows (window_start, otel_service_name); merit: of each row; what is not above 0 is left alone.
     A person who has k repairs a day deals with what is worth one: every row whose merit reaches the day's cut, which
-    is as low as the k repairs allow. The service is repaired REPAIR_MS after the row's window, and that ends all its
+    is as low as the k repairs allow. The service is repaired ``delay_ms`` after the row's window, and that ends all its
     faults that are on by then. Adjacent windows of a service are one incident, repaired once, unless it has got another
     fault since.
     """
@@ -266,9 +267,9 @@ def repairs(
             low, high = 0, len(cuts) - 1  # the lowest cut that takes at most k repairs
             while low < high:
                 middle = (low + high) // 2
-                fits = _repaired(of_day, cuts[middle], worth, before).made - before.made <= k
+                fits = _repaired(of_day, cuts[middle], worth, before, delay_ms).made - before.made <= k
                 low, high = (low, middle) if fits else (middle + 1, high)
-            done[k] = _repaired(of_day, cuts[low], worth, before)
+            done[k] = _repaired(of_day, cuts[low], worth, before, delay_ms)
     return done
 
 
@@ -285,7 +286,9 @@ def averted(
     return {k: worth.saved(done.ended) for k, done in repairs(ranked, merit, faults, costs, budgets).items()}
 
 
-def _repaired(rows: Sequence[tuple[int, str, float]], cut: float, worth: Worth, before: Repairs) -> Repairs:
+def _repaired(
+    rows: Sequence[tuple[int, str, float]], cut: float, worth: Worth, before: Repairs, delay_ms: int
+) -> Repairs:
     """After a day's rows (window start, service, merit), in order of time, from ``cut`` on."""
     made, idle = before.made, before.idle
     ended = dict(before.ended)
@@ -297,7 +300,7 @@ def _repaired(rows: Sequence[tuple[int, str, float]], cut: float, worth: Worth, 
         if merit < cut or goes_on and not worth.is_ill(service, start, ended):
             continue
         last[service] = start
-        at = start + WINDOW_MS + REPAIR_MS
+        at = start + WINDOW_MS + delay_ms
         on = worth.on(service, at, ended)
         ended.update(dict.fromkeys(on, at))
         made, idle = made + 1, idle + (not on)

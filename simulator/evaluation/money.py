@@ -7,10 +7,9 @@ and bill, and differ in the order alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -22,12 +21,9 @@ from udfs.pure import excess
 from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.attribute import resource_rows
 from udfs.pure.case import Case
-from udfs.pure.detect import Detector
 from udfs.pure.focus import collect_charges
 from udfs.pure.irregular import charge_anomalies
-from udfs.pure.judge import judge
 from udfs.pure.offline import Consumer, collect_traces, meter_consumers
-from udfs.pure.predict import Predictor
 from udfs.pure.price import cost_by_window, to_units
 from udfs.pure.rank import rank_window
 from udfs.pure.verdicts import MinuteResult, incidents
@@ -47,23 +43,24 @@ AIOPS, FINOPS, NAIVE, SOURCES, S_EXCESS, OURS = (
 )  # fmt: skip
 
 
-def knowing(model: Any, truth: pd.DataFrame) -> Detector[MinuteResult]:
-    """A detector that blames whom the truth names, and counts excess as the job does of those traces."""
+def knowing(truth: pd.DataFrame) -> Callable[[MinuteResult, Case], MinuteResult]:
+    """What turns a judged minute into one that blames whom the truth names; excess is counted as the job does."""
     true = truth[truth["is_anomalous"].astype(bool)].set_index("trace_id")
     culprit_of = true["culprit_service_name"].to_dict()
 
-    def blame(case: Case, predictor: Predictor) -> MinuteResult:
-        result = judge(case, predictor)
-        for row in result.verdicts:
+    def blame(judged: MinuteResult, case: Case) -> MinuteResult:
+        result = MinuteResult(judged.minute_ms, service_traces=judged.service_traces, is_final=judged.is_final)
+        for row in judged.verdicts:
             culprit = culprit_of.get(row["trace_id"])
-            row |= {"is_anomalous": culprit is not None, "culprit_service_name": culprit,
-                    "anomaly_kind": "anomaly" if culprit else None}  # fmt: skip
+            kind = "anomaly" if culprit else None
+            of_row = {"is_anomalous": culprit is not None, "culprit_service_name": culprit, "anomaly_kind": kind}
+            result.verdicts.append(row | of_row)
         affected = [[row["culprit_service_name"]] for row in result.verdicts if row["is_anomalous"]]
         result.incidents = incidents(result.verdicts, affected, [None] * len(affected))
         excess.tell(result, case)
         return result
 
-    return Detector(model, tell=blame)
+    return blame
 
 
 class Bill:
@@ -157,6 +154,15 @@ def services(world: World) -> set[str]:
     names = {service for used in world.usage.values() for service, _ in used}
     traces = (unpack(packed) for of_minute in world.minutes.values() for packed in of_minute)
     return names | {pod.split(SEPARATOR)[0] for trace in traces for pod in trace.pods}
+
+
+def excess_at(ranked: pd.DataFrame, dimension: str, factor: float) -> pd.Series:
+    """Excess cost of each row of ranked_anomalies if a price book had a dimension's price wrong by a factor."""
+    totals = []
+    for explanation in ranked["explanation"]:
+        parts = orjson.loads(explanation)["x_ExcessUsage"]
+        totals.append(sum(float(of["x_Cost"]) * (factor if of["x_Dimension"] == dimension else 1) for of in parts))
+    return pd.Series(totals, dtype=float)
 
 
 def merits(ranked: pd.DataFrame) -> dict[str, pd.Series]:

@@ -22,6 +22,8 @@ from simulator.evaluation.cells import (
     BY_RULE,
     DETECTOR,
     HINDSIGHT,
+    LATER,
+    MISPRICED,
     ORACLE,
     ORACLES_TRACES,
     RANDOM,
@@ -63,9 +65,12 @@ WHAT = {
     money.S_EXCESS: "α · ln(1 + excess)",
     money.OURS: "excess cost; what the job ranks by",
     ORACLES_TRACES: "excess cost, of the true traces and culprits",
+    **{f"{money.OURS}, {name}": "the same, if repairs came so late" for name in LATER},
+    **{f"{money.OURS}, {name}": "the same, with such a price book" for name in MISPRICED},
     ORACLE: "true cost of each window",
     HINDSIGHT: "the most that k repairs avert, known only afterwards",
 }
+SENSITIVITY = tuple(f"{money.OURS}, {name}" for name in (*LATER, *MISPRICED))
 # What a person on call sees of a detector: measure of cells, title, decimals.
 SEEN = (
     ("F1", "F1", 3), ("precision", "precision", 3), ("recall", "recall", 3), ("accuracy", "accuracy", 3),
@@ -199,8 +204,9 @@ def _aims(long: pd.DataFrame) -> str:
 
 def _dollars(long: pd.DataFrame, billing: str) -> str:
     cell = partial(_cell, long, "source", billing, "dollars")
+    known = set(long.loc[long["table"] == "dollars", "arm"])
     rows = []
-    for arm in RANKINGS:
+    for arm in (arm for arm in (*RANKINGS, *SENSITIVITY) if arm in known):
         shares = [cell(arm, f"saved, k = {k}", 2) for k in AIM_BUDGETS]
         of_best = [
             " ".join(_number(savings(long, arm, k, best, billing).mean, None) for k in AIM_BUDGETS)
