@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator.config import BILLINGS
-from simulator.evaluation.cells import SIMULATED, code_version
+from simulator.evaluation.cells import GIVEN, SIMULATED, code_version
 from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_parquet
 from simulator.evaluation.worlds import WorldError
 
@@ -42,7 +42,7 @@ def _plan(argv: Sequence[str] | None) -> tuple[Plan, argparse.Namespace]:
     add("--seeds", type=int, nargs="+", metavar="N", help=f"worlds [{FULL.seeds[0]} to {FULL.seeds[-1]}]")
     add("--days", type=float, help=f"length of a world [{FULL.days:g}]")
     add("--requests-per-day", type=int, help=f"[{FULL.requests_per_day}]")
-    add("--families", nargs="+", choices=SIMULATED, help="of simulated worlds [all]")
+    add("--families", nargs="+", choices=(*SIMULATED, *GIVEN), help="of worlds [all]")
     add("--billings", nargs="+", choices=BILLINGS, help="kinds of bill of the source's family [all]")
     add("--data", type=Path, metavar="DIR", help="given worlds, live systems and recorded days, as well")
     add("--no-ablations", action="store_true", help="leave out the detectors without some of their parts")
@@ -52,6 +52,8 @@ def _plan(argv: Sequence[str] | None) -> tuple[Plan, argparse.Namespace]:
         parser.error(f"--jobs {found.jobs} is below 1")
     if found.data and not found.data.is_dir():
         parser.error(f"--data {found.data} is no directory")
+    if found.families and not found.data and not {*found.families} & {*SIMULATED}:
+        parser.error(f"--families {' '.join(found.families)} are given ones: give --data")
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name in ("seeds", "days", "requests_per_day", "families", "billings", "data")
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seeds": figures.in_runs(plan.seeds),
         "each": f"{plan.days:g} days, {plan.requests_per_day:,} requests a day, 12 % anomalous, windows of 30 minutes",
         "spans": f"{sum(of['spans'] for of in results):,}",
-        "computing time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes of one core",
+        "time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes, world by world",
     }
     table = long(results)
     write_parquet(table, found.output / "measures.parquet", about)

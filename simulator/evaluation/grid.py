@@ -23,12 +23,15 @@ from simulator.evaluation.worlds import RECORDED
 
 @dataclass(frozen=True)
 class Plan:
-    """Which cells there are. The source's family has every kind of bill, others one; ``data`` has given worlds."""
+    """Which cells there are. The source's family has every kind of bill, other simulated ones have the first.
+
+    data: a folder of given worlds, live systems and recorded days, for the families of GIVEN.
+    """
 
     seeds: tuple[int, ...]
     days: float
     requests_per_day: int
-    families: tuple[str, ...] = tuple(SIMULATED)
+    families: tuple[str, ...] = (*SIMULATED, *GIVEN)
     billings: tuple[str, ...] = BILLINGS
     data: Path | None = None
     ablations: bool = True
@@ -51,7 +54,7 @@ class Plan:
         if self.data is None:
             return
         patterns = {"worlds": ("worlds/*/",), "live": ("traceweaver-*/",), "recorded": tuple(f"{n}/" for n in RECORDED)}
-        for family in GIVEN:
+        for family in (family for family in GIVEN if family in self.families):
             for pattern in patterns[family]:
                 for place in sorted(self.data.glob(pattern)):
                     yield family, place.resolve()
@@ -59,7 +62,7 @@ class Plan:
 
 # The source's protocol, and one of minutes that shows the order of the arms, not the figures.
 FULL = Plan(seeds=tuple(range(701, 711)), days=7.0, requests_per_day=50_000)
-QUICK = Plan((701, 702, 703), days=0.5, requests_per_day=8_000, families=("source", DEPLOY), ablations=False)
+QUICK = Plan((701, 702, 703), days=0.5, requests_per_day=8_000, families=("source", DEPLOY, *GIVEN), ablations=False)
 
 
 def complete(plan: Plan, output: Path, jobs: int, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int]:

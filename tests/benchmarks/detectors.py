@@ -32,6 +32,7 @@ from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation.detection import Detector, detect, mean, real_days, stated, storm, verdict, within
 from simulator.evaluation.measures import Measures
+from simulator.evaluation.rule import REFERENCE_SHARE, RuleDetector
 from simulator.evaluation.worlds import MINUTE_MS, World, WorldError, load, simulate
 from tests.benchmarks.gap import GapDetector
 from tests.benchmarks.knn import NeighbourDetector
@@ -40,9 +41,6 @@ from udfs.pure.assemble import Trace, unpack
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
 from udfs.pure.verdicts import MinuteResult
 from udfs.pure.windows import HOUR_MS
-
-# knn knows the first part of the time.
-REFERENCE_SHARE = 0.25
 
 # Of these the first word for each minute is told, too, where a later one may have changed it.
 AT_ONCE = ("f1", "false_positive_rate", "positive flagged", "quiet flagged")
@@ -76,9 +74,9 @@ class OracleDetector:
         return verdict(trace, float(culprit is not None), 0.5, culprit)
 
 
-def _neighbours(world: World) -> Detector:
+def _reference_until_ms(world: World) -> int:
     first, last = world.times[0], world.times[-1] + MINUTE_MS
-    return NeighbourDetector(round(first + REFERENCE_SHARE * (last - first)))
+    return round(first + REFERENCE_SHARE * (last - first))
 
 
 ARMS: dict[str, Callable[[World], Detector]] = {
@@ -87,8 +85,9 @@ ARMS: dict[str, Callable[[World], Detector]] = {
     "usual": lambda world: pure.Detector(Usual()),
     # The same with the source's threshold.
     "ema": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL), pure.EMA),
-    "knn": _neighbours,
+    "knn": lambda world: NeighbourDetector(_reference_until_ms(world)),
     "gap": lambda world: GapDetector(),
+    "rule": lambda world: RuleDetector(_reference_until_ms(world)),
     "oracle": lambda world: OracleDetector(world.truth),
 }
 

@@ -192,3 +192,16 @@ def test_wrong_use_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit, match="2"):
         main(["--output", str(tmp_path), "--seeds", "1", "1"])
     assert "[1, 1]: each must be given once" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--output", str(tmp_path), "--families", "worlds"])
+    assert "give --data" in capsys.readouterr().err
+
+
+def test_given_worlds_are_cells_of_their_own(tmp_path: Path) -> None:
+    for name in ("worlds/one", "traceweaver-two", "train-ticket", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    plan = replace(QUICK, data=tmp_path, seeds=(1,), families=("source", "worlds", "live", "recorded"))
+    assert [cell.name for cell in plan.cells()] == [
+        "source-metered-1-0.5d-8000", "source-machine-1-0.5d-8000", "source-mixed-1-0.5d-8000",
+        "worlds-one", "live-traceweaver-two", "recorded-train-ticket",
+    ]  # fmt: skip

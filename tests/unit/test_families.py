@@ -15,6 +15,7 @@ import pytest
 
 from simulator.evaluation.detection import VERDICT_COLUMNS, strength
 from simulator.evaluation.money import with_namespace
+from simulator.evaluation.rule import RuleDetector
 from tests.benchmarks import detectors as d
 from tests.benchmarks import families as f
 from tests.benchmarks.gap import GapDetector
@@ -235,9 +236,9 @@ def test_a_world_without_truth_is_read_where_it_is_said_to_be_calm(data: Path) -
     assert measures["µs a span"] == pytest.approx(measures["detect CPU s"] / 840 * 1e6)
 
 
-def test_the_rule_gap_gives_the_callee_what_its_span_does_not_cover(data: Path) -> None:
+@pytest.mark.parametrize("detector", [GapDetector(), RuleDetector(T0 + 60 * MINUTE)])
+def test_the_rules_give_the_callee_what_its_span_does_not_cover(data: Path, detector: d.Detector) -> None:
     world = d.load(data / "traceweaver-one", is_calm=True)
-    detector = GapDetector()
     for minute in world.times:
         detector.step(minute, world.minutes[minute], {})
     slow = line(9_999, 70, 20).replace(
