@@ -26,10 +26,8 @@ from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_p
 from simulator.evaluation.worlds import WorldError
 
 
-def _plan(argv: Sequence[str] | None) -> tuple[Plan, argparse.Namespace]:
-    parser = argparse.ArgumentParser(
-        prog="python -m simulator.evaluation", description="The source's claims beside what this project does."
-    )
+def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespace]:
+    parser = argparse.ArgumentParser(prog=prog, description="The source's claims beside what this project does.")
     add = parser.add_argument
     add(
         "--output",
@@ -65,9 +63,9 @@ def _plan(argv: Sequence[str] | None) -> tuple[Plan, argparse.Namespace]:
     return (replace(plan, ablations=False) if found.no_ablations else plan), found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.evaluation") -> int:
     """Run what ``argv`` asks for; the exit status."""
-    plan, found = _plan(argv)
+    plan, found = _plan(argv, prog)
     begun = time.monotonic()
 
     def say(line: str) -> None:
@@ -83,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     words = ["DIR" if word == str(found.output) else word for word in (sys.argv[1:] if argv is None else argv)]
     about = {
-        "command": " ".join(["python -m simulator.evaluation", *words]),
+        "command": " ".join([prog, *words]),
         "code": code_version(),
         "worlds": f"{len(results)}, of {', '.join(dict.fromkeys(of['cell']['family'] for of in results))}",
         "seeds": figures.in_runs(plan.seeds),

@@ -89,9 +89,9 @@ def _of_seeds(by_seed: dict[int, Measures]) -> dict:
     }
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m simulator.evaluation.job",
+        prog=prog,
         description="How good a run is: detection, culprit, cost.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
@@ -134,9 +134,9 @@ def _run_seeds(arguments: argparse.Namespace) -> dict[int, Measures]:
     return by_seed
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.evaluation.job") -> int:
     """Evaluate what ``argv`` asks for; the exit status."""
-    arguments = _arguments(argv)
+    arguments = _arguments(argv, prog)
     try:
         if arguments.seeds:
             by_seed = _run_seeds(arguments)
