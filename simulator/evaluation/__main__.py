@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.eva
         "code": code_version(),
         "worlds": f"{len(results)}, of {', '.join(dict.fromkeys(of['cell']['family'] for of in results))}",
         "seeds": figures.in_runs(plan.seeds),
-        "each": f"{plan.days:g} days, {plan.requests_per_day:,} requests a day, 12 % anomalous, windows of 30 minutes",
+        "each": f"{plan.days * 24:g} hours, {plan.requests_per_day:,} requests a day, 12 % anomalous, W = 30 min",
         "spans": f"{sum(of['spans'] for of in results):,}",
         "time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes, world by world",
     }

@@ -173,7 +173,7 @@ def _bars(long: pd.DataFrame) -> Drawn | None:
             of = estimate(values(long, "detection", RULE if arm == BY_RULE else DETECTOR, "F1", "source", METERED))
             axes.bar(at, of.mean, 0.6, yerr=np.nan_to_num(of.half), color="#c9d3e6", edgecolor="#4269d0", capsize=3)
             axes.text(at - 0.27, of.mean - 0.05, f"{of.mean:.2f}", ha="left", color="#4269d0")
-    axes.text(arms.index(money.FINOPS), 0.02, "no verdict\non traces", ha="center", color="#555d6b", fontsize=8)
+    axes.text(arms.index(money.FINOPS), 0.3, "no verdict\non traces", ha="center", color="#555d6b", fontsize=8)
     means, halves = [saved[arm].mean for arm in arms], [np.nan_to_num(saved[arm].half) for arm in arms]
     axes.errorbar(place, means, yerr=halves, color=COLOURS[money.OURS], marker="o", capsize=3, lw=1.8)
     for at, mean in zip(place, means):
@@ -230,8 +230,8 @@ def _money_known(results: Sequence[dict[str, Any]]) -> Drawn | None:
         "What is told of the money, and what is true",
         _png(figure),
         f"{len(rows):,} rows of ranked_anomalies of {len(results)} worlds ({_seeds(results)}), metered bills;"
-        " logarithmic but around 0. Marks at a true cost of 0 are false alarms, or costs that arise at other"
-        " services.",
+        " logarithmic but around 0. Marks at a true cost of 0 are false alarms, or blame a service that caused"
+        " nothing.",
     )
 
 

@@ -133,6 +133,19 @@ def with_namespace(table: pd.DataFrame, services: Iterable[str]) -> pd.DataFrame
     return table
 
 
+def spent(ranked: pd.DataFrame) -> pd.DataFrame:
+    """What the rows' excess cost is of, by the service at which it arises: (window_start, otel_service_name,
+    billing_currency, excess_cost)."""
+    return pd.DataFrame(
+        [
+            (row.window_start, element["x_OtelServiceName"], row.billing_currency, element["x_Cost"])
+            for row in ranked.itertuples()
+            for element in orjson.loads(row.explanation)["x_ExcessUsage"]
+        ],
+        columns=["window_start", "otel_service_name", "billing_currency", "excess_cost"],
+    )
+
+
 def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]]) -> pd.DataFrame:
     """ranked_anomalies of the last word for each minute, by the cost_allocations of each window."""
     by_window: dict[int, list] = defaultdict(list)

@@ -217,9 +217,11 @@ def excess_cost(source: Source, results: Sequence[MinuteResult], cache: Path) ->
     code = [*code_of("udfs.pure.attribute", "udfs.pure.focus", "udfs.pure.offline"), Path(money.__file__)]
     allocations = kept(cache, "allocations", source.place, code, lambda: money.Bill(source.place).allocations)
     ranked = money.ranked(results, allocations)
-    true = pd.read_parquet(file)
-    ranked, true = (table.assign(otel_service_name=table["otel_service_name"].map(bare)) for table in (ranked, true))
-    found = m.attribution(ranked, true, "excess_cost")
+    spent, ranked, true = (
+        table.assign(otel_service_name=table["otel_service_name"].map(bare))
+        for table in (money.spent(ranked), ranked, pd.read_parquet(file))
+    )
+    found = m.attribution(spent, true, "excess_cost")
     measures = {f"excess {name}": found[f"attribution {name}"] for name in ("A", "bias")}
     faults = pd.read_parquet(source.place / "truth" / "faults.parquet")
     culprit = dict(zip(faults["fault_id"], faults["otel_service_name"].map(bare)))
