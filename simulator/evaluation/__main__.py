@@ -1,159 +1,101 @@
-"""The command that says how good a run is.
+"""The evaluation: the source's claims beside what this project does, on worlds whose truth is known.
 
-python -m simulator.evaluation --tables DIR --truth DIR [--weak-labels] [--json FILE]
-python -m simulator.evaluation --seeds 1 2 3 4 5 [--days 7 ...] [--keep DIR] [--json FILE]
+python -m simulator.evaluation --output DIR --quick                   # minutes: the order of the arms, not the figures
+python -m simulator.evaluation --output DIR --jobs 2                  # the source's protocol, 10 topologies: hours
+python -m simulator.evaluation --output DIR --days 1 --requests-per-day 10000 --families source deploy
+
+DIR gets cells/ (a result for each world, kept as soon as it is there: the same command goes on where it was stopped),
+measures.parquet (all measures), results.json (Table 3 and aims) and report.html. How good one run of the job with its
+engine is says ``python -m simulator.evaluation.job``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-import tempfile
+import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from simulator.evaluation.measures import Measures, mean_and_interval
-from simulator.evaluation.runs import RunError, evaluate, evaluate_weak, run_seed
-
-# Passed on to the simulator, as they are; what is not given is the simulator's to decide.
-SIMULATOR_OPTIONS = (
-    "--services",
-    "--days",
-    "--requests-per-day",
-    "--anomaly-rate",
-    "--faults",
-    "--mix",
-    "--severity",
-    "--billing",
-)
-
-# Counts, seconds and money beside shares: how many decimals tell something.
-PLACES = {"traces": 0, "positive traces": 0, "quiet traces": 0, "faults": 0, "spans": 0,
-          "job seconds": 0, "spans a second": 0, "anomaly cost": 2, "unconserved": 12}  # fmt: skip
-DEFAULT_PLACES = 3
+from simulator.config import BILLINGS
+from simulator.evaluation.cells import GIVEN, SIMULATED, code_version
+from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_parquet
+from simulator.evaluation.worlds import WorldError
 
 
-def _number(name: str, value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:,.{PLACES.get(name, DEFAULT_PLACES)}f}"
-
-
-def table(measures: Measures) -> str:
-    """The measures of one run as text, one a line."""
-    width = max(map(len, measures))
-    return "\n".join(f"{name:<{width}}  {_number(name, value):>12}" for name, value in measures.items())
-
-
-def _names(by_seed: dict[int, Measures]) -> list[str]:
-    """The measures of any seed, as a kind of fault may be missing in one; in their order."""
-    return list(dict.fromkeys(name for measures in by_seed.values() for name in measures))
-
-
-def _values(by_seed: dict[int, Measures], name: str) -> list[float]:
-    return [measures.get(name, math.nan) for measures in by_seed.values()]
-
-
-def seeds_table(by_seed: dict[int, Measures]) -> str:
-    """Mean, 95 % t-interval and each seed's value of every measure, as text."""
-    lines = [["", "mean", "± 95 %", *(f"seed {seed}" for seed in by_seed)]]
-    for name in _names(by_seed):
-        values = _values(by_seed, name)
-        lines.append([name, *(_number(name, value) for value in (*mean_and_interval(values), *values))])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-            ]
-        )
-        for line in lines
+def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespace]:
+    parser = argparse.ArgumentParser(prog=prog, description="The source's claims beside what this project does.")
+    add = parser.add_argument
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="results and report; what is there is not computed again",
     )
-
-
-def _or_null(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _of_seeds(by_seed: dict[int, Measures]) -> dict:
-    """``seeds_table`` for a program; what is not known is null."""
-    intervals = {name: mean_and_interval(_values(by_seed, name)) for name in _names(by_seed)}
-    return {
-        "seeds": {
-            str(seed): {name: _or_null(value) for name, value in measures.items()} for seed, measures in by_seed.items()
-        },
-        "mean": {name: _or_null(mean) for name, (mean, _) in intervals.items()},
-        "interval_95": {name: _or_null(half) for name, (_, half) in intervals.items()},
+    add("--quick", action="store_true", help="minutes: few, small worlds")
+    add("--seeds", type=int, nargs="+", metavar="N", help=f"worlds [{FULL.seeds[0]} to {FULL.seeds[-1]}]")
+    add("--days", type=float, help=f"length of a world [{FULL.days:g}]")
+    add("--requests-per-day", type=int, help=f"[{FULL.requests_per_day}]")
+    add("--families", nargs="+", choices=(*SIMULATED, *GIVEN), help="of worlds [all]")
+    add("--billings", nargs="+", choices=BILLINGS, help="kinds of bill of the source's family [all]")
+    add("--data", type=Path, metavar="DIR", help="given worlds, live systems and recorded days, as well")
+    add("--no-ablations", action="store_true", help="leave out the detectors without some of their parts")
+    add("--jobs", type=int, default=1, help="worlds at a time [1]")
+    found = parser.parse_args(argv)
+    if found.jobs < 1:
+        parser.error(f"--jobs {found.jobs} is below 1")
+    if found.data and not found.data.is_dir():
+        parser.error(f"--data {found.data} is no directory")
+    if found.families and not found.data and not {*found.families} & {*SIMULATED}:
+        parser.error(f"--families {' '.join(found.families)} are given ones: give --data")
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in ("seeds", "days", "requests_per_day", "families", "billings", "data")
+        if (value := getattr(found, name)) is not None
     }
-
-
-def _arguments(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="How good a run is: detection, culprit, cost.",
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tables", type=Path, metavar="DIR", help="the output of a run, with --truth")
-    source.add_argument("--seeds", type=int, nargs="+", metavar="N", help="worlds to simulate and run")
-    parser.add_argument("--truth", type=Path, metavar="DIR", help="the truth/ of the run's input")
-    parser.add_argument(
-        "--weak-labels",
-        action="store_true",
-        help="truth/ knows injections only: labels.parquet, faults.parquet",
-    )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave every seed's input and output here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures there, too")
-    for option in SIMULATOR_OPTIONS:
-        parser.add_argument(option, metavar="X", help="the simulator's, with --seeds")
-    arguments = parser.parse_args(argv)
-    if arguments.tables and not arguments.truth:
-        parser.error("--tables needs --truth")
-    if arguments.seeds and len(set(arguments.seeds)) < len(arguments.seeds):
-        parser.error(f"--seeds {arguments.seeds}: each must be given once")
-    return arguments
-
-
-def _run_seeds(arguments: argparse.Namespace) -> dict[int, Measures]:
-    options = []
-    for option in SIMULATOR_OPTIONS:
-        value = getattr(arguments, option.removeprefix("--").replace("-", "_"))
-        if value is not None:
-            options += [option, value]
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    by_seed = {}
-    for seed in arguments.seeds:
-        # One world at a time on the disk, unless they are to be kept.
-        place = nullcontext(arguments.keep) if arguments.keep else tempfile.TemporaryDirectory()
-        with place as directory:
-            by_seed[seed] = run_seed(seed, Path(directory) / f"seed-{seed}", options, say)
-    return by_seed
+    plan = replace(QUICK if found.quick else FULL, **given)
+    if len(set(plan.seeds)) < len(plan.seeds):
+        parser.error(f"--seeds {list(plan.seeds)}: each must be given once")
+    return (replace(plan, ablations=False) if found.no_ablations else plan), found
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.evaluation") -> int:
-    """Evaluate what ``argv`` asks for; the exit status."""
-    arguments = _arguments(argv, prog)
+    """Run what ``argv`` asks for; the exit status."""
+    plan, found = _plan(argv, prog)
+    begun = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"evaluation: {time.monotonic() - begun:.0f} s: {line}", file=sys.stderr, flush=True)
+
     try:
-        if arguments.seeds:
-            by_seed = _run_seeds(arguments)
-            text, result = seeds_table(by_seed), _of_seeds(by_seed)
-        else:
-            judge = evaluate_weak if arguments.weak_labels else evaluate
-            measures = judge(arguments.tables, arguments.truth, arguments.truth.parent / "billing")
-            text, result = (
-                table(measures),
-                {name: _or_null(value) for name, value in measures.items()},
-            )
-    except (RunError, OSError) as error:
+        results, _ = complete(plan, found.output, found.jobs, say)
+    except (WorldError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    # Only now, since drawing needs what computing doesn't.
+    from simulator.evaluation import figures, report
+
+    words = ["DIR" if word == str(found.output) else word for word in (sys.argv[1:] if argv is None else argv)]
+    about = {
+        "command": " ".join([prog, *words]),
+        "code": code_version(),
+        "worlds": f"{len(results)}, of {', '.join(dict.fromkeys(of['cell']['family'] for of in results))}",
+        "seeds": figures.in_runs(plan.seeds),
+        "each": f"{plan.days * 24:g} hours, {plan.requests_per_day:,} requests a day, 12 % anomalous, W = 30 min",
+        "spans": f"{sum(of['spans'] for of in results):,}",
+        "time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes, world by world",
+    }
+    table = long(results)
+    write_parquet(table, found.output / "measures.parquet", about)
+    summary = {"about": about, **report.summary(table)}
+    (found.output / "results.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    report.write(found.output / "report.html", table, figures.draw(results, table), about)
+    print(report.markdown(summary), end="")
+    say(f"{found.output / 'report.html'}")
     return 0
 
 

@@ -6,8 +6,11 @@ about (a share of nothing) is NaN, never 0 or 1. Shares and rates are of 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -169,7 +172,7 @@ def culprits(
     A fault's money is its excess cost over all windows and services; one that saved money weighs
     nothing. A fault that nothing names counts as wrong.
     """
-    excess = costs.assign(excess_cost=_floats(costs["excess_cost"])).groupby("fault_id")["excess_cost"].sum()
+    excess = costs.assign(excess_cost=floats(costs["excess_cost"])).groupby("fault_id")["excess_cost"].sum()
     money = np.clip(faults["fault_id"].map(excess).fillna(0.0).to_numpy(float), 0.0, None)
     of_time = culprit_ranks(verdicts, faults)
     of_traces = culprit_ranks_of_own_traces(verdicts, truth, faults)
@@ -200,12 +203,12 @@ def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attrib
     Raises:
         ValueError: the ranking is in several currencies; currencies are never added.
     """
-    currencies = sorted(ranked.loc[_floats(ranked[column]) != 0.0, "billing_currency"].unique())
+    currencies = sorted(ranked.loc[floats(ranked[column]) != 0.0, "billing_currency"].unique())
     if len(currencies) > 1:
         raise ValueError(f"ranked_anomalies is in {len(currencies)} currencies {currencies}, must be in 1")
     keys = ["window_start", "otel_service_name"]
-    predicted = ranked[keys].assign(cost=_floats(ranked[column])).groupby(keys)["cost"].sum()
-    true = costs[keys].assign(cost=_floats(costs["excess_cost"])).groupby(keys)["cost"].sum()
+    predicted = ranked[keys].assign(cost=floats(ranked[column])).groupby(keys)["cost"].sum()
+    true = costs[keys].assign(cost=floats(costs["excess_cost"])).groupby(keys)["cost"].sum()
     both = pd.concat({"predicted": predicted, "true": true}, axis=1).fillna(0.0)
     guess, delta = both["predicted"].to_numpy(), both["true"].to_numpy()  # (windows x services,)
     rises = delta > 0.0
@@ -225,14 +228,29 @@ DAY_MS = 24 * 3_600_000
 WINDOW_MS = 30 * 60_000
 
 
-def averted(ranked: pd.DataFrame, merit: pd.Series, faults: pd.DataFrame, costs: pd.DataFrame) -> dict[int, float]:
-    """Dollars averted by repairing the first k incidents a day by ``merit``, for each k of REPAIRS.
+class Repairs(NamedTuple):
+    """Faults that were ``ended``, with the time of it in ms, by ``made`` repairs, ``idle`` of which ended none."""
+
+    ended: dict[str, int]
+    made: int = 0
+    idle: int = 0
+
+
+def repairs(
+    ranked: pd.DataFrame,
+    merit: pd.Series,
+    faults: pd.DataFrame,
+    costs: pd.DataFrame,
+    budgets: Sequence[int] = REPAIRS,
+    delay_ms: int = REPAIR_MS,
+) -> dict[int, Repairs]:
+    """What is repaired of the first k incidents a day by ``merit``, for each k of ``budgets``.
 
     ranked: rows (window_start, otel_service_name); merit: of each row; what is not above 0 is left alone.
     A person who has k repairs a day deals with what is worth one: every row whose merit reaches the day's cut, which
-    is as low as the k repairs allow. The service is repaired REPAIR_MS after the row's window, and that ends all its
-    faults that are on by then. What they would have cost afterwards is averted; a saving that is lost counts against
-    it. Adjacent windows of a service are one incident, repaired once, unless it has got another fault since.
+    is as low as the k repairs allow. The service is repaired ``delay_ms`` after the row's window, and that ends all its
+    faults that are on by then. Adjacent windows of a service are one incident, repaired once, unless it has got another
+    fault since.
     """
     rows = pd.DataFrame({
         "start": epoch_ms(ranked["window_start"]),
@@ -240,24 +258,40 @@ def averted(ranked: pd.DataFrame, merit: pd.Series, faults: pd.DataFrame, costs:
         "merit": merit.to_numpy(float),
     })  # fmt: skip
     rows = rows[rows["merit"] > 0].sort_values(["start", "service"], kind="stable")
-    worth = _Worth(faults, costs)
-    totals = dict.fromkeys(REPAIRS, 0.0)
+    worth = Worth(faults, costs)
+    done = {k: Repairs({}) for k in budgets}
     for _, day in rows.groupby(rows["start"] // DAY_MS):
         of_day = list(zip(day["start"].tolist(), day["service"].tolist(), day["merit"].tolist()))
         cuts = sorted({merit for _, _, merit in of_day})
-        for k in REPAIRS:
+        for k, before in done.items():
             low, high = 0, len(cuts) - 1  # the lowest cut that takes at most k repairs
             while low < high:
                 middle = (low + high) // 2
-                low, high = (low, middle) if _repaired(of_day, cuts[middle], worth)[0] <= k else (middle + 1, high)
-            totals[k] += _repaired(of_day, cuts[low], worth)[1]
-    return totals
+                fits = _repaired(of_day, cuts[middle], worth, before, delay_ms).made - before.made <= k
+                low, high = (low, middle) if fits else (middle + 1, high)
+            done[k] = _repaired(of_day, cuts[low], worth, before, delay_ms)
+    return done
 
 
-def _repaired(rows: Sequence[tuple[int, str, float]], cut: float, worth: _Worth) -> tuple[int, float]:
-    """(repairs, dollars averted) of a day's rows (window start, service, merit), in order of time, from ``cut`` on."""
-    repairs, saved = 0, 0.0
-    ended: set[str] = set()
+def averted(
+    ranked: pd.DataFrame,
+    merit: pd.Series,
+    faults: pd.DataFrame,
+    costs: pd.DataFrame,
+    budgets: Sequence[int] = REPAIRS,
+) -> dict[int, float]:
+    """Dollars averted by ``repairs``: what the ended faults would have cost afterwards; a saving that is lost counts
+    against it."""
+    worth = Worth(faults, costs)
+    return {k: worth.saved(done.ended) for k, done in repairs(ranked, merit, faults, costs, budgets).items()}
+
+
+def _repaired(
+    rows: Sequence[tuple[int, str, float]], cut: float, worth: Worth, before: Repairs, delay_ms: int
+) -> Repairs:
+    """After a day's rows (window start, service, merit), in order of time, from ``cut`` on."""
+    made, idle = before.made, before.idle
+    ended = dict(before.ended)
     last: dict[str, int] = {}  # service -> its last window in an incident that was repaired
     for start, service, merit in rows:
         goes_on = last.get(service) == start - WINDOW_MS
@@ -266,55 +300,110 @@ def _repaired(rows: Sequence[tuple[int, str, float]], cut: float, worth: _Worth)
         if merit < cut or goes_on and not worth.is_ill(service, start, ended):
             continue
         last[service] = start
-        repairs += 1
-        saved += worth.of_repair(service, start, ended)
-    return repairs, saved
+        at = start + WINDOW_MS + delay_ms
+        on = worth.on(service, at, ended)
+        ended.update(dict.fromkeys(on, at))
+        made, idle = made + 1, idle + (not on)
+    return Repairs(ended, made, idle)
 
 
-def averted_by_oracle(faults: pd.DataFrame, costs: pd.DataFrame) -> dict[int, float]:
-    """As ``averted``, by who knows what each service's faults cost in each window; not how long they will last."""
+def true_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """(window_start, otel_service_name, cost): what all faults together cost a service in a window, float."""
     keys = ["window_start", "otel_service_name"]
-    true = costs[keys].assign(cost=_floats(costs["excess_cost"])).groupby(keys, as_index=False)["cost"].sum()
-    return averted(true, true["cost"], faults, costs)
+    return costs[keys].assign(cost=floats(costs["excess_cost"])).groupby(keys, as_index=False)["cost"].sum()
 
 
-class _Worth:
+def averted_by_oracle(faults: pd.DataFrame, costs: pd.DataFrame, budgets: Sequence[int] = REPAIRS) -> dict[int, float]:
+    """As ``averted``, by who knows what each service's faults cost in each window; not how long they will last."""
+    true = true_costs(costs)
+    return averted(true, true["cost"], faults, costs, budgets)
+
+
+def averted_in_hindsight(
+    faults: pd.DataFrame, costs: pd.DataFrame, budgets: Sequence[int] = REPAIRS
+) -> dict[int, float]:
+    """About the most that k repairs a day can avert: by who also knows how long each fault will last.
+
+    The repairs are chosen one after another, each the one that averts most of what is left. They are made after a
+    window in which the service was ill, as those of ``averted`` are.
+    """
+    worth = Worth(faults, costs)
+    times = zip(faults["otel_service_name"], epoch_ms(faults["start_time"]), epoch_ms(faults["end_time"]))
+    moments = {
+        (service, window)
+        for service, start, end in times
+        for window in range(int(start - start % WINDOW_MS), int(end), WINDOW_MS)
+    }
+    totals = {}
+    for k in budgets:
+        ended: dict[str, int] = {}
+        left: Counter[int] = Counter()  # day -> repairs made
+
+        def gain(service: str, window: int, ended: dict[str, int] = ended) -> float:
+            at = window + WINDOW_MS + REPAIR_MS
+            return sum(worth.cost_after(fault, at) for fault in worth.on(service, at, ended))
+
+        heap = [(-gain(service, window), window, service) for service, window in moments]
+        heapq.heapify(heap)
+        while heap:
+            _, window, service = heapq.heappop(heap)
+            now = gain(service, window)
+            if now <= 0 or left[window // DAY_MS] >= k:
+                continue
+            if heap and now < -heap[0][0]:
+                heapq.heappush(heap, (-now, window, service))
+                continue
+            at = window + WINDOW_MS + REPAIR_MS
+            ended.update(dict.fromkeys(worth.on(service, at, ended), at))
+            left[window // DAY_MS] += 1
+        totals[k] = worth.saved(ended)
+    return totals
+
+
+class Worth:
     """What repairing a service averts, from the counterfactual bill."""
 
     def __init__(self, faults: pd.DataFrame, costs: pd.DataFrame) -> None:
         self._time = dict(zip(faults["fault_id"], zip(epoch_ms(faults["start_time"]), epoch_ms(faults["end_time"]))))
         self._of = faults.groupby("otel_service_name")["fault_id"].agg(list).to_dict()
         self._costs: dict[str, list[tuple[int, float]]] = {}
-        for fault, start, cost in zip(
-            costs["fault_id"], epoch_ms(costs["window_start"]), _floats(costs["excess_cost"])
-        ):
+        for fault, start, cost in zip(costs["fault_id"], epoch_ms(costs["window_start"]), floats(costs["excess_cost"])):
             self._costs.setdefault(fault, []).append((int(start), float(cost)))
 
-    def of_repair(self, service: str, window_start: int, ended: set[str]) -> float:
-        """Of the service's faults that are on REPAIR_MS after the window, not in ``ended``; they are from now on."""
-        at = window_start + WINDOW_MS + REPAIR_MS
-        on = [f for f in self._of.get(service, ()) if self._time[f][0] <= at < self._time[f][1] and f not in ended]
-        ended.update(on)
-        return sum(self._cost_after(fault, at) for fault in on)
+    def on(self, service: str, at: int, ended: Container[str] = ()) -> list[str]:
+        """The service's faults that are on at a time, not in ``ended``."""
+        return [f for f in self._of.get(service, ()) if self._time[f][0] <= at < self._time[f][1] and f not in ended]
 
-    def is_ill(self, service: str, window_start: int, ended: set[str]) -> bool:
+    def is_ill(self, service: str, window_start: int, ended: Container[str]) -> bool:
         """Whether a fault that was not ended is on in the window."""
         return any(
             self._time[f][0] < window_start + WINDOW_MS and window_start < self._time[f][1]
             for f in self._of.get(service, ()) if f not in ended
         )  # fmt: skip
 
-    def _cost_after(self, fault: str, at: int) -> float:
+    def saved(self, ended: Mapping[str, int]) -> float:
+        """Dollars that ending faults at their times averts."""
+        return sum(self.cost_after(fault, at) for fault, at in ended.items())
+
+    def remaining(self, windows: Sequence[int], ended: Mapping[str, int]) -> list[float]:
+        """Dollars that faults cost in each window (start, ms) where some are ended at their times."""
+        spent = dict.fromkeys(windows, 0.0)
+        for fault, of_fault in self._costs.items():
+            for window, cost in of_fault:
+                kept = cost if fault not in ended else cost - self._after(fault, window, cost, ended[fault])
+                spent[window] = spent.get(window, 0.0) + kept
+        return [spent[window] for window in windows]
+
+    def cost_after(self, fault: str, at: int) -> float:
         """Within a window, a fault's cost is spread evenly over the time that it is on."""
+        return sum(self._after(fault, window, cost, at) for window, cost in self._costs.get(fault, ()))
+
+    def _after(self, fault: str, window: int, cost: float, at: int) -> float:
         start, end = self._time[fault]
-        total = 0.0
-        for window, cost in self._costs.get(fault, ()):
-            first, last = max(window, start), min(window + WINDOW_MS, end)
-            if window >= at:  # also what lingers after the fault has ended
-                total += cost
-            elif at < last:
-                total += cost * (last - max(at, first)) / (last - first)
-        return total
+        first, last = max(window, start), min(window + WINDOW_MS, end)
+        if window >= at:  # also what lingers after the fault has ended
+            return cost
+        return cost * (last - max(at, first)) / (last - first) if at < last else 0.0
 
 
 def epoch_ms(times: pd.Series) -> np.ndarray:
@@ -371,7 +460,7 @@ def weak_labels(
     return measures | {f"AC@{max(TOPS)} ranking, {kind}": float(share) for kind, share in by_kind.items()}
 
 
-def _floats(money: pd.Series) -> np.ndarray:
+def floats(money: pd.Series) -> np.ndarray:
     """Decimal money as float64, for measures, never for accounts; NULL is 0."""
     return np.array([0.0 if value is None else float(value) for value in money], float)
 

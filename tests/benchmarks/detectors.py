@@ -16,48 +16,35 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
+from simulator.evaluation.detection import Detector, detect, mean, real_days, stated, storm, verdict, within
 from simulator.evaluation.measures import Measures
+from simulator.evaluation.rule import REFERENCE_SHARE, RuleDetector
+from simulator.evaluation.worlds import MINUTE_MS, World, WorldError, load, simulate
 from tests.benchmarks.gap import GapDetector
-from tests.benchmarks.knn import NeighbourDetector, verdict
+from tests.benchmarks.knn import NeighbourDetector
 from udfs.pure import detect as pure
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
-from udfs.pure.offline import Minutes, UsageByMinute, assemble_all, collect_traces, meter_all
+from udfs.pure.assemble import Trace, unpack
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
 from udfs.pure.verdicts import MinuteResult
 from udfs.pure.windows import HOUR_MS
 
-MINUTE_MS = 60_000
-
-# knn knows the first part of the time.
-REFERENCE_SHARE = 0.25
-
-VERDICT_COLUMNS = (
-    "trace_id", "start_time", "anomaly_score", "threshold", "is_anomalous", "culprit_service_name",
-    "anomaly_kind", "verdict_state",
-)  # fmt: skip
 # Of these the first word for each minute is told, too, where a later one may have changed it.
 AT_ONCE = ("f1", "false_positive_rate", "positive flagged", "quiet flagged")
 
-# A fault of real days is found where its traces are flagged more often than quiet ones, at this p.
-FOUND_P = 0.05
-SHUFFLES = 200
 
 # Counts and seconds beside shares: how many decimals tell something.
 PLACES = {"traces": 0, "positive traces": 0, "quiet traces": 0, "faults": 0,
@@ -65,112 +52,7 @@ PLACES = {"traces": 0, "positive traces": 0, "quiet traces": 0, "faults": 0,
 DEFAULT_PLACES = 3
 
 
-class Detector(Protocol):
-    """What an arm is: minutes come in ascending order, and the last word for a minute counts."""
-
-    def step(
-        self,
-        minute_ms: int,
-        traces: Sequence[bytes],
-        usage: Mapping[tuple[str, str], Mapping[str, float]],
-    ) -> list[MinuteResult]: ...
-
-
-class WorldError(Exception):
-    """A world could not be made or read; the message is for the user."""
-
-
 # ---- worlds ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class World:
-    """The input of the detectors, and what is known about it.
-
-    truth: a row a trace; of real days with ``label`` (positive, negative or ignore) in place of
-    ``is_anomalous``. ``start_ms`` is NaN for a trace without spans.
-    """
-
-    minutes: Minutes  # packed traces
-    usage: UsageByMinute  # by minute, then (service, pod), then dimension
-    truth: pd.DataFrame
-    faults: pd.DataFrame
-    services: int
-    spans: int = 0
-
-    @property
-    def is_real(self) -> bool:
-        """Whether the labels are weak."""
-        return "label" in self.truth
-
-    @property
-    def times(self) -> list[int]:
-        """Minutes with traces or usage, ascending, in ms."""
-        return sorted(self.minutes.keys() | self.usage.keys())
-
-
-def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_calm: bool = False) -> World:
-    """Run the stages before the detectors over ``directory``.
-
-    is_calm: nothing is wrong in it, so it needs no truth.
-
-    Raises:
-        WorldError: it has no truth.
-    """
-    folder = directory / "truth"
-    known = [path for name in ("traces", "labels") if (path := folder / f"{name}.parquet").is_file()]
-    if not known and not is_calm:
-        raise WorldError(f"{folder} has neither traces.parquet nor labels.parquet")
-    clock = [time.process_time()]
-    fragments, owners = collect_traces(directory)
-    clock.append(time.process_time())
-    minutes = assemble_all(fragments)
-    clock.append(time.process_time())
-    usage = meter_all(directory, owners)
-    clock.append(time.process_time())
-
-    spans, started, services = 0, {}, {service for used in usage.values() for service, _ in used}
-    for trace in (unpack(packed) for packed_traces in minutes.values() for packed in packed_traces):
-        spans += len(trace.spans)
-        started[trace.trace_id] = trace.start_ns // NS_PER_MS
-        services.update(pod.split(SEPARATOR)[0] for pod in trace.pods)
-    took = (after - before for before, after in zip(clock, clock[1:]))
-    stages = (f"{name} {s:.1f} s" for name, s in zip(("collect", "assemble", "meter"), took))
-    say(f"{len(started):,} traces, {spans:,} spans; CPU: {', '.join(stages)}")
-    if known:
-        truth, faults = pd.read_parquet(known[0]), pd.read_parquet(folder / "faults.parquet")
-    else:
-        truth, faults = _calm(started)
-    return World(
-        minutes,
-        usage,
-        truth.assign(start_ms=truth["trace_id"].map(started)),
-        faults,
-        len(services - {""}),
-        spans,
-    )
-
-
-def _calm(trace_ids: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Truth and faults where nothing is wrong."""
-    truth = pd.DataFrame({"trace_id": list(trace_ids), "is_anomalous": False})
-    times = pd.to_datetime([], utc=True)
-    faults = pd.DataFrame({"fault_id": [], "otel_service_name": [], "start_time": times, "end_time": times})
-    return truth.assign(fault_id=None, culprit_service_name=None, anomaly_kind=None), faults
-
-
-def simulate(output: Path, options: Sequence[str], module: str = "simulator") -> None:
-    """Make a world in ``output`` by a module's command, in place of nothing or all.
-
-    Raises:
-        WorldError: the command's last words.
-    """
-    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
-    command = [sys.executable, "-m", module, "--output", str(partial), *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise WorldError(f"{' '.join(command)} exits {done.returncode}: {done.stderr.strip()[-500:]}")
-    partial.rename(output)
 
 
 # ---- arms ------------------------------------------------------------------------------------
@@ -192,9 +74,9 @@ class OracleDetector:
         return verdict(trace, float(culprit is not None), 0.5, culprit)
 
 
-def _neighbours(world: World) -> Detector:
+def _reference_until_ms(world: World) -> int:
     first, last = world.times[0], world.times[-1] + MINUTE_MS
-    return NeighbourDetector(round(first + REFERENCE_SHARE * (last - first)))
+    return round(first + REFERENCE_SHARE * (last - first))
 
 
 ARMS: dict[str, Callable[[World], Detector]] = {
@@ -203,43 +85,16 @@ ARMS: dict[str, Callable[[World], Detector]] = {
     "usual": lambda world: pure.Detector(Usual()),
     # The same with the source's threshold.
     "ema": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL), pure.EMA),
-    "knn": _neighbours,
+    "knn": lambda world: NeighbourDetector(_reference_until_ms(world)),
     "gap": lambda world: GapDetector(),
+    "rule": lambda world: RuleDetector(_reference_until_ms(world)),
     "oracle": lambda world: OracleDetector(world.truth),
 }
 
 
-def stated(results: Iterable[MinuteResult]) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
-    """Verdicts by the first and by the last result for each minute; whether any came twice."""
-    first: dict[int, list[dict]] = {}
-    last: dict[int, list[dict]] = {}
-    is_restated = False
-    for result in results:
-        is_restated |= result.minute_ms in first
-        first.setdefault(result.minute_ms, result.verdicts)
-        last[result.minute_ms] = result.verdicts
-    return _frame(first), _frame(last), is_restated
-
-
-def _frame(by_minute: Mapping[int, list[dict]]) -> pd.DataFrame:
-    rows = [row for verdicts in by_minute.values() for row in verdicts]
-    frame = pd.DataFrame(rows, columns=list(VERDICT_COLUMNS))
-    return frame.assign(start_time=pd.to_datetime(frame["start_time"], unit="ms", utc=True))
-
-
-def detect(arm: str, world: World) -> tuple[list[MinuteResult], float]:
-    """All that an arm says about a world, in its order, and the CPU seconds that it took."""
-    detector = ARMS[arm](world)
-    results: list[MinuteResult] = []
-    begun = time.process_time()
-    for minute in world.times:
-        results += detector.step(minute, world.minutes.get(minute, []), world.usage.get(minute, {}))
-    return results, time.process_time() - begun
-
-
 def run_arm(arm: str, world: World, case: str | None) -> Measures:
     """All measures of one arm in one world."""
-    results, took = detect(arm, world)
+    results, took = detect(ARMS[arm](world), world)
     first, last, is_restated = stated(results)
     measures = judge(last, world, case)
     if is_restated:
@@ -267,22 +122,6 @@ def judge(verdicts: pd.DataFrame, world: World, case: str | None) -> Measures:
     return measures | storm(verdicts, world.truth, world.faults) if case == STORM else measures
 
 
-def storm(verdicts: pd.DataFrame, truth: pd.DataFrame, faults: pd.DataFrame) -> Measures:
-    """Recall as the storm (the only fault) goes on, false-positive rate before, in and after it."""
-    found = m.flagged(verdicts, truth["trace_id"])
-    start = truth["start_ms"].to_numpy(float)
-    true = truth["is_anomalous"].to_numpy(bool)
-    begin, end = (m.epoch_ms(faults[name])[0] for name in ("start_time", "end_time"))
-    edges = np.linspace(begin, end, 4)
-    thirds = zip(("first", "middle", "last"), edges, edges[1:])
-    measures = {f"recall, {name} third": _mean(found[true & _within(start, a, b)]) for name, a, b in thirds}
-    phases = {"before": (-np.inf, begin), "in": (begin, end), "after": (end, np.inf)}
-    return measures | {
-        f"false_positive_rate, {name} the storm": _mean(found[~true & _within(start, a, b)])
-        for name, (a, b) in phases.items()
-    }
-
-
 def deploy(verdicts: pd.DataFrame, truth: pd.DataFrame, begin_ms: int, end_ms: int) -> Measures:
     """False-positive rate of a world in [begin_ms, end_ms) that has new releases and no fault."""
     found = m.flagged(verdicts, truth["trace_id"])
@@ -290,89 +129,13 @@ def deploy(verdicts: pd.DataFrame, truth: pd.DataFrame, begin_ms: int, end_ms: i
     releases = [begin_ms + share * (end_ms - begin_ms) for share in RELEASE_SHARES]
     measures = {
         "traces": float(len(truth)),
-        "false_positive_rate": _mean(found),
-        "false_positive_rate, before the first deploy": _mean(found[start < releases[0]]),
+        "false_positive_rate": mean(found),
+        "false_positive_rate, before the first deploy": mean(found[start < releases[0]]),
     }
     for number, release in enumerate(releases, 1):
-        hour = _within(start, release, release + HOUR_MS)
-        measures[f"false_positive_rate, hour after deploy {number}"] = _mean(found[hour])
+        hour = within(start, release, release + HOUR_MS)
+        measures[f"false_positive_rate, hour after deploy {number}"] = mean(found[hour])
     return measures
-
-
-def real_days(verdicts: pd.DataFrame, world: World) -> Measures:
-    """Shares flagged near injections and in quiet, culprits and faults found, beside chance.
-
-    Chance of a culprit: as many names as a fault's time has, up to the top, of all services at
-    random. Chance of a fault found: the labels of the labelled traces dealt at random.
-    """
-    labels, faults = world.truth, world.faults
-    found = m.flagged(verdicts, labels["trace_id"])
-    is_quiet = (labels["label"] == "negative").to_numpy()
-    is_positive = (labels["label"] == "positive").to_numpy()
-    measures = {
-        "positive traces": float(is_positive.sum()),
-        "positive flagged": _mean(found[is_positive]),
-        "quiet traces": float(is_quiet.sum()),
-        "quiet flagged": _mean(found[is_quiet]),
-        "faults": float(len(faults)),
-    }
-    ranks, named = m.culprit_ranks(verdicts, faults), _named(verdicts, faults)
-    for top in m.TOPS:
-        measures[f"AC@{top}"] = m.named_share(ranks, top)
-        measures[f"AC@{top} by chance"] = _mean(np.minimum(named, top)) / world.services
-    is_labelled = is_quiet | is_positive
-    fault_of = labels["fault_id"].where(is_positive).to_numpy(object)[is_labelled]
-    places = pd.Index(faults["fault_id"]).get_indexer(fault_of)  # -1: quiet
-    flags = found[is_labelled]
-    measures["faults found"] = faults_found(flags, places, len(faults))
-    random = np.random.default_rng(0)
-    measures["faults found by chance"] = _mean(
-        [faults_found(flags, random.permutation(places), len(faults)) for _ in range(SHUFFLES)]
-    )
-    return measures
-
-
-def faults_found(flags: np.ndarray, fault_of: np.ndarray, faults: int) -> float:
-    """Share of the faults whose traces are flagged more often than quiet ones, one-sided p < FOUND_P.
-
-    flags: (traces,) bool. fault_of: (traces,) place of a trace's fault, or -1 if it is quiet. The
-    quiet share has one flagged and one unflagged trace added: that none of a few was flagged
-    doesn't prove that none ever is. A fault without traces is not found.
-    """
-    quiet = flags[fault_of < 0]
-    share = (quiet.sum() + 1) / (len(quiet) + 2)
-    near = fault_of >= 0
-    traces = np.bincount(fault_of[near], minlength=faults)
-    hits = np.bincount(fault_of[near & flags], minlength=faults)
-    return _mean([binomial_tail(k, n, share) < FOUND_P for k, n in zip(hits.tolist(), traces.tolist())])
-
-
-def binomial_tail(hits: int, trials: int, share: float) -> float:
-    """P(X >= hits) of ``trials``, each a hit with probability 0 < ``share`` < 1."""
-    logs = (
-        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        + k * math.log(share) + (trials - k) * math.log1p(-share)
-        for k in range(hits, trials + 1)
-    )  # fmt: skip
-    return min(math.fsum(map(math.exp, logs)), 1.0)
-
-
-def _named(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
-    """How many services the anomalous traces of each fault's time name.  # (faults,)"""
-    anomalous = verdicts[verdicts["is_anomalous"].astype(bool)]
-    start = m.epoch_ms(anomalous["start_time"])
-    times = zip(m.epoch_ms(faults["start_time"]), m.epoch_ms(faults["end_time"]))
-    culprit = anomalous["culprit_service_name"]
-    return np.array([culprit[_within(start, a, b)].nunique() for a, b in times])
-
-
-def _within(times: np.ndarray, begin: float, end: float) -> np.ndarray:
-    return (begin <= times) & (times < end)
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> float:
-    """NaN where there are none."""
-    return float(np.mean(values)) if len(values) else math.nan
 
 
 # ---- runs ------------------------------------------------------------------------------------

@@ -24,8 +24,6 @@ of the detectors doesn't make it stale, a change of collect, assemble or meter d
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
 import json
 import math
 import os
@@ -33,45 +31,48 @@ import pickle
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
+from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES
 from simulator.evaluation import alarms as a
 from simulator.evaluation import measures as m
+from simulator.evaluation import money, worlds
+from simulator.evaluation.detection import detect, judge, stated
 from simulator.evaluation.measures import Measures
-from tests.benchmarks import costs, detectors
-from tests.benchmarks.detectors import MINUTE_MS, World, WorldError
-from udfs.pure.verdicts import WARMING, MinuteResult
+from simulator.evaluation.worlds import (
+    LEAVE_OUT_MINUTES,
+    RAMP_AT_MINUTES,
+    RECORDED,
+    ROOT,
+    Command,
+    Source,
+    World,
+    WorldError,
+    bare,
+    code_of,
+    digest,
+    of_directory,
+    shifts_of,
+)  # fmt: skip
+from tests.benchmarks import detectors
+from udfs.pure.verdicts import MinuteResult
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 CACHE = Path(tempfile.gettempdir()) / "families"
 
 FAMILIES = ("worlds", "live", "recorded", "simulated", "wide", "queueing")
-RECORDED = ("train-ticket", "online-boutique")
 SEEDS = (21, 22)
 QUEUEING = "tests.benchmarks.queueing"
 QUEUEING_SEEDS = {1: ("--calm",), 2: ("--calm",), 3: (), 4: ()}
 HOURS = 6  # of a queueing world
 
-# Detection figures leave this out of a world that has to be learnt first.
-LEAVE_OUT_MINUTES = 60
-# Live recordings: the load is steady for so long, then it rises.
-RAMP_AT_MINUTES = 30
-# How long after a benign shift it is looked at whether it is quiet again.
-SHIFT_MINUTES = 120
-
-# How far a true trace is changed, by the greatest log ratio of its times and work.
-STRENGTHS = (("up to 1.1 times", math.log(1.1)), ("1.1 to 1.5 times", math.log(1.5)),
-             ("1.5 to 3 times", math.log(3)), ("over 3 times", math.inf))  # fmt: skip
 
 MEASURES = {
     "normal flagged": "share of the normal traces that are flagged",
@@ -99,36 +100,6 @@ DEFAULT_PLACES = 3
 # ---- the worlds of a family ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Source:
-    """A world to read, or to make first."""
-
-    family: str
-    name: str
-    place: Path
-    make: Callable[[Path], None] | None = None  # None: it is there
-    leave_out_minutes: int = 0
-    is_calm: bool = False  # nothing is wrong in it
-    shifts: tuple[float, ...] = ()  # minutes from its begin at which something benign changes
-    case: str | None = None  # the simulator's
-
-    @property
-    def title(self) -> str:
-        """Family and name."""
-        return f"{self.family}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Command:
-    """Makes a world by a module's command."""
-
-    module: str
-    options: tuple[str, ...]
-
-    def __call__(self, output: Path) -> None:
-        detectors.simulate(output, self.options, self.module)
-
-
 def sources(family: str, found: argparse.Namespace) -> list[Source]:
     """The worlds of a family, or of a directory.
 
@@ -147,7 +118,7 @@ def sources(family: str, found: argparse.Namespace) -> list[Source]:
     elif family in ("simulated", "wide"):
         some = _simulated(family, found, made)
     elif family == "queueing":
-        code = _digest(*code_of(QUEUEING))[:8]
+        code = digest(*code_of(QUEUEING))[:8]
         some = [
             Source(
                 family,
@@ -167,25 +138,9 @@ def sources(family: str, found: argparse.Namespace) -> list[Source]:
     return some
 
 
-def of_directory(path: Path, family: str) -> Source:
-    """A world that is there: recorded, with exact truth, or without any."""
-    is_real = (path / "truth" / "labels.parquet").is_file()
-    is_calm = not (path / "truth").is_dir()
-    leave_out = 0 if is_real else LEAVE_OUT_MINUTES
-    return Source(family, path.name, path, None, leave_out, is_calm, shifts_of(path))
-
-
-def shifts_of(path: Path) -> tuple[float, ...]:
-    """Minutes at which a world has a new release or more load, by its truth; none where that doesn't tell."""
-    file = path / "truth" / "world.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    seconds = [of["time"] for of in known.get("deploys", [])] + [of["start"] for of in known.get("surges", [])]
-    return tuple(second / 60 for second in sorted(seconds))
-
-
 def _simulated(family: str, found: argparse.Namespace, made: Path) -> list[Source]:
     days, requests = f"{found.days:g}", str(found.requests_per_day)
-    code = _digest(*sorted((ROOT / "simulator").glob("*.py")))[:8]
+    code = digest(*sorted((ROOT / "simulator").glob("*.py")))[:8]
     some = []
     for kind, word in [("mix", mix) for mix in MIXES] + [("case", case) for case in CASES]:
         for seed in found.seeds:
@@ -208,37 +163,11 @@ def _simulated(family: str, found: argparse.Namespace, made: Path) -> list[Sourc
 # ---- what is kept ----------------------------------------------------------------------------
 
 
-def _digest(*files: Path, more: str = "") -> str:
-    """Of the bytes of the files and of a text."""
-    sum_ = hashlib.sha256(more.encode())
-    for file in files:
-        sum_.update(file.read_bytes())
-    return sum_.hexdigest()
-
-
-def code_of(*modules: str) -> list[Path]:
-    """Files of modules of this project, and of all of its modules that they import."""
-    files: dict[str, Path] = {}
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-        if module in files or not path.is_file():
-            continue
-        files[module] = path
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                waiting += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-            elif isinstance(node, ast.Import):
-                waiting += [name.name for name in node.names]
-    return sorted(files.values())
-
-
 def kept(cache: Path, kind: str, directory: Path, code: Sequence[Path], make: Callable[[], object]) -> object:
     """What ``make`` gives of a directory with this code, or gave of the same files and code before."""
     inputs = sorted(path for path in directory.rglob("*") if path.is_file())
     states = [(str(path), (of := path.stat()).st_size, of.st_mtime_ns) for path in inputs]
-    key = _digest(*code, more=repr((kind, states)))[:24]
+    key = digest(*code, more=repr((kind, states)))[:24]
     file = cache / f"{kind}-{key}.pickle"
     if file.is_file():
         return pickle.loads(file.read_bytes())
@@ -255,16 +184,11 @@ def load(source: Source, cache: Path) -> World:
     if source.make and not source.place.exists():
         source.place.parent.mkdir(parents=True, exist_ok=True)
         source.make(source.place)
-    code = [*code_of("udfs.pure.offline"), Path(detectors.__file__)]
-    world = kept(cache, "world", source.place, code, lambda: detectors.load(source.place, is_calm=source.is_calm))
+    code = [*code_of("udfs.pure.offline"), Path(worlds.__file__)]
+    world = kept(cache, "world", source.place, code, lambda: worlds.load(source.place, is_calm=source.is_calm))
     truth = world.truth.assign(culprit_service_name=world.truth["culprit_service_name"].map(bare))
     faults = world.faults.assign(otel_service_name=world.faults["otel_service_name"].map(bare))
     return replace(world, truth=truth, faults=faults)
-
-
-def bare(name: str | None) -> str | None:
-    """A service's name without its namespace: some truths name none."""
-    return name.rsplit("/", 1)[-1] if isinstance(name, str) else None
 
 
 # ---- measures --------------------------------------------------------------------------------
@@ -272,8 +196,8 @@ def bare(name: str | None) -> str | None:
 
 def evaluate(source: Source, arm: str, world: World, cache: Path) -> tuple[Measures, dict]:
     """(measures, what else there is to see: the timeline) of an arm in a world."""
-    results, took = detectors.detect(arm, world)
-    first, last, is_restated = detectors.stated(results)
+    results, took = detect(detectors.ARMS[arm](world), world)
+    first, last, is_restated = stated(results)
     measures, more = judge(last, world, source)
     if is_restated:
         at_once, _ = judge(first, world, source)
@@ -285,167 +209,17 @@ def evaluate(source: Source, arm: str, world: World, cache: Path) -> tuple[Measu
     return measures, more
 
 
-def judge(verdicts: pd.DataFrame, world: World, source: Source) -> tuple[Measures, dict]:
-    """The measures of verdicts, and the timeline of the normal traces."""
-    begin = world.times[0]
-    verdicts = verdicts.assign(culprit_service_name=verdicts["culprit_service_name"].map(bare))
-    truth = world.truth[world.truth["start_ms"] >= begin + source.leave_out_minutes * MINUTE_MS]
-    verdicts = verdicts[verdicts["trace_id"].isin(truth["trace_id"])]
-    table = truth.merge(
-        verdicts[["trace_id", "anomaly_score", "threshold", "is_anomalous", "culprit_service_name",
-                  "anomaly_kind", "verdict_state"]],
-        on="trace_id", how="left", suffixes=("", " said"),
-    )  # fmt: skip
-    if len(table) > len(truth):
-        raise ValueError(f"{source.title}: a trace has two verdicts")
-    if world.is_real:
-        true, normal = (table["label"] == label for label in ("positive", "negative"))
-        true, normal = true.to_numpy(), normal.to_numpy()
-    else:
-        true = table["is_anomalous"].to_numpy(bool)
-        normal = ~true
-    said = "is_anomalous said" if "is_anomalous said" in table else "is_anomalous"
-    flags = table[said].eq(True).to_numpy()
-    minutes = ((table["start_ms"].to_numpy(float) - begin) // MINUTE_MS).astype(int)
-    faults = world.faults[world.faults["fault_id"].isin(table.loc[true, "fault_id"])]
-
-    measures = _false_alarms(table, normal, flags, minutes, world, begin)
-    if true.any():
-        measures |= _found(table, true, normal, flags)
-        measures |= _culprits(table, true, flags, verdicts, faults)
-    if world.is_real:
-        real = detectors.real_days(verdicts, world)
-        measures |= {name: real[name] for name in ("faults found", "faults found by chance")}
-    if source.case == STORM:
-        measures |= detectors.storm(verdicts, truth, world.faults)
-    measures |= _shifts(source, minutes[normal], flags[normal], table.loc[normal, "verdict_state"] != WARMING)
-    times, traces, flagged = a.by_minute(minutes[normal], flags[normal])
-    more = {
-        "timeline": a.timeline(minutes[normal], flags[normal]),
-        "by minute": [[int(t), int(n), int(k)] for t, n, k in zip(times, traces, flagged)],
-    }
-    return measures, more
-
-
-def _false_alarms(
-    table: pd.DataFrame, normal: np.ndarray, flags: np.ndarray, minutes: np.ndarray, world: World, begin: int
-) -> Measures:
-    alarms = normal & flags
-    state = table["verdict_state"]
-    measures = {
-        "traces": float(len(table)),
-        "normal flagged": detectors._mean(flags[normal]),
-        "worst hour": _worst_hour(minutes[normal], flags[normal]),
-        "locked minutes": float(a.longest_locked(minutes[normal], flags[normal])),
-        "warming": float((state == WARMING).mean()),
-    }
-    of: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    starts, ends = (m.epoch_ms(world.faults[name]) for name in ("start_time", "end_time"))
-    for service, start, end in zip(world.faults["otel_service_name"], starts, ends):
-        of[service].append(((start - begin) / MINUTE_MS, (end - begin) / MINUTE_MS))
-    culprits = _culprit_said(table).fillna("?").to_numpy(object)
-    runs = a.incidents(minutes[alarms], culprits[alarms])
-    count = len(a.false_incidents(runs, of))
-    measures["false incidents"] = a.a_day(count, len(np.unique(minutes[normal])), world.services)
-    kinds = (table["anomaly_kind said"] if "anomaly_kind said" in table else table["anomaly_kind"])[alarms]
-    for kind, traces in kinds.fillna("no kind").value_counts().items():
-        measures[f"normal flagged as {kind}"] = float(traces / max(normal.sum(), 1))
-    return measures
-
-
-def _culprit_said(table: pd.DataFrame) -> pd.Series:
-    name = "culprit_service_name said"
-    return table[name] if name in table else table["culprit_service_name"]
-
-
-def _worst_hour(minutes: np.ndarray, flags: np.ndarray) -> float:
-    _, traces, flagged = a.by_minute(minutes, flags)
-    if not len(traces):
-        return math.nan
-    ones = np.ones(min(60, len(traces)))
-    return float((np.convolve(flagged, ones, "valid") / np.convolve(traces, ones, "valid")).max())
-
-
-def _found(table: pd.DataFrame, true: np.ndarray, normal: np.ndarray, flags: np.ndarray) -> Measures:
-    """Detection of the true traces; of real days those near an injection, which need not show it."""
-    hits, alarms = int((flags & true).sum()), int((flags & normal).sum())
-    recall, rate = hits / true.sum(), detectors._mean(flags[normal])
-    measures = {
-        "F1": 2 * hits / (hits + alarms + true.sum()),
-        "precision": hits / (hits + alarms) if hits + alarms else math.nan,
-        "recall": recall,
-    }
-    for prevalence in a.PREVALENCES:
-        measures[f"precision at {prevalence:.0%}".replace("%", " %")] = a.precision_at(prevalence, recall, rate)
-    known = true | normal
-    scores = table["anomaly_score"].fillna(-np.inf).to_numpy(float)[known]
-    measures["PR-AUC"] = a.average_precision(scores, true[known])
-    for share in (0.01, 0.03):
-        measures[f"recall at {share:.0%}".replace("%", " %")] = a.recall_at(share, scores, true[known])
-    own = table[true].assign(found=flags[true])
-    for kind, of_kind in own.groupby("anomaly_kind"):
-        measures[f"recall {kind}"] = float(of_kind["found"].mean())
-    if "latency_log_ratio" in own:
-        for name, of_strength in own.groupby(strength(own)):
-            measures[f"recall {name}"] = float(of_strength["found"].mean())
-    return measures
-
-
-def strength(table: pd.DataFrame) -> np.ndarray:
-    """How far each trace is changed by its fault: a word.  # (traces,)"""
-    ratio = table[["latency_log_ratio", "work_log_ratio"]].abs().max(axis=1).fillna(0.0).to_numpy()
-    words = np.array([name for name, _ in STRENGTHS], object)
-    word = words[np.searchsorted([bound for _, bound in STRENGTHS[:-1]], ratio, side="right")]
-    word = np.where(table["structure_changed"].to_numpy(bool), "other calls", word)
-    return np.where(table["error_changed"].to_numpy(bool), "other errors", word)
-
-
-def _culprits(
-    table: pd.DataFrame, true: np.ndarray, flags: np.ndarray, verdicts: pd.DataFrame, faults: pd.DataFrame
-) -> Measures:
-    struck = table[true]
-    of_traces = m.culprit_ranks_of_own_traces(verdicts, struck[["trace_id", "fault_id"]], faults)
-    of_time = m.culprit_ranks(verdicts, faults)
-    own = table[true & flags]
-    measures = {
-        "faults": float(len(faults)),
-        "faults without a flag": 1 - own["fault_id"].nunique() / max(len(faults), 1),
-    }
-    for top in m.TOPS:
-        measures[f"AC@{top}"] = m.named_share(of_traces, top)
-        measures[f"AC@{top} of its time"] = m.named_share(of_time, top)
-    right = _culprit_said(own) == own["fault_id"].map(dict(zip(faults["fault_id"], faults["otel_service_name"])))
-    return measures | {"AC@1 of traces": detectors._mean(right.to_numpy())}
-
-
-def _shifts(source: Source, minutes: np.ndarray, flags: np.ndarray, is_ready: pd.Series) -> Measures:
-    """How the normal traces fare around what changes for good without any harm."""
-    if not source.shifts:
-        return {}
-    ready = is_ready.to_numpy(bool)
-    before = ready & (minutes < source.shifts[0])
-    measures = {"normal flagged before the shift": detectors._mean(flags[before])}
-    ends = [*source.shifts[1:], math.inf]
-    spans = [(at, min(end, at + SHIFT_MINUTES)) for at, end in zip(source.shifts, ends)]
-    after = np.zeros(len(minutes), bool)
-    for begin, end in spans:
-        after |= (minutes >= begin) & (minutes < end)
-    measures["normal flagged after the shift"] = detectors._mean(flags[after & ready])
-    quiet = [a.minutes_to_quiet(minutes, flags, begin, end) for begin, end in spans]
-    return measures | {"minutes to quiet": float(np.nanmax(quiet)) if not np.isnan(quiet).all() else math.nan}
-
-
 def excess_cost(source: Source, results: Sequence[MinuteResult], cache: Path) -> Measures:
     """A and bias of excess cost, where the world's excess is known and the arm tells incidents."""
     file = source.place / "truth" / "costs.parquet"
     if not file.is_file() or not any(result.incidents for result in results):
         return {}
-    code = [*code_of("udfs.pure.attribute", "udfs.pure.focus", "udfs.pure.offline"), Path(costs.__file__)]
-    allocations = kept(cache, "allocations", source.place, code, lambda: costs.Bill(source.place).allocations)
-    ranked = costs.ranked(results, allocations)
+    code = [*code_of("udfs.pure.attribute", "udfs.pure.focus", "udfs.pure.offline"), Path(money.__file__)]
+    allocations = kept(cache, "allocations", source.place, code, lambda: money.Bill(source.place).allocations)
+    ranked = money.ranked(results, allocations)
     spent, ranked, true = (
         table.assign(otel_service_name=table["otel_service_name"].map(bare))
-        for table in (costs.spent(ranked), ranked, pd.read_parquet(file))
+        for table in (money.spent(ranked), ranked, pd.read_parquet(file))
     )
     found = m.attribution(spent, true, "excess_cost")
     measures = {f"excess {name}": found[f"attribution {name}"] for name in ("A", "bias")}

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tests.benchmarks.knn import verdict
-from udfs.pure.assemble import SEPARATOR, unpack
+from simulator.evaluation.detection import verdict
+from simulator.evaluation.rule import owners
+from udfs.pure.assemble import unpack
 from udfs.pure.frame import Frame
 from udfs.pure.verdicts import MinuteResult
 from udfs.pure.windows import HOUR_MS
@@ -42,7 +43,7 @@ class GapDetector:
         if not traces:
             return []
         frame = Frame(sorted(map(unpack, traces), key=lambda trace: trace.trace_id))
-        owner = self._owners(frame)
+        owner = owners(frame)
         usual = np.array([_quantile(self._past[name], 0.5, minute_ms) for name in frame.operations])[frame.operation]
         ratio = (frame.own_ms + FLOOR_MS) / (usual + FLOOR_MS)
         threshold = _quantile(self._scores, QUANTILE, minute_ms)
@@ -58,18 +59,6 @@ class GapDetector:
             self._past[name].append((minute_ms, frame.own_ms[frame.operation == place]))
         self._scores.append((minute_ms, np.array(scores)))
         return [result]
-
-    @staticmethod
-    def _owners(frame: Frame) -> list[str]:
-        """Whose time each span's own time is."""
-        service = [name.split(SEPARATOR)[0] for name in frame.operations]
-        owner = [service[operation] for operation in frame.operation]
-        for row in np.flatnonzero(frame.has_parent):
-            parent = frame.parent[row]
-            callee = service[frame.operation[row]]
-            if frame.is_answered[parent] and callee != service[frame.operation[parent]]:
-                owner[parent] = callee
-        return owner
 
 
 def _quantile(past: deque[tuple[int, np.ndarray]], share: float, minute_ms: int) -> float:

@@ -30,7 +30,7 @@ from typing import Any
 
 import orjson
 
-from tests.benchmarks.detectors import simulate
+from simulator.evaluation.worlds import simulate
 from tests.unit.keyed_stage import Stage
 from udfs.attribute import Attribute
 from udfs.pure.assemble import assemble

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
+from simulator.evaluation.detection import verdict
+from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.frame import Frame
 from udfs.pure.verdicts import MinuteResult
 
@@ -28,18 +29,6 @@ OWN_THRESHOLD_MIN = 50
 FEATURES = 4
 # MAD to standard deviation; and the least scale, as counts that never vary have a MAD of 0.
 MAD_SCALE, SCALE_MIN = 1.4826, 0.1
-
-
-def verdict(trace: Trace, score: float, threshold: float, culprit: str | None) -> dict[str, Any]:
-    """What the measures read of a verdict; it is anomalous where it names a culprit."""
-    return {
-        "trace_id": trace.trace_id,
-        "start_time": trace.start_ns // NS_PER_MS,
-        "anomaly_score": score,
-        "threshold": threshold,
-        "is_anomalous": culprit is not None,
-        "culprit_service_name": culprit,
-    }
 
 
 class References(NamedTuple):

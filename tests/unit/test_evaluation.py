@@ -12,7 +12,7 @@ import pytest
 
 from simulator.evaluation import measures as m
 from simulator.evaluation import runs
-from simulator.evaluation.__main__ import main
+from simulator.evaluation.job import main
 from tests.unit.literal_tables import write, write_outputs
 
 MINUTE = 60_000

@@ -13,9 +13,11 @@ import orjson
 import pandas as pd
 import pytest
 
+from simulator.evaluation.detection import VERDICT_COLUMNS, strength
+from simulator.evaluation.money import with_namespace
+from simulator.evaluation.rule import RuleDetector
 from tests.benchmarks import detectors as d
 from tests.benchmarks import families as f
-from tests.benchmarks.costs import table, with_namespace
 from tests.benchmarks.gap import GapDetector
 from udfs.pure.assemble import assemble
 from udfs.pure.otlp import collect_spans
@@ -117,7 +119,7 @@ def test_recall_is_told_by_how_far_traces_changed() -> None:
             "error_changed": [False, False, False, False, False, True],
         }
     )
-    assert f.strength(table).tolist() == [
+    assert strength(table).tolist() == [
         "up to 1.1 times", "1.1 to 1.5 times", "1.5 to 3 times", "over 3 times", "other calls", "other errors",
     ]  # fmt: skip
 
@@ -149,12 +151,6 @@ def test_truth_without_namespaces_gets_those_of_the_telemetry() -> None:
     table = pd.DataFrame({"otel_service_name": ["cart", "db", "web", "shop/cart", "__unallocated__"]})
     found = with_namespace(table, {"shop/cart", "a/web", "b/web"})
     assert found["otel_service_name"].tolist() == ["shop/cart", "db", "web", "shop/cart", "__unallocated__"]
-
-
-def test_a_world_whose_faults_cost_nothing_that_can_be_averted_has_no_ratio_to_the_oracle() -> None:
-    saved = {f"USD, k = {k}": 0.0 for k in (3, 5, 10)}
-    rows = table("dollars", {"excess": {"one": saved}, "oracle": {"one": saved}}).splitlines()
-    assert rows[-2:] == ["| excess | – | – | – |", "| oracle | – | – | – |"]
 
 
 def line(trace: int, minute: int, cart_ms: float) -> bytes:
@@ -240,9 +236,9 @@ def test_a_world_without_truth_is_read_where_it_is_said_to_be_calm(data: Path) -
     assert measures["µs a span"] == pytest.approx(measures["detect CPU s"] / 840 * 1e6)
 
 
-def test_the_rule_gap_gives_the_callee_what_its_span_does_not_cover(data: Path) -> None:
+@pytest.mark.parametrize("detector", [GapDetector(), RuleDetector(T0 + 60 * MINUTE)])
+def test_the_rules_give_the_callee_what_its_span_does_not_cover(data: Path, detector: d.Detector) -> None:
     world = d.load(data / "traceweaver-one", is_calm=True)
-    detector = GapDetector()
     for minute in world.times:
         detector.step(minute, world.minutes[minute], {})
     slow = line(9_999, 70, 20).replace(
@@ -257,6 +253,6 @@ def test_the_rule_gap_gives_the_callee_what_its_span_does_not_cover(data: Path) 
 @pytest.mark.parametrize("arm", d.ARMS)
 def test_every_arm_has_a_verdict_on_every_trace(data: Path, arm: str) -> None:
     world = d.load(data / "traceweaver-one", is_calm=True)
-    _, last, _ = d.stated(d.detect(arm, world)[0])
-    assert list(last.columns) == list(d.VERDICT_COLUMNS)
+    _, last, _ = d.stated(d.detect(d.ARMS[arm](world), world)[0])
+    assert list(last.columns) == list(VERDICT_COLUMNS)
     assert sorted(last["trace_id"]) == sorted(world.truth["trace_id"])

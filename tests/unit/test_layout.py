@@ -1,4 +1,7 @@
-"""Imports run one way: the mathematics knows no engine, the simulator knows neither job nor functions."""
+"""Imports run one way: the mathematics knows no engine, the simulator knows neither job nor functions.
+
+The evaluation judges the functions, so it may import the mathematics, as the generator of the worlds may not.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ FORBIDDEN = {
     "udfs/pure": {"pyflink", "jobs", "simulator", "tests"},
     "udfs": {"jobs", "simulator", "tests"},
     "simulator": {"jobs", "udfs", "pyflink", "tests"},
+    "simulator/evaluation": {"jobs", "pyflink", "tests"},
     "jobs": {"simulator", "tests"},
 }
 
@@ -31,8 +35,21 @@ def _imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", FORBIDDEN)
 def test_imports_run_one_way(folder: str) -> None:
+    evaluation = ROOT / "simulator/evaluation"
     for path in (ROOT / folder).rglob("*.py"):
+        if folder == "simulator" and evaluation in path.parents:
+            continue
         wrong = {name for name in _imports(path) if name.split(".")[0] in FORBIDDEN[folder]}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_the_evaluation_knows_the_mathematics_alone_and_is_not_known_to_the_generator() -> None:
+    for path in (ROOT / "simulator").rglob("*.py"):
+        imports = _imports(path)
+        if path.parent.name == "evaluation":
+            wrong = {name for name in imports if name.split(".")[0] == "udfs" and not name.startswith("udfs.pure")}
+        else:
+            wrong = {name for name in imports if name.startswith("simulator.evaluation")}
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 

@@ -1,0 +1,110 @@
+"""The grid of cells: which there are, running those whose result isn't there, and reading them all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simulator.config import BILLINGS, DEPLOY
+from simulator.evaluation.cells import GIVEN, SIMULATED, Cell, code_version, key_of, run
+from simulator.evaluation.worlds import RECORDED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cells there are. The source's family has every kind of bill, other simulated ones have the first.
+
+    data: a folder of given worlds, live systems and recorded days, for the families of GIVEN.
+    """
+
+    seeds: tuple[int, ...]
+    days: float
+    requests_per_day: int
+    families: tuple[str, ...] = (*SIMULATED, *GIVEN)
+    billings: tuple[str, ...] = BILLINGS
+    data: Path | None = None
+    ablations: bool = True
+
+    def cells(self) -> list[Cell]:
+        """The source's family first, all of a seed together."""
+        simulated = [family for family in self.families if family in SIMULATED]
+        cells = [
+            Cell(family, billing, seed, self.days, self.requests_per_day, ablations=self._is_ablated(family, billing))
+            for seed in self.seeds
+            for family in simulated
+            for billing in (self.billings if family == "source" else self.billings[:1])
+        ]
+        return cells + [Cell(family, place=str(place)) for family, place in self._given()]
+
+    def _is_ablated(self, family: str, billing: str) -> bool:
+        return self.ablations and family == "source" and billing == self.billings[0]
+
+    def _given(self) -> Iterator[tuple[str, Path]]:
+        if self.data is None:
+            return
+        patterns = {"worlds": ("worlds/*/",), "live": ("traceweaver-*/",), "recorded": tuple(f"{n}/" for n in RECORDED)}
+        for family in (family for family in GIVEN if family in self.families):
+            for pattern in patterns[family]:
+                for place in sorted(self.data.glob(pattern)):
+                    yield family, place.resolve()
+
+
+# The source's protocol, and one of minutes that shows the order of the arms, not the figures.
+FULL = Plan(seeds=tuple(range(701, 711)), days=7.0, requests_per_day=50_000)
+QUICK = Plan((701, 702, 703), days=0.5, requests_per_day=8_000, families=("source", DEPLOY, *GIVEN), ablations=False)
+
+
+def complete(plan: Plan, output: Path, jobs: int, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int]:
+    """(results of all cells in their order, how many of them had to be computed); each is kept as soon as it is there.
+
+    A result that other code, another model or other settings made has another key, and is computed anew.
+    """
+    folder = output / "cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    code = code_version()
+    keys = {cell: key_of(cell, code) for cell in plan.cells()}
+    files = {cell: folder / f"{cell.name}-{key}.json" for cell, key in keys.items()}
+    missing = [cell for cell, file in files.items() if not file.is_file()]
+    say(f"{len(keys)} cells, {len(missing)} to compute, code {code}")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(run, cell, keys[cell], files[cell]): cell for cell in missing}
+        try:
+            for done, one in enumerate(as_completed(waiting), 1):
+                say(f"{done} of {len(missing)}: {waiting[one].name}, {one.result():.0f} s")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [orjson.loads(file.read_bytes()) for file in files.values()], len(missing)
+
+
+def long(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A row for each (family, billing, world, table, arm, measure): value, NaN where it isn't known."""
+    rows = [
+        (cell["family"], cell["billing"], str(cell["seed"] or Path(cell["place"]).name), table, arm, measure, value)
+        for result in results
+        for cell in (result["cell"],)
+        for table, arms in result["measures"].items()
+        for arm, measures in arms.items()
+        for measure, value in measures.items()
+    ]
+    columns = ["family", "billing", "world", "table", "arm", "measure", "value"]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float})
+
+
+def write_parquet(table: pd.DataFrame, file: Path, about: dict[str, Any]) -> None:
+    """``long`` as Parquet, with what made it in the file's metadata."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    kept = {**(arrow.schema.metadata or {}), b"evaluation": json.dumps(about).encode()}
+    pq.write_table(arrow.replace_schema_metadata(kept), file)

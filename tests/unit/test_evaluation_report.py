@@ -1,0 +1,217 @@
+"""The evaluation as one command: its statistics on literal values, and once as a whole on small worlds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+
+from simulator.evaluation import claims, money, report
+from simulator.evaluation import measures as m
+from simulator.evaluation.__main__ import main
+from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
+from simulator.evaluation.grid import FULL, QUICK, long
+from simulator.evaluation.statistics import Estimate, compare, estimate, ratio
+
+ROOT = Path(__file__).resolve().parents[2]
+STORED = ROOT / "simulator/evaluation/results/table_3.json"
+DAY = pd.Timestamp("2026-01-05", tz="UTC")
+
+
+# ---- repairs -----------------------------------------------------------------------------------
+
+
+def hours(number: float) -> pd.Timestamp:
+    return DAY + pd.Timedelta(hours=number)
+
+
+def faults(*rows: tuple[str, str, float, float]) -> pd.DataFrame:
+    """fault, service, begin and end in hours."""
+    table = [(fault, service, hours(begin), hours(end)) for fault, service, begin, end in rows]
+    return pd.DataFrame(table, columns=["fault_id", "otel_service_name", "start_time", "end_time"])
+
+
+def costs(*rows: tuple[str, str, float, str]) -> pd.DataFrame:
+    """fault, service, hour of the window's begin, dollars."""
+    table = [(fault, service, hours(at), Decimal(cost)) for fault, service, at, cost in rows]
+    return pd.DataFrame(table, columns=["fault_id", "otel_service_name", "window_start", "excess_cost"])
+
+
+def rows(*found: tuple[str, float, float]) -> tuple[pd.DataFrame, pd.Series]:
+    table = pd.DataFrame([(hours(at), service) for service, at, _ in found], columns=money.KEYS)
+    return table, pd.Series([merit for _, _, merit in found])
+
+
+# A fault of two hours over midnight, a dollar each half hour.
+OVER_MIDNIGHT = faults(("x", "cart", 23, 25))
+ITS_COSTS = costs(*(("x", "cart", at, "1") for at in (23, 23.5, 24, 24.5)))
+
+
+def test_a_fault_that_was_ended_before_midnight_is_not_ended_again_after_it() -> None:
+    found = rows(("cart", 23, 5.0), ("cart", 24, 4.0))
+    done = m.repairs(*found, OVER_MIDNIGHT, ITS_COSTS, (1,))[1]
+    assert (done.made, done.idle) == (2, 1)
+    assert m.averted(*found, OVER_MIDNIGHT, ITS_COSTS, (1,))[1] == pytest.approx(2 + 2 / 3)
+
+
+def test_what_remains_and_what_is_averted_are_all_that_faults_cost() -> None:
+    done = m.repairs(*rows(("cart", 23, 5.0)), OVER_MIDNIGHT, ITS_COSTS, (1,))[1]
+    windows = [int(hours(at).timestamp() * 1000) for at in (22.5, 23, 23.5, 24, 24.5)]
+    remaining = m.Worth(OVER_MIDNIGHT, ITS_COSTS).remaining(windows, done.ended)
+    assert remaining == pytest.approx([0, 1, 1 / 3, 0, 0])
+    assert sum(m.Worth(OVER_MIDNIGHT, ITS_COSTS).remaining(windows, {})) == 4
+
+
+def test_hindsight_takes_the_fault_that_lasts_where_the_order_by_cost_takes_the_dear_one() -> None:
+    known = faults(("short", "cart", 1, 1.7), ("lasting", "web", 1, 6))
+    dear = costs(("short", "cart", 1, "9"), ("short", "cart", 1.5, "3"),
+                 *(("lasting", "web", 1 + n / 2, "2") for n in range(10)))  # fmt: skip
+    assert m.averted_by_oracle(known, dear, (1,))[1] < m.averted_in_hindsight(known, dear, (1,))[1]
+    assert m.averted_in_hindsight(known, dear, (1,))[1] == pytest.approx(2 * 8 + 2 * 2 / 3)
+
+
+# ---- statistics --------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_of_sums_with_the_jackknifes_interval() -> None:
+    found = ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    assert (found.mean, found.half) == (pytest.approx(0.5), pytest.approx(0.0, abs=1e-12))
+    assert ratio([1.0, 9.0], [1.0, 19.0]).mean == 0.5
+    assert math.isnan(ratio([1.0], [2.0]).half) and math.isnan(ratio([0.0], [0.0]).mean)
+
+
+def test_tests_are_paired_and_corrected_together() -> None:
+    differences = {"clear": [1.0, 1.1, 0.9, 1.0], "none": [1.0, -1.0, 0.5, -0.5], "equal": [0.0, 0.0, 0.0, 0.0]}
+    found = compare(differences)
+    assert found["clear"].p < 0.001 and found["clear"].p_holm == pytest.approx(2 * found["clear"].p)
+    assert found["clear"].effect == pytest.approx(1.0 / np.std([1.0, 1.1, 0.9, 1.0], ddof=1))
+    assert found["none"].p == pytest.approx(1.0) and math.isnan(found["equal"].p)
+
+
+def test_an_unknown_world_is_left_out_of_an_estimate() -> None:
+    assert estimate([1.0, math.nan, 3.0]) == Estimate(2.0, pytest.approx(12.706), 2)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "word"),
+    [(0.9, 0.01, claims.BETTER), (0.8, 0.01, claims.SHORT), (0.88, 0.05, claims.REPRODUCED),
+     (0.88, 0.5, claims.UNDECIDED), (0.9, math.nan, claims.UNDECIDED)],
+)  # fmt: skip
+def test_a_verdict_is_by_the_interval_and_a_wide_one_decides_nothing(mean: float, half: float, word: str) -> None:
+    assert claims.verdict(Estimate(mean, half, 10), 0.87) == word
+
+
+def test_a_chance_is_binned_by_how_far_a_score_is_above_its_threshold() -> None:
+    verdicts = pd.DataFrame({
+        "trace_id": ["a", "b", "c"], "anomaly_score": [9.0, 5.0, 99.0], "threshold": [7.0, 7.0, 7.0],
+        "verdict_state": ["ready", "ready", "warming"],
+    })  # fmt: skip
+    bins = calibration(verdicts, pd.DataFrame({"trace_id": ["a", "b", "c"], "is_anomalous": [True, False, True]}))
+    chance = 1 / (1 + math.exp(-2))
+    assert bins[17] == pytest.approx([1, chance, 1]) and bins[2] == pytest.approx([1, 1 - chance, 0])
+    assert sum(traces for traces, _, _ in bins) == 2
+
+
+# ---- the grid ----------------------------------------------------------------------------------
+
+
+def test_a_result_is_of_its_code_and_of_its_settings_alone() -> None:
+    cell = Cell("source", "metered", 1, 1.0, 1000)
+    assert key_of(cell, "a") == key_of(replace(cell), "a")
+    assert len({key_of(cell, "a"), key_of(cell, "b"), key_of(replace(cell, seed=2), "a")}) == 3
+
+
+def test_the_whole_protocol_is_the_sources_and_has_every_family_and_kind_of_bill() -> None:
+    cells = FULL.cells()
+    assert {(cell.days, cell.requests_per_day) for cell in cells} == {(7.0, 50_000)}
+    assert len({cell.seed for cell in cells}) >= 10
+    assert {cell.family for cell in cells} >= {"source", "faint", "novel", "storm", "deploy", "wide"}
+    assert {cell.billing for cell in cells if cell.family == "source"} == {"metered", "machine", "mixed"}
+    assert QUICK.days < 1
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def test_the_readme_has_the_stored_table() -> None:
+    stored = json.loads(STORED.read_text())
+    assert report.markdown(stored) in (ROOT / "README.md").read_text()
+    assert stored["about"]["command"] in (ROOT / "README.md").read_text()
+
+
+def test_the_arms_of_the_stored_worlds_come_in_their_order() -> None:
+    for arms in json.loads(STORED.read_text())["dollars of hindsight"].values():
+        for k in claims.AIM_BUDGETS:
+            of = {arm: by_k[f"k = {k}"]["mean"] for arm, by_k in arms.items()}
+            assert 1 == of[HINDSIGHT] > of[money.OURS] > of[money.SOURCES] > of[RANDOM] > 0
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    assert main(["--output", str(folder), *TINY]) == 0
+    return folder
+
+
+TINY = ["--quick", "--families", "source", "--billings", "metered", "--jobs", "2"]
+
+
+@pytest.mark.slow
+def test_the_arms_come_in_their_order(output: Path) -> None:
+    own = pd.read_parquet(output / "measures.parquet")
+
+    def averted(arm: str) -> float:
+        measures = (f"USD, k = {k}" for k in claims.AIM_BUDGETS)
+        return sum(sum(claims.values(own, "dollars", arm, measure, "source", "metered")) for measure in measures)
+
+    # Where c_s stands to no order, three small worlds don't tell; ten do, below.
+    others = (money.SOURCES, money.AIOPS, money.NAIVE, money.FINOPS, BY_RULE, RANDOM)
+    assert averted(HINDSIGHT) >= max(averted(ORACLE), averted(money.OURS))
+    assert averted(money.OURS) > max(averted(arm) for arm in others) > 0
+
+
+@pytest.mark.slow
+def test_a_second_start_computes_nothing_and_says_the_same(output: Path, capsys: pytest.CaptureFixture) -> None:
+    before = {path: path.read_bytes() for path in output.rglob("*.*")}
+    assert main(["--output", str(output), *TINY]) == 0
+    assert " 3 cells, 0 to compute" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in output.rglob("*.*")} == before
+
+
+@pytest.mark.slow
+def test_the_report_has_the_stored_figures_and_needs_no_network(output: Path) -> None:
+    text = (output / "report.html").read_text()
+    results = [orjson.loads(path.read_bytes()) for path in (output / "cells").iterdir()]
+    mean = estimate(claims.values(long(results), "detection", "detector", "F1", "source", "metered"))
+    assert f"<td>{mean.mean:.2f} ± {mean.half:.2f}</td>" in text
+    assert all(title in text for title in ("Fig. 1", "Fig. 6", "Fig. 7", "Fig. 8", "Table 3", "Calibration"))
+    assert len(re.findall(r'src="data:image/png;base64,', text)) == 8
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert text.count("seeds 701 to 703") >= 5 and str(output) not in text
+
+
+def test_wrong_use_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--output", str(tmp_path), "--seeds", "1", "1"])
+    assert "[1, 1]: each must be given once" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--output", str(tmp_path), "--families", "worlds"])
+    assert "give --data" in capsys.readouterr().err
+
+
+def test_given_worlds_are_cells_of_their_own(tmp_path: Path) -> None:
+    for name in ("worlds/one", "traceweaver-two", "train-ticket", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    plan = replace(QUICK, data=tmp_path, seeds=(1,), families=("source", "worlds", "live", "recorded"))
+    assert [cell.name for cell in plan.cells()] == [
+        "source-metered-1-0.5d-8000", "source-machine-1-0.5d-8000", "source-mixed-1-0.5d-8000",
+        "worlds-one", "live-traceweaver-two", "recorded-train-ticket",
+    ]  # fmt: skip
