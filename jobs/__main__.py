@@ -39,10 +39,11 @@ COMMANDS = {
     "budgets": Command("jobs.budgets", "tell how budgets stand, and what the month will cost", "budgets"),
     "respond": Command("jobs.respond.__main__", "tell people and programs of incidents, by a policy", "respond"),
     "exporter": Command("jobs.exporter", "serve cost, incidents and budgets to Prometheus", "exporter"),
+    "ask": Command("jobs.ask", "answer questions about PostgreSQL's tables, over MCP", "ask"),
     "replay-rejects": Command("jobs.replay_rejects", "send rejected records again"),
     "train": Command("jobs.train_detector", "train a detector on traces of your own", "train"),
     "simulate": Command("simulator.__main__", "simulate a world: telemetry, a bill, and the truth", "simulate"),
-    "evaluate": Command("simulator.evaluation.__main__", "measure a run by the truth of its world"),
+    "evaluate": Command("simulator.evaluation.__main__", "set the source's claims beside what is measured", "evaluate"),
     "replay": Command("simulator.load", "send recorded or simulated telemetry to Kafka, on a schedule", "replay"),
 }
 
@@ -55,6 +56,10 @@ EXTRAS = {
     "kubernetes": ("kubernetes", "respond"),
     "statsmodels": ("statsmodels", "budgets"),
     "prometheus_client": ("prometheus-client", "exporter"),
+    "mcp": ("mcp", "ask"),
+    "azure": ("azure-storage-blob", "azure"),
+    "matplotlib": ("matplotlib", "evaluate"),
+    "scipy": ("scipy", "evaluate"),
     "faker": ("faker", "simulate"),
     "locust": ("locust", "replay"),
     "torch": ("torch", "train"),

@@ -573,9 +573,9 @@ def check(tables: Tables) -> None:
         raise JobError("the database lacks the views: run python -m jobs.migrate as the user who owns the tables")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], prog: str = "python -m jobs.ask") -> int:
     """Exit status: 0 when the client has gone; 2 for wrong use, 1 for what failed, each with one line."""
-    parser = Parser(prog="python -m jobs.ask", description="Answer questions about the tables, over MCP on stdio.")
+    parser = Parser(prog=prog, description="Answer questions about the tables, over MCP on stdio.")
     parser.add_argument("--tables", required=True, metavar="URL", help=f"{FORM}; the password comes from PGPASSWORD")
     parser.add_argument("--timeout", type=int, default=TIMEOUT_S, help=f"of a query, in s; default: {TIMEOUT_S}")
     try:
