@@ -138,6 +138,11 @@ def test_a_month_is_another_delivery_only_where_what_is_said_of_its_time_changes
         return found({data: 0}, {manifest: {"dataFiles": [uri(data)]}} | recency)[0][f"{AWS}/{MONTH}"].signature
 
     assert signature() == signature(december)
+    # And yet all that is said counts: a name may be wrong.
+    said = {f"{AWS}/metadata/recency/recency-1.json": {"TimeSectors": [december]}}
+    of = found({data: 0}, {manifest: {"dataFiles": [uri(data)]}} | said)[0][f"{AWS}/{MONTH}"]
+    late = {"ChargePeriodStart": "2026-12-01T00:00:00Z", "ChargePeriodEnd": "2026-12-01T01:00:00Z"}
+    assert is_incomplete(of, row("03T00", "03T01") | late)
     assert signature(SECTORS[0]) == signature(SECTORS[0], december) != signature()
     assert signature(*SECTORS) == signature(*SECTORS[::-1]) != signature(*SECTORS[:2])
 

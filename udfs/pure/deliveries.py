@@ -395,12 +395,12 @@ def _delivery(
 
 
 def _with_completeness(delivery: Delivery, metadata: Metadata) -> Delivery:
-    """With what is said of its times; no charge of a billing period is for a time after it."""
-    said = metadata.completeness(delivery.files).before(_end_of(delivery.scope))
-    if not said:
-        return delivery
-    signed = orjson.dumps([delivery.signature, said])
-    return replace(delivery, signature=hashlib.blake2b(signed, digest_size=16).hexdigest(), completeness=said)
+    """With what is said of its times. What is said of times after its billing period makes no other delivery of it."""
+    said = metadata.completeness(delivery.files)
+    signature = delivery.signature
+    if its_own := said.before(_end_of(delivery.scope)):
+        signature = hashlib.blake2b(orjson.dumps([signature, its_own]), digest_size=16).hexdigest()
+    return replace(delivery, signature=signature, completeness=said)
 
 
 def _end_of(scope: str) -> int | None:
