@@ -60,7 +60,7 @@ WHAT = {
     RANDOM: f"no order: mean over {SHUFFLES} shuffles",
     BY_RULE: "the rule's own verdicts, α · ln(1 + c_s)",
     money.AIOPS: "α",
-    money.NAIVE: "α + ln(1 + c_s), unweighted",
+    money.NAIVE: "α + ln(1 + c_s), unweighted; α outweighs it",
     money.SOURCES: "α · ln(1 + c_s), equation (2)",
     money.S_EXCESS: "α · ln(1 + excess)",
     money.OURS: "excess cost; what the job ranks by",
@@ -274,8 +274,8 @@ def _detection(long: pd.DataFrame) -> str:
     own = long[long["table"] == "detection"]
     tables = []
     for family, billing in dict.fromkeys(zip(own["family"], own["billing"])):
-        if family == "source" and billing != _billings(long)[0]:
-            continue
+        if family == "source" and billing != own.loc[own["family"] == family, "billing"].iloc[0]:
+            continue  # the kind of bill is nothing to a detector
         of_family = own[(own["family"] == family) & (own["billing"] == billing)]
         known = [(name, title, places) for name, title, places in SEEN if (of_family["measure"] == name).any()]
         cell = partial(_cell, long, family, billing, "detection")
@@ -327,7 +327,7 @@ def _misses(long: pd.DataFrame) -> str:
         if row.verdict == OF_OTHERS[BETTER]
     ]
     lines += [
-        f"Missed: {aim.what}, {_of(aim.ours)} where {aim.least:.2f} was wanted."
+        f"Missed: {aim.what}: {_of(aim.ours)}, at least {aim.least:.2f} was wanted."
         for aim in aims(long)
         if not aim.is_met and aim.ours.n
     ]
