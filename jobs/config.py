@@ -100,7 +100,7 @@ JOB_SETTINGS |= {
 }
 
 # Where the input has no end, rows wait so long at most in each mini-batch, and in each bundle of a function that SQL
-# calls; in a bundle of a stage for a part of it (stages.STAGE_IS_PROMPTER). README says how often.
+# calls; in a bundle of a stage for a part of it (stages.STAGE_IS_PROMPTER). docs/run.md says how often.
 AT_ONCE = {"table.exec.mini-batch.allow-latency": "100 ms", "python.fn-execution.bundle.time": "100"}
 
 ENGINE_PREFIXES = (

@@ -66,7 +66,7 @@ Row = dict[str, Any]
 # (window_start_ms, resource_id, dimension, billing_currency)
 Group = tuple[int, str, str, str]
 
-# FOCUS AllocatedMethodId: equation (1) of the README, by usage in the window.
+# FOCUS AllocatedMethodId: equation (1) of docs/interface.md, by usage in the window.
 METHOD_ID = "anomaly-cost/usage-in-window"
 # FOCUS wants a prefix on tag keys that the data generator defines.
 SERVICE_TAG = "otel/service.name"

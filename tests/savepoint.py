@@ -2,7 +2,7 @@
 
 It lies in tests/data/savepoints/VERSION.tar.gz: the engine's savepoint, and ``tables.json``, what stood in the database
 when it was made. Make one for each release; where its stages differ from those of the release before (see "An engine of
-your own" in the README), delete the older ones, and say so in CHANGELOG.md.
+your own" in docs/run.md), delete the older ones, and say so in CHANGELOG.md.
 """
 
 from __future__ import annotations

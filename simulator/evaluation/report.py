@@ -1,6 +1,6 @@
 """The report: what was measured beside what is claimed, as one HTML file that needs no network.
 
-Everything in it is computed from the stored results of cells; ``summary`` has the figures that the README quotes.
+Everything in it is computed from the stored results of cells; ``summary`` has the figures that docs/figures.md quotes.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def summary(long: pd.DataFrame) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Table 3 of a summary, as the README has it: what all arms share once, and the savings of each."""
+    """Table 3 of a summary, as docs/figures.md has it: what all arms share once, and the savings of each."""
     lines = ["| | the source | ours | |", "|---|---|---|---|"]
     for row in found["table_3"]:
         shared = row["arm"] == money.OURS and row["measure"] in (PRECISION, RECALL, F1)

@@ -72,8 +72,8 @@ def _ranks(database: Database) -> dict[str, int]:
 
 
 def _recomputed(database: Database) -> int:
-    """Asks as the README does; returns the rows, which all have to follow from their explanations."""
-    (query,) = re.findall(r"```sql\n(.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    """Asks as docs/how.md does; returns the rows, which all have to follow from their explanations."""
+    (query,) = re.findall(r"```sql\n(.+?)```", (ROOT / "docs" / "how.md").read_text("utf-8"), re.DOTALL)
     assert len(query.splitlines()) <= 10
     with psycopg.connect(database.dsn, row_factory=psycopg.rows.dict_row) as connection:
         rows = connection.execute(query).fetchall()
