@@ -100,8 +100,11 @@ def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subpro
 
 
 def start(*arguments: str, code: Path = ROOT) -> subprocess.Popen:
-    """The job of a checkout, on its way; see ``end``."""
-    return subprocess.Popen(command(*arguments), cwd=code, stderr=subprocess.PIPE, text=True)
+    """The job of a checkout, on its way; see ``end``. It hears SIGINT, also where the tests run in the background."""
+    return subprocess.Popen(
+        command(*arguments), cwd=code, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def end(process: subprocess.Popen, number: signal.Signals = signal.SIGINT) -> None:
