@@ -110,7 +110,12 @@ def test_each_ranked_row_can_be_recomputed_from_its_explanation(simulated: Simul
             if element["x_CostStatus"] != "provisional":
                 charges = sum(Decimal(c["cost_in_window"]) for c in element["x_Charges"])
                 assert charges == Decimal(element["x_ResourceCost"])
-            share = Decimal(element["UsageQuantity"]) / Decimal(element["x_TotalUsage"])
+            share = Decimal(element["AllocatedRatio"])
+            # Of a pool it is by node, whose use the explanation doesn't tell.
+            if element.get("x_DividedBy") not in ("cores", "even"):
+                by_use = Decimal(element["UsageQuantity"]) / Decimal(element["x_TotalUsage"])
+                assert abs(share - by_use) < Decimal("1e-12"), element
+                share = by_use
             error = abs(Decimal(element["x_ResourceCost"]) * share - Decimal(element["x_AllocatedCost"]))
             assert error < Decimal("1e-12"), element
         alpha = float(told["x_MeanTraceScore"]) * math.log2(1 + int(told["x_AnomalousTraces"]))
