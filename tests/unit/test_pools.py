@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.literal import HOUR_MS, MINUTE_MS, NOON_MS, charge, cpu_gauge, resource
+from tests.literal import HOUR_MS, MINUTE_MS, NOON_MS, charge, cpu_gauge, resource, span, span_request
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_rank import incident, rank
 from tests.unit.test_resources import allocated
 from udfs.attribute import Attribute
+from udfs.pure.assemble import assemble, unpack
 from udfs.pure.attribute import BY_CORES, BY_USE, EVENLY, IDLE_POLICIES, resource_rows, user_of
 from udfs.pure.focus import charge_key, collect_charge
+from udfs.pure.otlp import collect_spans
 from udfs.pure.price import apportion, to_units
 from udfs.pure.resources import GROUP, Resources, kind
 from udfs.pure.windows import IDLE, NO_RESOURCE, UNALLOCATED, WINDOW_MS
@@ -176,6 +178,18 @@ def test_within_a_node_it_is_use_and_an_unused_node_is_idle() -> None:
     [rows] = resource_rows(AKS, usage, charges).values()
     assert {row["divided_by"] for row in rows} == {BY_USE}
     assert costs(rows) == {name: to_units(n) for name, n in {"cart": 3, "pay": 1, UNALLOCATED: 9, "stray": 3}.items()}
+
+
+def test_pods_on_two_machines_of_a_pool_share_none() -> None:
+    """Who crowds whom out is told by the machine, not by what is billed."""
+    pods = [("a", "0"), ("b", "1"), ("c", "1")]
+    machines = [{"cloud.resource_id": f"{AKS}/virtualMachines/{machine}"} for _, machine in pods]
+    spans = [span(1, 1 + at, at or None, NOON_MS + at, 1) for at in range(3)]
+    groups = [(resource("s", pod, more=on), [of]) for (pod, _), on, of in zip(pods, machines, spans)]
+    (fragments, *_) = collect_spans(orjson.dumps(span_request(*groups)))
+    trace = unpack(assemble(f"{1:032x}", fragments.values())[1])
+    host_of = {pod[-1]: host for pod, host in zip(trace.pods, trace.hosts)}
+    assert host_of["a"] != host_of["b"] == host_of["c"]
 
 
 def test_the_record_names_the_rule() -> None:

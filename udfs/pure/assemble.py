@@ -54,7 +54,7 @@ class Trace(NamedTuple):
     root: int  # row of the root
     operations: list[str]  # service, operation, and the peer where the span names one
     pods: list[str]  # service, pod
-    hosts: list[str]  # (pods,) the resource that each runs on, "" = unknown
+    hosts: list[str]  # (pods,) the machine that each runs on, "" = unknown
     spans: np.ndarray  # (spans,) of SPAN
     versions: list[str]  # (pods,) what each runs, "" = unknown
     weight: float = 1.0  # how many traces it stands for, at least 1: those that a sampler left out are like it

@@ -385,6 +385,11 @@ class _Resource(NamedTuple):
         return self.pod_uid or self.pod_name
 
     @property
+    def host(self) -> str:
+        """The billed resource, and of a group of machines the node: who shares it shares a machine."""
+        return SEPARATOR.join((self.resource_id, *self.node[:1]))
+
+    @property
     def attributes(self) -> dict[str, str]:
         """Attributes that are read as this resource: what a reject tells of the one that it came with."""
         told = {
@@ -532,13 +537,13 @@ def collect_spans(
 
     traits: attributes of spans by which unit costs are told.
 
-    A fragment is JSON ``["spans", [[service, pod, resource_id, [span, ...], version], ...]]`` (the version of the
+    A fragment is JSON ``["spans", [[service, pod, host, [span, ...], version], ...]]`` (the version of the
     service, where it tells one) with span =
     ``[span_id, parent_span_id or "", operation, kind 0..5, error 0|1, start_ns, end_ns, peer or
     ""]``, where a sampler says so how many spans it stands for (else 0, or nothing), and last, where it has any of
     ``traits``, these by name; ids in lower-case hex,
     ``unknown_service`` where the emitter names none, "" for unknown
-    pods and resources. An owner is JSON ``[service or "", resource_id or ""]``, null where the
+    pods and hosts. An owner is JSON ``[service or "", resource_id or ""]``, null where the
     request's own resources contradict each other.
     """
     traces: dict[str, list] = {}
@@ -558,7 +563,7 @@ def collect_spans(
                 if type(raw_trace_id) is not str or raw_trace_id not in by_trace:
                     trace_id = _hex_id(raw_trace_id, 32, "traceId")
                     by_trace[raw_trace_id] = []
-                    group = [service, resource.pod, resource.resource_id, by_trace[raw_trace_id]]
+                    group = [service, resource.pod, resource.host, by_trace[raw_trace_id]]
                     if resource.version:
                         group.append(resource.version)
                     traces.setdefault(trace_id, []).append(group)
