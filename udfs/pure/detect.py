@@ -31,7 +31,7 @@ from udfs.pure.feedback import FalseAlarm
 from udfs.pure.frame import Frame
 from udfs.pure.impact import Impact
 from udfs.pure.judge import accused_of, judge, log_odds_of
-from udfs.pure.neighbours import crowding
+from udfs.pure.neighbours import SLOW_MIN, crowding
 from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.pods import Pods
 from udfs.pure.predict import Prediction, Predictor, Usual, usual_of
@@ -385,24 +385,24 @@ class Detector(Generic[Told]):
             pods=of_pods,
             loops=of_loops,
             overuse=np.array([overuse.get(name, -np.inf) for name in case.pods]),
-            neighbour=self._crowded_by(numbers, slow, greed, self._usage.surplus_at(case.minute_ms)),
+            neighbour=self._crowded_by(case.minute_ms, numbers, slow, greed),
             shapes=shapes,
             costs={name: costs[services.get(name)] for name in working if services.get(name) >= 0},
         )
         return replace(case, believed=believed, is_final=is_final)
 
     def _crowded_by(
-        self, numbers: np.ndarray, slow: np.ndarray, greed: Mapping[str, float], surplus: Mapping[str, float]
+        self, minute_ms: int, numbers: np.ndarray, slow: np.ndarray, greed: Mapping[str, float]
     ) -> list[str]:
         """The service that crowds each of a minute's pods out, "" = none.  # (pods,) or () where nobody does
 
         numbers: (pods,) -1 = not known any more. slow: (all pods,) chance that each is slow by itself. greed: log odds
-        of using more for whatever reason. surplus: see UsageWatch.surplus_at.
+        of using more for whatever reason.
         """
-        pods = self._pods
-        odds, beyond = (np.array([of.get(name, -np.inf) for name in pods.names.names]) for of in (greed, surplus))
-        if not (slow > 0.5).any():
+        if not (slow > SLOW_MIN).any():
             return []
+        pods, surplus = self._pods, self._usage.surplus_at(minute_ms)
+        odds, beyond = (np.array([of.get(name, -np.inf) for name in pods.names.names]) for of in (greed, surplus))
         heard = numbers[numbers >= 0]
         heard_slow = np.full(len(pods), np.nan)
         heard_slow[heard] = slow[heard]

@@ -15,6 +15,8 @@ import numpy as np
 # and their share of those that are heard of there.
 SERVICES_MIN = 2
 SHARE_MIN = 0.5
+# The chance from which on a pod counts as slow.
+SLOW_MIN = 0.5
 # Standard deviations that the one who uses more is beyond its usual, where its over-use is not known by itself.
 SURPLUS_MIN = 3.0
 
@@ -36,16 +38,23 @@ def crowding(
             on[name].append(pod)
             if np.isfinite(slow[pod]):
                 heard[service[pod]].add(name)
-                if slow[pod] > 0.5:
+                if slow[pod] > SLOW_MIN:
                     ill[service[pod]].add(name)
     found = {}
     for name, pods in on.items():
-        greedy = max(pods, key=lambda pod: (overuse[pod], -pod))
-        if not overuse[greedy] > 0:
-            greedy = max(pods, key=lambda pod: (surplus[pod], -pod))
-        if overuse[greedy] > 0 or surplus[greedy] > SURPLUS_MIN:
+        greedy = _greedy(pods, overuse, surplus)
+        if greedy is not None:
             others = [other for other, hosts in heard.items() if name in hosts and other != service[greedy]]
             slowed = [other for other in others if ill[other] == {name}]
             if len(slowed) >= max(SERVICES_MIN, SHARE_MIN * len(others)):
                 found[name] = greedy
     return found
+
+
+def _greedy(pods: list[int], overuse: np.ndarray, surplus: np.ndarray) -> int | None:
+    """Who of a host's pods uses more, by its over-use, or by its surplus where no over-use is known."""
+    for use, least in ((overuse, 0.0), (surplus, SURPLUS_MIN)):
+        most = max(pods, key=lambda pod: (use[pod], -pod))
+        if use[most] > least:
+            return most
+    return None
