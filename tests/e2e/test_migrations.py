@@ -203,25 +203,28 @@ def test_every_table_and_column_has_a_comment(url: str, connection: psycopg.Conn
 def test_the_reader_reads_and_does_nothing_else(url: str, connection: psycopg.Connection) -> None:
     maintain(url)
     write_verdicts(connection, verdict("a", month(0)))
-    connection.execute("create role bi login in role anomaly_cost_reader")  # as long as the server
     connection.execute("create table made_later as select 1 as number")
-    reader_url = url.replace("//anomaly_cost@", "//bi@")
-    with psycopg.connect(reader_url, autocommit=True) as reader:
-        for table in [*TABLES, "budgets", "made_later"]:
-            reader.execute(f"select * from {table}")
-        assert reader.execute("select trace_id from trace_verdicts").fetchall() == [("a",)]
-        for statement in (
-            "insert into budgets values ('checkout', '2024-04-01', 1, 'USD')",
-            "update trace_verdicts set trace_id = 'b'",
-            "delete from rejected_records",
-            "truncate ranked_anomalies",
-            "drop table budgets",
-            "create table mine ()",
-            "select anomaly_cost.maintain('1 month', '1 month')",
-            f"select * from {partition('trace_verdicts', 0)}",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                reader.execute(statement)
+    connection.execute("create role analyst login in role anomaly_cost_reader")
+    try:
+        reader_url = url.replace("//anomaly_cost@", "//analyst@")
+        with psycopg.connect(reader_url, autocommit=True) as reader:
+            for table in [*TABLES, "budgets", "made_later"]:
+                reader.execute(f"select * from {table}")
+            assert reader.execute("select trace_id from trace_verdicts").fetchall() == [("a",)]
+            for statement in (
+                "insert into budgets values ('checkout', '2024-04-01', 1, 'USD')",
+                "update trace_verdicts set trace_id = 'b'",
+                "delete from rejected_records",
+                "truncate ranked_anomalies",
+                "drop table budgets",
+                "create table mine ()",
+                "select anomaly_cost.maintain('1 month', '1 month')",
+                f"select * from {partition('trace_verdicts', 0)}",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    reader.execute(statement)
+    finally:
+        connection.execute("drop role analyst")  # it would be there as long as the server
 
 
 def test_text_of_no_type_becomes_what_the_column_is(connection: psycopg.Connection) -> None:
