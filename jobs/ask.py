@@ -25,7 +25,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
 
@@ -380,7 +380,7 @@ class Tables:
         except psycopg.errors.QueryCanceled:
             raise ToolError(f"the query took longer than {self._timeout_s} s: choose fewer days") from None
         except (psycopg.Error, UnicodeError) as error:
-            raise ToolError(f"the database: {str(error).strip().splitlines()[0]}") from None
+            raise ToolError(f"the database: {one_line(error)}") from None
 
     def top_incidents(
         self,
@@ -586,12 +586,8 @@ def main(argv: list[str], prog: str = "python -m jobs.ask") -> int:
         check(tables)
         server(tables).run("stdio")
         return 0
-    except UsageError as error:
-        print(f"ask: {error}", file=sys.stderr)
-        return 2
-    except JobError as error:
-        print(f"ask: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError) as error:
+        return ended("ask", error)
     except KeyboardInterrupt:
         return 130
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from jobs.errors import JobError
+from jobs.errors import JobError, ended
 from jobs.resources import DOWNLOADS
 
 DIRECTORY = DOWNLOADS / "connectors"
@@ -165,8 +165,7 @@ def main(argv: list[str], prog: str = "python -m jobs.connectors") -> int:
         for path in jars(arguments.directory):
             print(path)
     except JobError as error:
-        print(f"connectors: {error}", file=sys.stderr)
-        return 1
+        return ended("connectors", error)
     return 0
 
 

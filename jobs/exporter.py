@@ -23,7 +23,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from jobs.arguments import Parser
-from jobs.errors import UsageError
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.postgres import FORM, address
 from jobs.postgres import connection as connect
 
@@ -152,7 +152,7 @@ class CostCollector(Collector):
             with connect(self._url, "anomaly_cost exporter", options, connect_timeout=_TIMEOUT_S) as connection:
                 families = [self._family(connection, *figure) for figure in _FIGURES]
         except psycopg.Error as error:
-            print(f"exporter: {str(error).strip().splitlines()[0]}", file=sys.stderr, flush=True)
+            print(f"exporter: {one_line(error)}", file=sys.stderr, flush=True)
             up.add_metric([], 0)
             return [up]
         up.add_metric([], 1)
@@ -189,10 +189,17 @@ def bounded(values: Mapping[tuple[str, ...], float], currency: int, most: int) -
 
 
 def serve(url: str, port: int, services: int, host: str = "0.0.0.0") -> tuple[WSGIServer, threading.Thread]:
-    """Serve /metrics in a thread. port: 0 = any that is free."""
+    """Serve /metrics in a thread. port: 0 = any that is free.
+
+    Raises:
+        JobError: the port can't be had.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(CostCollector(url, services))
-    return start_http_server(port, host, registry)
+    try:
+        return start_http_server(port, host, registry)
+    except OSError as error:
+        raise JobError(f"port {port}: {error.strerror}") from None
 
 
 def main(argv: list[str], prog: str = "python -m jobs.exporter") -> int:
@@ -208,12 +215,8 @@ def main(argv: list[str], prog: str = "python -m jobs.exporter") -> int:
         print(f"exporter: http://0.0.0.0:{server.server_port}/metrics", file=sys.stderr, flush=True)
         thread.join()
         return 0
-    except UsageError as error:
-        print(f"exporter: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"exporter: port {arguments.port}: {error.strerror}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError) as error:
+        return ended("exporter", error)
     except KeyboardInterrupt:
         return 130
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psycopg
 
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
 from jobs.resources import ROOT
@@ -77,7 +77,7 @@ def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
 
 def _one_line(error: psycopg.Error) -> str:
     """The server's words without its hints and positions."""
-    message = error.diag.message_primary or str(error).strip().splitlines()[0]
+    message = error.diag.message_primary or one_line(error)
     return f"{message} ({error.sqlstate})" if error.sqlstate else message
 
 
@@ -177,12 +177,8 @@ def main(argv: list[str], prog: str = "python -m jobs.migrate") -> int:
             print(f"applied {name}")
         for line in maintain(arguments.url, arguments.keep, arguments.ahead):
             print(line)
-    except UsageError as error:
-        print(f"migrate: {error}", file=sys.stderr)
-        return 2
-    except JobError as error:
-        print(f"migrate: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError) as error:
+        return ended("migrate", error)
     return 0
 
 

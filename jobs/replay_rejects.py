@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.kafka import FEEDBACK, SETTING_HELP, TOPICS, client_settings, producer, python_settings
 from udfs.pure.dimensions import DELTA, GAUGE
 from udfs.pure.otlp import MAX_REQUEST_BYTES
@@ -135,7 +135,7 @@ def _of_database(url: str) -> Iterator[tuple]:
             cursor.itersize = _ROWS_A_BATCH
             yield from cursor.execute(f"select {', '.join(_COLUMNS)} from public.rejected_records order by record_id")
     except psycopg.Error as error:
-        raise JobError(f"{url}: {str(error).strip().splitlines()[0]}") from None
+        raise JobError(f"{url}: {one_line(error)}") from None
 
 
 def replay(rejects: Iterator[Reject], send: Callable[[str, bytes], object]) -> tuple[Counter[str], Counter[str]]:
@@ -193,12 +193,8 @@ def main(argv: list[str], prog: str = "python -m jobs.replay_rejects") -> int:
             client.close()
         if failed:
             raise JobError(f"{arguments.to}: {len(failed)} records were not taken: {failed[0]}")
-    except UsageError as error:
-        print(f"replay_rejects: {error}", file=sys.stderr)
-        return 2
-    except (JobError, KafkaError) as error:
-        print(f"replay_rejects: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, KafkaError) as error:
+        return ended("replay_rejects", error)
     print(f"replay_rejects: sent: {_counted(sent)}; told in part only, and left: {_counted(left)}")
     return 0
 

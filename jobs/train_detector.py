@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jobs.errors import ended
 from udfs.pure import tokens as t
 from udfs.pure.baseline import SCALE_CLIP, SCALE_NORM
 from udfs.pure.detect import Detector
@@ -319,8 +320,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.train_de
         arguments.model.parent.mkdir(parents=True, exist_ok=True)
         apart = export(network, arguments.model, card, next(batches(samples[0].tokens)))
     except (ModelError, OSError) as error:
-        print(f"train_detector: {error}", file=sys.stderr)
-        return 1
+        return ended("train_detector", error)
     if apart > PARITY:
         print(f"train_detector: ONNX Runtime and torch differ by {apart:g}, more than {PARITY:g}", file=sys.stderr)
         return 1

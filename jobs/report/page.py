@@ -23,7 +23,7 @@ from string import Template
 from typing import Any
 
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended
 from jobs.postgres import FORM
 from jobs.report import format as fmt
 from jobs.report.chart import Series, cost_chart, series_of, step_for
@@ -316,10 +316,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report")
             _write_again(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
     except KeyboardInterrupt:
         return 130
-    except UsageError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
-    except (JobError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, OSError) as error:
+        return ended("report", error)
     return 0
