@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from jobs.arguments import moment
 from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.kafka import FEEDBACK, SETTING_HELP, TOPICS, client_settings, producer, python_settings
 from udfs.pure.dimensions import DELTA, GAUGE
@@ -152,16 +153,6 @@ def replay(rejects: Iterator[Reject], send: Callable[[str, bytes], object]) -> t
     return sent, left
 
 
-def _time(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--since {text}: must be a time as 2025-03-03T00:00Z") from None
-    if moment.tzinfo is None:
-        raise UsageError(f"--since {text}: say the time zone, as in {text}Z")
-    return moment
-
-
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "nothing"
 
@@ -178,7 +169,7 @@ def main(argv: list[str], prog: str = "python -m jobs.replay_rejects") -> int:
     from kafka.errors import KafkaError
 
     try:
-        since = _time(arguments.since) if arguments.since else None
+        since = moment(arguments.since, f"--since {arguments.since}") if arguments.since else None
         failed: list[BaseException] = []
         client = producer(
             arguments.to, python_settings(client_settings(arguments.set)), max_request_size=2 * MAX_REQUEST_BYTES

@@ -22,7 +22,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from jobs.arguments import Parser
+from jobs.arguments import Parser, moment
 from jobs.errors import JobError, UsageError, ended
 from jobs.postgres import FORM
 from jobs.report import format as fmt
@@ -284,16 +284,6 @@ def _write_again(*report: Any) -> None:
         print(f"report: {error}", file=sys.stderr, flush=True)
 
 
-def _time(words: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(words)
-    except ValueError:
-        raise UsageError(f"--since {words}: must be a time as 2025-03-03T00:00Z") from None
-    if moment.tzinfo is None:
-        raise UsageError(f"--since {words}: say the time zone, as in {words}Z")
-    return moment
-
-
 def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
     parser = Parser(prog=prog, description="The HTML report of a run.")
@@ -306,7 +296,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report")
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="what to write")
     try:
         arguments = parser.parse_args(argv)
-        since = _time(arguments.since) if arguments.since else None
+        since = moment(arguments.since, f"--since {arguments.since}") if arguments.since else None
         if arguments.watch is not None and arguments.watch < 1:
             raise UsageError(f"--watch {arguments.watch}: must be a second or more")
         write_report(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
