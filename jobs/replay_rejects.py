@@ -25,6 +25,7 @@ import orjson
 from jobs.arguments import moment
 from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.kafka import FEEDBACK, SETTING_HELP, TOPICS, client_settings, producer, python_settings
+from jobs.postgres import connection as connect
 from udfs.pure.dimensions import DELTA, GAUGE
 from udfs.pure.otlp import MAX_REQUEST_BYTES
 from udfs.pure.reject import Code
@@ -98,8 +99,9 @@ def read(tables: str, codes: Sequence[str] = (), since: datetime | None = None) 
 
     Raises:
         JobError: there are no tables of this release.
+        UsageError: the URL is none that jobs.postgres reads.
     """
-    rows = _of_database(tables) if tables.startswith("postgresql://") else _of_directory(Path(tables))
+    rows = _of_database(tables) if "://" in tables else _of_directory(Path(tables))
     for stream, code, payload, rejected_at in rows:
         if (not codes or code in codes) and (since is None or rejected_at >= since):
             yield Reject(stream, code, payload)
@@ -123,14 +125,13 @@ def _of_directory(directory: Path) -> Iterator[tuple]:
 
 
 def _of_database(url: str) -> Iterator[tuple]:
+    # What only a database needs.
     import psycopg
-    from psycopg.conninfo import make_conninfo
-
-    from jobs.postgres import address
 
     try:
         with (
-            psycopg.connect(make_conninfo("", **address(url).connection)) as connection,
+            connect(url, "anomaly_cost replay_rejects") as connection,
+            connection.transaction(),
             connection.cursor(name="rejects") as cursor,
         ):
             cursor.itersize = _ROWS_A_BATCH
