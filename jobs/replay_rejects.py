@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from jobs.arguments import moment
+from jobs.arguments import Parser, moment
 from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.kafka import FEEDBACK, SETTING_HELP, TOPICS, client_settings, producer, python_settings
 from jobs.postgres import connection as connect
@@ -158,34 +158,46 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "nothing"
 
 
+def _replayed(arguments: argparse.Namespace) -> tuple[Counter[str], Counter[str]]:
+    """What ``replay`` gives, once the broker has taken all.
+
+    Raises:
+        UsageError: an argument can't be used.
+        JobError: there are no tables, or the broker didn't take it.
+    """
+    from kafka.errors import KafkaError
+
+    since = moment(arguments.since, f"--since {arguments.since}") if arguments.since else None
+    failed: list[BaseException] = []
+    client = producer(
+        arguments.to, python_settings(client_settings(arguments.set)), max_request_size=2 * MAX_REQUEST_BYTES
+    )
+    try:
+        sent, left = replay(
+            read(arguments.tables, arguments.reason_code, since),
+            lambda topic, record: client.send(topic, record).add_errback(failed.append),
+        )
+        client.flush()
+    except KafkaError as error:
+        raise JobError(str(error)) from None
+    finally:
+        client.close()
+    if failed:
+        raise JobError(f"{arguments.to}: {len(failed)} records were not taken: {failed[0]}")
+    return sent, left
+
+
 def main(argv: list[str], prog: str = "python -m jobs.replay_rejects") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Send rejected records again.")
+    parser = Parser(prog=prog, description="Send rejected records again.")
     parser.add_argument("--tables", required=True, metavar="URL", help="directory of tables, or postgresql://…")
     parser.add_argument("--to", required=True, metavar="URL", help="kafka://HOST:PORT[,HOST:PORT]")
     parser.add_argument("--reason-code", action="append", default=[], choices=sorted(Code), help="several add up")
     parser.add_argument("--since", metavar="TIME", help="rejected at this time or later, as 2025-03-03T00:00Z")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING_HELP)
-    arguments = parser.parse_args(argv)
-    from kafka.errors import KafkaError
-
     try:
-        since = moment(arguments.since, f"--since {arguments.since}") if arguments.since else None
-        failed: list[BaseException] = []
-        client = producer(
-            arguments.to, python_settings(client_settings(arguments.set)), max_request_size=2 * MAX_REQUEST_BYTES
-        )
-        try:
-            sent, left = replay(
-                read(arguments.tables, arguments.reason_code, since),
-                lambda topic, record: client.send(topic, record).add_errback(failed.append),
-            )
-            client.flush()
-        finally:
-            client.close()
-        if failed:
-            raise JobError(f"{arguments.to}: {len(failed)} records were not taken: {failed[0]}")
-    except (UsageError, JobError, KafkaError) as error:
+        sent, left = _replayed(parser.parse_args(argv))
+    except (UsageError, JobError) as error:
         return ended("replay_rejects", error)
     print(f"replay_rejects: sent: {_counted(sent)}; told in part only, and left: {_counted(left)}")
     return 0
