@@ -43,12 +43,12 @@ class Series:
     costs: Mapping[int, Decimal]
 
 
-def step_for(start_ms: int, end_ms: int) -> int:
-    """Width of a bin so that ``start_ms``..``end_ms`` takes at most about MOST_BINS of them."""
+def step_for(start_ms: int, end_ms: int, most: int = MOST_BINS) -> int:
+    """Width of a bin so that ``start_ms``..``end_ms`` takes at most about ``most`` of them."""
     for step in STEPS_MS:
-        if end_ms - start_ms <= MOST_BINS * step:
+        if end_ms - start_ms <= most * step:
             return step
-    return DAY_MS * math.ceil((end_ms - start_ms) / (MOST_BINS * DAY_MS))
+    return DAY_MS * math.ceil((end_ms - start_ms) / (most * DAY_MS))
 
 
 def series_of(rows: Sequence[Mapping]) -> list[Series]:
@@ -84,11 +84,7 @@ def _nice_step(extent: float) -> float:
 
 def _time_ticks(start_ms: int, end_ms: int) -> list[tuple[int, str]]:
     """(time, label) on round hours or days, at most about TIME_LABELS of them."""
-    for step in (WINDOW_MS, HOUR_MS, 2 * HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, 12 * HOUR_MS, DAY_MS):
-        if end_ms - start_ms <= TIME_LABELS * step:
-            break
-    else:
-        step = DAY_MS * math.ceil((end_ms - start_ms) / (TIME_LABELS * DAY_MS))
+    step = step_for(start_ms, end_ms, TIME_LABELS)
     first = -(-start_ms // step) * step
     ticks: list[tuple[int, str]] = []
     for time_ms in range(first, end_ms, step):

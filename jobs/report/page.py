@@ -211,7 +211,7 @@ def _incident_section(rows: Sequence[dict], lines: Sequence[str], order: str, ke
 
 
 def _sections(tables: Tables, input_dir: Path | None, summary: Summary) -> Iterator[str]:
-    order = tables.ranked_by()
+    order = tables.ranked_by
     by_currency = [list(rows) for _, rows in groupby(tables.incidents(MOST_INCIDENTS), itemgetter("billing_currency"))][
         :MOST_CURRENCIES
     ]
