@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from jobs.report import format as fmt
+from jobs.report.html import text
 from udfs.pure.windows import HOUR_MS, IDLE, SYSTEM, UNALLOCATED, WINDOW_MS
 
 # More colours than this cannot be told apart; the services beyond share one grey.
@@ -124,7 +124,7 @@ def cost_chart(
     def y_of(cost: float) -> float:
         return COST_TOP + (high - cost) / (high - low) * COST_HEIGHT
 
-    name = html.escape(fmt.clean(currency))
+    name = text(currency)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart" role="img"'
         f' aria-label="Cost by service over time in {name}; the table below has its totals">'
@@ -160,7 +160,7 @@ def cost_chart(
             y, height = y_of(max(base, end)), abs(y_of(base) - y_of(end))
             parts.append(
                 f'<rect class="{one.css_class}" x="{x:.1f}" y="{y:.2f}" width="{bar:.1f}"'
-                f' height="{height:.2f}"><title>{when} · {html.escape(fmt.clean(one.name))}:'
+                f' height="{height:.2f}"><title>{when} · {text(one.name)}:'
                 f" {fmt.fixed(cost, decimal_places)} {name}</title></rect>"
             )
         beyond = excess.get(bin_ms, Decimal())
