@@ -33,7 +33,7 @@ OTHER = "__other__"
 _LABEL_CHARS = 200
 _AGAIN_S, _TIMEOUT_S = 10.0, 5
 
-# A figure: name, what it says, labels, and the query of labels and value.
+# A figure: name, what it says, labels, and the query of labels and value; null values are left out.
 _Figure = tuple[str, str, tuple[str, ...], str]
 
 # Of the newest month of budget_status: name, what it says, and its expression there.
@@ -52,6 +52,26 @@ def _of_budget(name: str, says: str, expression: str) -> _Figure:
         " where month = (select max(month) from public.budget_status)"
     )
     return name, says, ("budget", "currency"), query
+
+
+# Of incidents that are open, and that nobody silenced: name, what it says, and its expression there.
+_OPEN = (
+    ("open_incidents", "Incidents that are open, and that nobody silenced", "count(*)"),
+    ("open_incidents_excess_cost", "What open incidents have cost beyond the usual so far", "sum(excess_cost)"),
+    (
+        "open_incidents_excess_cost_per_hour",
+        "What an hour of open incidents costs beyond the usual",
+        "sum(excess_cost_per_hour)",
+    ),
+)
+
+
+def _of_open(name: str, says: str, expression: str) -> _Figure:
+    query = (
+        f"select otel_service_name, anomaly_kind, billing_currency, {expression} from public.incidents"
+        " where closed_at is null and not is_silenced group by 1, 2, 3"
+    )
+    return name, says, ("service", "kind", "currency"), query
 
 
 _DAY = "(select max(window_start) from public.cost_allocations)"
@@ -85,27 +105,7 @@ _FIGURES: tuple[_Figure, ...] = (
         " / nullif(sum(allocated_cost), 0) from public.cost_allocations"
         f" where window_start > {_DAY} - interval '24 hours' group by 1",
     ),
-    (
-        "open_incidents",
-        "Incidents that are open, and that nobody silenced",
-        ("service", "kind", "currency"),
-        "select otel_service_name, anomaly_kind, billing_currency, count(*) from public.incidents"
-        " where closed_at is null and not is_silenced group by 1, 2, 3",
-    ),
-    (
-        "open_incidents_excess_cost",
-        "What open incidents have cost beyond the usual so far",
-        ("service", "kind", "currency"),
-        "select otel_service_name, anomaly_kind, billing_currency, sum(excess_cost) from public.incidents"
-        " where closed_at is null and not is_silenced and excess_cost is not null group by 1, 2, 3",
-    ),
-    (
-        "open_incidents_excess_cost_per_hour",
-        "What an hour of open incidents costs beyond the usual",
-        ("service", "kind", "currency"),
-        "select otel_service_name, anomaly_kind, billing_currency, sum(excess_cost_per_hour) from public.incidents"
-        " where closed_at is null and not is_silenced and excess_cost_per_hour is not null group by 1, 2, 3",
-    ),
+    *(_of_open(*figure) for figure in _OPEN),
     *(_of_budget(*figure) for figure in _BUDGETS),
     (
         "notifications",
