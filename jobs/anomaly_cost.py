@@ -17,7 +17,7 @@ from pyflink.table import StatementSet, StreamTableEnvironment
 from jobs import config, recovery, sinks, source, submission
 from jobs.config import Config
 from jobs.environment import materialise, on_cluster, run_sql
-from jobs.errors import EngineLost, JobError, UsageError
+from jobs.errors import EngineLost, JobError, UsageError, ended
 from jobs.report.terminal import ranked_table
 from jobs.sinks import Output
 from jobs.stages import Stages, each, newest, stages_of
@@ -100,16 +100,12 @@ def main(argv: list[str], prog: str = config.PROG) -> int:
             submission.submit(configuration, prepare)
             return 0
         rows = submission.run(configuration, prepare)
-    except UsageError as error:
-        print(f"anomaly_cost: {error}", file=sys.stderr)
-        return 2
-    except (JobError, OSError) as error:
-        hint = ""
-        if isinstance(error, EngineLost):
-            recovery.restart(argv, configuration, error)
-            hint = "" if configuration.state else "; with --state the job goes on by itself"
-        print(f"anomaly_cost: {error}{hint}", file=sys.stderr)
-        return 1
+    except EngineLost as error:
+        recovery.restart(argv, configuration, error)
+        hint = "" if configuration.state else "; with --state the job goes on by itself"
+        return ended("anomaly_cost", JobError(f"{error}{hint}"))
+    except (UsageError, JobError, OSError) as error:
+        return ended("anomaly_cost", error)
     except KeyboardInterrupt:
         print("anomaly_cost: interrupted", file=sys.stderr)
         return 130

@@ -25,7 +25,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
 
@@ -133,23 +133,28 @@ from public.incidents
 where incident_id = $1::text
 """
 
-_WINDOWS = """
-select
-    ranked.anomaly_id, ranked.window_start, ranked.rank, ranked.anomalous_traces, ranked.total_traces,
-    ranked.anomaly_score, ranked.threshold, ranked.cost_weighted_score, ranked.attributed_cost, ranked.excess_cost,
-    ranked.billed_excess_cost, ranked.billing_currency, ranked.cost_status
-from public.incidents
+# An incident owns the windows of its culprit and currency between its first and its last.
+_OWNED = """
 join public.ranked_anomalies as ranked
     on ranked.otel_service_name = incidents.otel_service_name
     and ranked.billing_currency = incidents.billing_currency
     and ranked.window_start >= incidents.window_start
     and ranked.window_start < incidents.window_end
+""".strip()
+
+_WINDOWS = f"""
+select
+    ranked.anomaly_id, ranked.window_start, ranked.rank, ranked.anomalous_traces, ranked.total_traces,
+    ranked.anomaly_score, ranked.threshold, ranked.cost_weighted_score, ranked.attributed_cost, ranked.excess_cost,
+    ranked.billed_excess_cost, ranked.billing_currency, ranked.cost_status
+from public.incidents
+{_OWNED}
 where incidents.incident_id = $1::text
 order by ranked.window_start
 limit $2::int
 """
 
-_PARTS = """
+_PARTS = f"""
 select
     part ->> 'x_OtelServiceName' as otel_service_name,
     part ->> 'x_Dimension' as dimension,
@@ -161,11 +166,7 @@ select
     sum((part ->> 'x_Cost')::numeric) as excess_cost,
     ranked.billing_currency
 from public.incidents
-join public.ranked_anomalies as ranked
-    on ranked.otel_service_name = incidents.otel_service_name
-    and ranked.billing_currency = incidents.billing_currency
-    and ranked.window_start >= incidents.window_start
-    and ranked.window_start < incidents.window_end
+{_OWNED}
 cross join lateral jsonb_array_elements(ranked.explanation -> 'x_ExcessUsage') as part
 where incidents.incident_id = $1::text
 group by 1, 2, 4, 5, ranked.billing_currency
@@ -217,9 +218,8 @@ order by billing_currency, spent / nullif(amount, 0) desc nulls last, budget
 limit $4::int
 """
 
-_UNIT_COST = """
-select
-    root_service_name, root_operation, billing_currency,
+# Of the days from $2 on, and the cost of a request in those before.
+_PER_REQUEST = """
     (sum(requests) filter (where day >= $2::date))::bigint as requests,
     sum(cost) filter (where day >= $2::date) as cost,
     sum(provisional_cost) filter (where day >= $2::date) as provisional_cost,
@@ -227,6 +227,12 @@ select
         / nullif(sum(requests) filter (where day >= $2::date), 0), 12) as cost_per_request,
     round(sum(cost) filter (where day < $2::date)
         / nullif(sum(requests) filter (where day < $2::date), 0), 12) as cost_per_request_before
+""".strip()
+
+_UNIT_COST = f"""
+select
+    root_service_name, root_operation, billing_currency,
+    {_PER_REQUEST}
 from public.unit_costs_by_day
 where day between $1::date and $3::date
     and ($4::text is null or root_service_name = $4)
@@ -238,16 +244,10 @@ order by billing_currency, cost desc, root_service_name, root_operation
 limit $7::int
 """
 
-_ATTRIBUTE_COST = """
+_ATTRIBUTE_COST = f"""
 select
     attribute_name, attribute_value, billing_currency,
-    (sum(requests) filter (where day >= $2::date))::bigint as requests,
-    sum(cost) filter (where day >= $2::date) as cost,
-    sum(provisional_cost) filter (where day >= $2::date) as provisional_cost,
-    round(sum(cost) filter (where day >= $2::date)
-        / nullif(sum(requests) filter (where day >= $2::date), 0), 12) as cost_per_request,
-    round(sum(cost) filter (where day < $2::date)
-        / nullif(sum(requests) filter (where day < $2::date), 0), 12) as cost_per_request_before
+    {_PER_REQUEST}
 from public.attribute_costs_by_day
 where day between $1::date and $3::date
     and attribute_name = $4::text
@@ -380,7 +380,7 @@ class Tables:
         except psycopg.errors.QueryCanceled:
             raise ToolError(f"the query took longer than {self._timeout_s} s: choose fewer days") from None
         except (psycopg.Error, UnicodeError) as error:
-            raise ToolError(f"the database: {str(error).strip().splitlines()[0]}") from None
+            raise ToolError(f"the database: {one_line(error)}") from None
 
     def top_incidents(
         self,
@@ -586,12 +586,8 @@ def main(argv: list[str], prog: str = "python -m jobs.ask") -> int:
         check(tables)
         server(tables).run("stdio")
         return 0
-    except UsageError as error:
-        print(f"ask: {error}", file=sys.stderr)
-        return 2
-    except JobError as error:
-        print(f"ask: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError) as error:
+        return ended("ask", error)
     except KeyboardInterrupt:
         return 130
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended
 from jobs.kafka import SETTING_HELP, client_settings, producer, python_settings, servers
 from jobs.ledger import Ledger
 from udfs.pure.bills import NoSuchPlace, Place, place
@@ -157,12 +157,8 @@ def main(argv: list[str], stop: threading.Event | None = None, prog: str = "pyth
             last = said
             if stop.wait(settings.every_s):
                 return 0
-    except (UsageError, NoSuchPlace) as error:
-        print(f"{_NAME}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except (JobError, OSError) as error:
-        print(f"{_NAME}: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, NoSuchPlace, OSError) as error:
+        return ended(_NAME, error)
     except KeyboardInterrupt:
         print(f"{_NAME}: interrupted", file=sys.stderr)
         return 130

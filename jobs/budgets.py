@@ -37,7 +37,7 @@ import psycopg
 
 from jobs import toml
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended
 from jobs.migrate import migrate
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
@@ -298,12 +298,8 @@ def main(argv: list[str], prog: str = "python -m jobs.budgets") -> int:
             if not arguments.every:
                 return 0
             time.sleep(arguments.every)
-    except UsageError as error:
-        print(f"budgets: {error}", file=sys.stderr)
-        return 2
-    except (JobError, psycopg.Error) as error:
-        print(f"budgets: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, psycopg.Error) as error:
+        return ended("budgets", error)
     except KeyboardInterrupt:
         return 130
 

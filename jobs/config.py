@@ -196,17 +196,9 @@ class Config:
         return next((output for output in self.outputs if isinstance(output, Path)), None)
 
 
-def flatten(tree: dict, prefix: str = "") -> dict[str, str]:
+def flatten(tree: dict) -> dict[str, str]:
     """Nested YAML as the engine's flat keys: {"table": {"exec": 1}} -> {"table.exec": "1"}."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, bool):
-            flat[prefix + key] = str(value).lower()
-        else:
-            flat[prefix + key] = str(value)
-    return flat
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in pipeline.flat(tree)}
 
 
 def load_engine_settings(path: Path = FLINK_CONF) -> dict[str, str]:

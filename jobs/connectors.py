@@ -7,7 +7,6 @@ docker/connectors/pom.xml names the same versions, for images.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from jobs.errors import JobError
+from jobs.arguments import Parser
+from jobs.errors import JobError, UsageError, ended
 from jobs.resources import DOWNLOADS
 
 DIRECTORY = DOWNLOADS / "connectors"
@@ -157,16 +157,15 @@ def jars(directory: Path = DIRECTORY) -> list[Path]:
 
 
 def main(argv: list[str], prog: str = "python -m jobs.connectors") -> int:
-    """Exit status: 0; 1 with one line for what failed."""
-    parser = argparse.ArgumentParser(prog=prog, description="Download the connectors' jars.")
+    """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
+    parser = Parser(prog=prog, description="Download the connectors' jars.")
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help=f"where to (default: {DIRECTORY})")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         for path in jars(arguments.directory):
             print(path)
-    except JobError as error:
-        print(f"connectors: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError) as error:
+        return ended("connectors", error)
     return 0
 
 

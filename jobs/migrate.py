@@ -8,7 +8,6 @@ with --keep, drops those that are older. The password comes from PGPASSWORD (or 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import sys
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from jobs.errors import JobError, UsageError
+from jobs.arguments import Parser
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
 from jobs.resources import ROOT
@@ -77,7 +77,7 @@ def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
 
 def _one_line(error: psycopg.Error) -> str:
     """The server's words without its hints and positions."""
-    message = error.diag.message_primary or str(error).strip().splitlines()[0]
+    message = error.diag.message_primary or one_line(error)
     return f"{message} ({error.sqlstate})" if error.sqlstate else message
 
 
@@ -167,22 +167,18 @@ def maintain(url: str, keep: str | None = None, ahead: str = AHEAD) -> list[str]
 
 def main(argv: list[str], prog: str = "python -m jobs.migrate") -> int:
     """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Bring PostgreSQL's tables up to date.")
+    parser = Parser(prog=prog, description="Bring PostgreSQL's tables up to date.")
     parser.add_argument("url", help=f"{FORM}; the password comes from PGPASSWORD")
     parser.add_argument("--keep", help='drop months older than this, "13 months" (default: none)')
     parser.add_argument("--ahead", default=AHEAD, help=f'make months ahead (default: "{AHEAD}")')
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         for name in migrate(arguments.url):
             print(f"applied {name}")
         for line in maintain(arguments.url, arguments.keep, arguments.ahead):
             print(line)
-    except UsageError as error:
-        print(f"migrate: {error}", file=sys.stderr)
-        return 2
-    except JobError as error:
-        print(f"migrate: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError) as error:
+        return ended("migrate", error)
     return 0
 
 

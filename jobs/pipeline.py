@@ -9,7 +9,6 @@ output = ["postgresql://USER@HOST/DATABASE"]
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from jobs import toml
 from jobs.errors import UsageError
+from jobs.postgres import holds_password
 from jobs.resources import ROOT
 
 EXAMPLE = ROOT / "docs" / "pipeline.toml"
@@ -24,8 +24,6 @@ EXAMPLE = ROOT / "docs" / "pipeline.toml"
 KEYS = ("input", "output", "bounded", "state", "settings")
 # Settings whose values are paths, or may be.
 FILES = ("prices", "cost_centers", "currency.rates", "resources.aliases", "detector.models", "billing.from")
-
-_PASSWORD = re.compile(r"://[^/?#]*:[^/?#]*@|[?&]password=")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def read(path: Path) -> Pipeline:
     def text(key: str, value: object, kinds: str = "text") -> str:
         if not isinstance(value, str) or not value:
             raise UsageError(f"{path}: {key}: must be {kinds}, and not empty")
-        if _PASSWORD.search(value):
+        if holds_password(value):
             raise UsageError(f"{path}: {key}: holds a password; give it in the environment")
         return value
 
@@ -108,7 +106,7 @@ def read(path: Path) -> Pipeline:
     if not isinstance(content.get("settings", {}), dict):
         raise UsageError(f"{path}: settings: must be a table, [settings]")
     values: dict[str, str] = {}
-    for key, value in _flat(content.get("settings", {})):
+    for key, value in flat(content.get("settings", {})):
         told = f"settings.{key}"
         if key in values:
             raise UsageError(f"{path}: {told}: is there twice")
@@ -124,11 +122,11 @@ def read(path: Path) -> Pipeline:
     )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Keys and values of a table: ``"rank.by"`` is the same as ``rank.by``, which TOML takes for tables in tables."""
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Keys and values of tables in tables: {"rank": {"by": 1}} -> ("rank.by", 1), the same as {"rank.by": 1}."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -28,6 +28,7 @@ _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full
 
 # A name, an IPv4 or an IPv6 address: no list of hosts and no path of a socket, which JDBC doesn't know.
 _HOST = re.compile(r"[\w.:-]+")
+_PASSWORD = re.compile(r"://[^/?#]*:[^/?#]*@|[?&]password=")
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,18 @@ class Address:
         return f"jdbc:postgresql://{host}:{self.port}/{quote(self.database, safe='')}{query}"
 
 
+def holds_password(url: str) -> bool:
+    """Whether ``url``, of any scheme, has a password in it."""
+    return _PASSWORD.search(url) is not None
+
+
 def address(url: str) -> Address:
     """What ``url`` names; user, database and parameters may be percent-encoded.
 
     Raises:
         UsageError: it is no such URL, holds a password, or a parameter that can't be passed on.
     """
-    if re.search(r"://[^/?#]*:[^/?#]*@|[?&]password=", url):
+    if holds_password(url):
         raise UsageError("the postgresql:// URL holds a password: leave it out and set PGPASSWORD")
     try:
         parts = urlsplit(url)

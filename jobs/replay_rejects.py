@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from jobs.errors import JobError, UsageError
+from jobs.arguments import Parser, moment
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.kafka import FEEDBACK, SETTING_HELP, TOPICS, client_settings, producer, python_settings
+from jobs.postgres import connection as connect
 from udfs.pure.dimensions import DELTA, GAUGE
 from udfs.pure.otlp import MAX_REQUEST_BYTES
 from udfs.pure.reject import Code
@@ -97,8 +99,9 @@ def read(tables: str, codes: Sequence[str] = (), since: datetime | None = None) 
 
     Raises:
         JobError: there are no tables of this release.
+        UsageError: the URL is none that jobs.postgres reads.
     """
-    rows = _of_database(tables) if tables.startswith("postgresql://") else _of_directory(Path(tables))
+    rows = _of_database(tables) if "://" in tables else _of_directory(Path(tables))
     for stream, code, payload, rejected_at in rows:
         if (not codes or code in codes) and (since is None or rejected_at >= since):
             yield Reject(stream, code, payload)
@@ -122,20 +125,19 @@ def _of_directory(directory: Path) -> Iterator[tuple]:
 
 
 def _of_database(url: str) -> Iterator[tuple]:
+    # What only a database needs.
     import psycopg
-    from psycopg.conninfo import make_conninfo
-
-    from jobs.postgres import address
 
     try:
         with (
-            psycopg.connect(make_conninfo("", **address(url).connection)) as connection,
+            connect(url, "anomaly_cost replay_rejects") as connection,
+            connection.transaction(),
             connection.cursor(name="rejects") as cursor,
         ):
             cursor.itersize = _ROWS_A_BATCH
             yield from cursor.execute(f"select {', '.join(_COLUMNS)} from public.rejected_records order by record_id")
     except psycopg.Error as error:
-        raise JobError(f"{url}: {str(error).strip().splitlines()[0]}") from None
+        raise JobError(f"{url}: {one_line(error)}") from None
 
 
 def replay(rejects: Iterator[Reject], send: Callable[[str, bytes], object]) -> tuple[Counter[str], Counter[str]]:
@@ -152,53 +154,51 @@ def replay(rejects: Iterator[Reject], send: Callable[[str, bytes], object]) -> t
     return sent, left
 
 
-def _time(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--since {text}: must be a time as 2025-03-03T00:00Z") from None
-    if moment.tzinfo is None:
-        raise UsageError(f"--since {text}: say the time zone, as in {text}Z")
-    return moment
-
-
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "nothing"
 
 
+def _replayed(arguments: argparse.Namespace) -> tuple[Counter[str], Counter[str]]:
+    """What ``replay`` gives, once the broker has taken all.
+
+    Raises:
+        UsageError: an argument can't be used.
+        JobError: there are no tables, or the broker didn't take it.
+    """
+    from kafka.errors import KafkaError
+
+    since = moment(arguments.since, f"--since {arguments.since}") if arguments.since else None
+    failed: list[BaseException] = []
+    client = producer(
+        arguments.to, python_settings(client_settings(arguments.set)), max_request_size=2 * MAX_REQUEST_BYTES
+    )
+    try:
+        sent, left = replay(
+            read(arguments.tables, arguments.reason_code, since),
+            lambda topic, record: client.send(topic, record).add_errback(failed.append),
+        )
+        client.flush()
+    except KafkaError as error:
+        raise JobError(str(error)) from None
+    finally:
+        client.close()
+    if failed:
+        raise JobError(f"{arguments.to}: {len(failed)} records were not taken: {failed[0]}")
+    return sent, left
+
+
 def main(argv: list[str], prog: str = "python -m jobs.replay_rejects") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
-    parser = argparse.ArgumentParser(prog=prog, description="Send rejected records again.")
+    parser = Parser(prog=prog, description="Send rejected records again.")
     parser.add_argument("--tables", required=True, metavar="URL", help="directory of tables, or postgresql://…")
     parser.add_argument("--to", required=True, metavar="URL", help="kafka://HOST:PORT[,HOST:PORT]")
     parser.add_argument("--reason-code", action="append", default=[], choices=sorted(Code), help="several add up")
     parser.add_argument("--since", metavar="TIME", help="rejected at this time or later, as 2025-03-03T00:00Z")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING_HELP)
-    arguments = parser.parse_args(argv)
-    from kafka.errors import KafkaError
-
     try:
-        since = _time(arguments.since) if arguments.since else None
-        failed: list[BaseException] = []
-        client = producer(
-            arguments.to, python_settings(client_settings(arguments.set)), max_request_size=2 * MAX_REQUEST_BYTES
-        )
-        try:
-            sent, left = replay(
-                read(arguments.tables, arguments.reason_code, since),
-                lambda topic, record: client.send(topic, record).add_errback(failed.append),
-            )
-            client.flush()
-        finally:
-            client.close()
-        if failed:
-            raise JobError(f"{arguments.to}: {len(failed)} records were not taken: {failed[0]}")
-    except UsageError as error:
-        print(f"replay_rejects: {error}", file=sys.stderr)
-        return 2
-    except (JobError, KafkaError) as error:
-        print(f"replay_rejects: {error}", file=sys.stderr)
-        return 1
+        sent, left = _replayed(parser.parse_args(argv))
+    except (UsageError, JobError) as error:
+        return ended("replay_rejects", error)
     print(f"replay_rejects: sent: {_counted(sent)}; told in part only, and left: {_counted(left)}")
     return 0
 

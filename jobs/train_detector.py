@@ -11,7 +11,6 @@ as this version exports it, and is the same model, by the same version. Needs th
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -23,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jobs.arguments import Parser
+from jobs.errors import UsageError, ended
 from udfs.pure import tokens as t
 from udfs.pure.baseline import SCALE_CLIP, SCALE_NORM
 from udfs.pure.detect import Detector
@@ -278,8 +279,8 @@ def _vocabulary(minutes: Minutes) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.train_detector") -> int:
-    """Train; exit status 0, 1 with a line for what failed."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__.split("\n")[0])
+    """Train; exit status 0, 2 for wrong use, 1 for what failed, each with one line."""
+    parser = Parser(prog=prog, description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--input", type=Path, action="append", required=True, metavar="DIR", help="unlabelled; several add up")
     add("--model", type=Path, required=True, metavar="FILE", help="where the model goes: FILE, FILE.json, FILE.npz")
@@ -289,9 +290,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.train_de
     add("--epochs", type=int, default=12)
     add("--seed", type=int, default=0)
     add("--version", help="what verdicts will show as model_version [masked-HASH]")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         import torch  # noqa: F401
+    except UsageError as error:
+        return ended("train_detector", error)
     except ImportError:
         print("train_detector: torch is missing: pip install 'anomaly-cost[train]', or make train", file=sys.stderr)
         return 1
@@ -319,8 +322,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.train_de
         arguments.model.parent.mkdir(parents=True, exist_ok=True)
         apart = export(network, arguments.model, card, next(batches(samples[0].tokens)))
     except (ModelError, OSError) as error:
-        print(f"train_detector: {error}", file=sys.stderr)
-        return 1
+        return ended("train_detector", error)
     if apart > PARITY:
         print(f"train_detector: ONNX Runtime and torch differ by {apart:g}, more than {PARITY:g}", file=sys.stderr)
         return 1

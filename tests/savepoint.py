@@ -13,9 +13,7 @@ import signal
 import sys
 import tarfile
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -25,7 +23,7 @@ from jobs.migrate import migrate
 from jobs.tables import SCHEMAS
 from tests.literal import HOUR_MS, MINUTE_MS, NOON_MS, charge, cpu_gauge, resource, span, span_request
 from tests.services import Broker, Database, kafka_broker, postgres
-from tests.streamed import PATIENCE_S, ROOT, UNUSABLE, Producer, create_topics, end, start, stored
+from tests.streamed import ROOT, UNUSABLE, Producer, create_topics, end, start, stored, wait
 
 SAVEPOINTS = ROOT / "tests/data/savepoints"
 # Without a model: what a later one says of the same traces is no matter of state.
@@ -85,15 +83,6 @@ def send(broker: Broker, of: Records) -> None:
                 to.send(topic, line, partition=partition)
     to.flush()
     to.close()
-
-
-def wait(what: str, condition: Callable[[], object], fails: Callable[[], str | None]) -> None:
-    """Until ``condition`` holds."""
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert (why := fails()) is None, why
-        assert time.monotonic() < until, f"no {what}"
-        time.sleep(0.5)
 
 
 def unpack(savepoint: Path, state: Path) -> dict[str, str]:

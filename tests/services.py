@@ -389,6 +389,16 @@ class Database(_Server):
     def __repr__(self) -> str:
         return f"Database({self.url})"
 
+    @contextmanager
+    def another(self, name: str) -> Iterator[str]:
+        """URL of an empty database beside it, which is dropped in the end, whoever is connected to it."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+            try:
+                yield f"{self.url.rpartition('/')[0]}/{name}"
+            finally:
+                connection.execute(f"drop database {name} with (force)")
+
     def _command(self) -> Sequence[str]:
         return [
             *self._as_user,

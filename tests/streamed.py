@@ -169,6 +169,20 @@ def differing(found: Tables, expected: Tables) -> dict[str, tuple[int, int]]:
     }
 
 
+def wait(
+    what: str,
+    condition: Callable[[], object],
+    fails: Callable[[], str | None] = lambda: None,
+    patience_s: float = PATIENCE_S,
+) -> None:
+    """Until ``condition`` holds. what: it is. fails: tells why there is no use in waiting on."""
+    until = time.monotonic() + patience_s
+    while not condition():
+        assert (why := fails()) is None, why
+        assert time.monotonic() < until, f"after {patience_s} s: no {what}"
+        time.sleep(0.2)
+
+
 def wait_for(
     database: Database, expected: Tables, fails: Callable[[], str | None], patience_s: float = PATIENCE_S
 ) -> None:
@@ -192,7 +206,7 @@ def _shown(found: Tables, expected: Tables, name: str) -> str:
 
 
 def ended(process: subprocess.Popen) -> Callable[[], str | None]:
-    """What a job that ended says, for ``wait_for``."""
+    """What a job that ended says, for ``wait`` and ``wait_for``."""
     return lambda: None if process.poll() is None else process.stderr.read()[-2000:]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from jobs.report import format as fmt
+from jobs.report.html import text
 from udfs.pure.windows import HOUR_MS, IDLE, SYSTEM, UNALLOCATED, WINDOW_MS
 
 # More colours than this cannot be told apart; the services beyond share one grey.
@@ -43,12 +43,12 @@ class Series:
     costs: Mapping[int, Decimal]
 
 
-def step_for(start_ms: int, end_ms: int) -> int:
-    """Width of a bin so that ``start_ms``..``end_ms`` takes at most about MOST_BINS of them."""
+def step_for(start_ms: int, end_ms: int, most: int = MOST_BINS) -> int:
+    """Width of a bin so that ``start_ms``..``end_ms`` takes at most about ``most`` of them."""
     for step in STEPS_MS:
-        if end_ms - start_ms <= MOST_BINS * step:
+        if end_ms - start_ms <= most * step:
             return step
-    return DAY_MS * math.ceil((end_ms - start_ms) / (MOST_BINS * DAY_MS))
+    return DAY_MS * math.ceil((end_ms - start_ms) / (most * DAY_MS))
 
 
 def series_of(rows: Sequence[Mapping]) -> list[Series]:
@@ -84,11 +84,7 @@ def _nice_step(extent: float) -> float:
 
 def _time_ticks(start_ms: int, end_ms: int) -> list[tuple[int, str]]:
     """(time, label) on round hours or days, at most about TIME_LABELS of them."""
-    for step in (WINDOW_MS, HOUR_MS, 2 * HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, 12 * HOUR_MS, DAY_MS):
-        if end_ms - start_ms <= TIME_LABELS * step:
-            break
-    else:
-        step = DAY_MS * math.ceil((end_ms - start_ms) / (TIME_LABELS * DAY_MS))
+    step = step_for(start_ms, end_ms, TIME_LABELS)
     first = -(-start_ms // step) * step
     ticks: list[tuple[int, str]] = []
     for time_ms in range(first, end_ms, step):
@@ -128,7 +124,7 @@ def cost_chart(
     def y_of(cost: float) -> float:
         return COST_TOP + (high - cost) / (high - low) * COST_HEIGHT
 
-    name = html.escape(fmt.clean(currency))
+    name = text(currency)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart" role="img"'
         f' aria-label="Cost by service over time in {name}; the table below has its totals">'
@@ -164,7 +160,7 @@ def cost_chart(
             y, height = y_of(max(base, end)), abs(y_of(base) - y_of(end))
             parts.append(
                 f'<rect class="{one.css_class}" x="{x:.1f}" y="{y:.2f}" width="{bar:.1f}"'
-                f' height="{height:.2f}"><title>{when} · {html.escape(fmt.clean(one.name))}:'
+                f' height="{height:.2f}"><title>{when} · {text(one.name)}:'
                 f" {fmt.fixed(cost, decimal_places)} {name}</title></rect>"
             )
         beyond = excess.get(bin_ms, Decimal())

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -138,9 +136,8 @@ class Windows:
 def windows_by_incident(tables: Tables, incident_ids: Sequence[str]) -> dict[str, Windows]:
     """The windows of incidents, read as they come: an explanation is kept of one of each."""
     found: dict[str, Windows] = defaultdict(Windows)
-    for incident_id, rows in groupby(tables.windows_of(incident_ids), itemgetter("incident_id")):
-        for row in rows:
-            found[incident_id].add(row)
+    for row in tables.windows_of(incident_ids):
+        found[row["incident_id"]].add(row)
     return found
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.arguments import Parser, moment
+from jobs.errors import JobError, UsageError, ended
 from jobs.postgres import FORM
 from jobs.report import format as fmt
 from jobs.report.chart import Series, cost_chart, series_of, step_for
@@ -211,7 +211,7 @@ def _incident_section(rows: Sequence[dict], lines: Sequence[str], order: str, ke
 
 
 def _sections(tables: Tables, input_dir: Path | None, summary: Summary) -> Iterator[str]:
-    order = tables.ranked_by()
+    order = tables.ranked_by
     by_currency = [list(rows) for _, rows in groupby(tables.incidents(MOST_INCIDENTS), itemgetter("billing_currency"))][
         :MOST_CURRENCIES
     ]
@@ -284,16 +284,6 @@ def _write_again(*report: Any) -> None:
         print(f"report: {error}", file=sys.stderr, flush=True)
 
 
-def _time(words: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(words)
-    except ValueError:
-        raise UsageError(f"--since {words}: must be a time as 2025-03-03T00:00Z") from None
-    if moment.tzinfo is None:
-        raise UsageError(f"--since {words}: say the time zone, as in {words}Z")
-    return moment
-
-
 def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report") -> int:
     """Exit status: 0; 2 for wrong use, 1 for what failed; the last two with one line."""
     parser = Parser(prog=prog, description="The HTML report of a run.")
@@ -306,7 +296,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report")
     parser.add_argument("--html", type=Path, required=True, metavar="FILE", help="what to write")
     try:
         arguments = parser.parse_args(argv)
-        since = _time(arguments.since) if arguments.since else None
+        since = moment(arguments.since, f"--since {arguments.since}") if arguments.since else None
         if arguments.watch is not None and arguments.watch < 1:
             raise UsageError(f"--watch {arguments.watch}: must be a second or more")
         write_report(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
@@ -316,10 +306,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report")
             _write_again(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
     except KeyboardInterrupt:
         return 130
-    except UsageError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
-    except (JobError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, OSError) as error:
+        return ended("report", error)
     return 0

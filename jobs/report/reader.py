@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import duckdb
 
-from jobs.errors import JobError
+from jobs.errors import JobError, one_line
 from jobs.postgres import connection as connect
 from udfs.pure import contract
 
@@ -80,14 +80,14 @@ class _Parquet:
                 missing = [f"null as {name}" for name in contract.TABLES[table].names if name not in found.columns]
                 found.project(", ".join(["*", *missing])).create_view(table)
             except duckdb.Error as error:
-                raise JobError(f"{path}: cannot be read as Parquet, {str(error).splitlines()[0]}") from error
+                raise JobError(f"{path}: cannot be read as Parquet, {one_line(error)}") from error
 
     def rows(self, query: str, parameters: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         try:
             with self._connection.cursor() as cursor:
                 yield from _fetched(cursor.execute(query, _given(query, parameters)))
         except duckdb.Error as error:
-            raise JobError(f"{self._directory}: cannot be read, {str(error).splitlines()[0]}") from error
+            raise JobError(f"{self._directory}: cannot be read, {one_line(error)}") from error
 
     def close(self) -> None:
         self._connection.close()
@@ -119,7 +119,7 @@ class _Postgres:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> JobError:
-        return JobError(f"{self._url}: {str(error).strip().splitlines()[0]}")
+        return JobError(f"{self._url}: {one_line(error)}")
 
     def close(self) -> None:
         self._connection.close()

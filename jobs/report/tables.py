@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,7 @@ class Tables:
         )
         return [Excess(**row) for row in rows]
 
+    @cached_property
     def ranked_by(self) -> str:
         """The run's ``rank.by``, one of rank.ORDERS, as its explanations tell it; the default where none does."""
         rows = self._rows(
@@ -323,7 +325,7 @@ class Tables:
                         row_number() over (
                             partition by billing_currency
                             order by
-                                {_MERIT[self.ranked_by()]} desc,
+                                {_MERIT[self.ranked_by]} desc,
                                 cost_weighted_score desc,
                                 attributed_cost desc,
                                 anomaly_score desc,
@@ -360,7 +362,7 @@ class Tables:
         ``opened_ms`` and so on for its times; ``place`` is among those of its currency (from 1), ``of_currency``
         their number. The currency with the most incidents comes first.
         """
-        order = self.ranked_by()
+        order = self.ranked_by
         together = "sum" if order in (EXCESS, BILLED_EXCESS) else "max"
         return list(
             self._rows(
@@ -432,7 +434,7 @@ class Tables:
             f"""
             select
                 incidents.incident_id,
-                {_MERIT[self.ranked_by()]} as merit,
+                {_MERIT[self.ranked_by]} as merit,
                 {_ms("ranked_anomalies.window_start")} as window_start_ms,
                 ranked_anomalies.otel_service_name,
                 rank,

@@ -136,7 +136,7 @@ def ranked_table(output_dir: Path, limit: int = 15, width: int | None = None) ->
         width = shutil.get_terminal_size((DEFAULT_WIDTH, 0)).columns
     width = min(max(width, NARROWEST), WIDEST)
     with Tables(output_dir) as tables:
-        summary, rows, order = tables.summary(), tables.ranked(limit), tables.ranked_by()
+        summary, rows, order = tables.summary(), tables.ranked(limit), tables.ranked_by
     if summary.start_ms is None:
         heading = "No cost and no anomaly"
     else:

@@ -24,7 +24,7 @@ import psycopg
 import requests
 
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError
+from jobs.errors import JobError, UsageError, ended, one_line
 from jobs.kafka import FEEDBACK, SETTING_HELP, client_settings, producer, python_settings, servers
 from jobs.migrate import migrate
 from jobs.postgres import FORM
@@ -227,17 +227,13 @@ def main(argv: list[str], prog: str = "python -m jobs.respond") -> int:
                 return 0
             except psycopg.OperationalError as error:
                 if arguments.once:
-                    raise JobError(f"{arguments.tables}: {str(error).strip().splitlines()[0]}") from None
+                    raise JobError(f"{arguments.tables}: {one_line(error)}") from None
                 if not is_away:
                     is_away = True
                     print("respond: the database does not answer; trying again", file=sys.stderr, flush=True)
                 time.sleep(_DATABASE_S)
-    except UsageError as error:
-        print(f"respond: {error}", file=sys.stderr)
-        return 2
-    except (JobError, psycopg.Error) as error:
-        print(f"respond: {error}", file=sys.stderr)
-        return 1
+    except (UsageError, JobError, psycopg.Error) as error:
+        return ended("respond", error)
     except KeyboardInterrupt:
         print("respond: interrupted", file=sys.stderr)
         return 130

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from jobs.errors import one_line
+
 
 class Cluster(Protocol):
     """Where workloads run."""
@@ -44,7 +46,7 @@ class KubernetesCluster:
         try:
             config.load_config()
         except (config.ConfigException, OSError) as error:
-            raise ClusterError(f"no Kubernetes cluster: {str(error).splitlines()[0]}") from None
+            raise ClusterError(f"no Kubernetes cluster: {one_line(error)}") from None
         self._apps = client.AppsV1Api()
 
     def replicas(self, namespace: str, workload: str) -> int:

@@ -60,20 +60,15 @@ _FILL = """
 @pytest.fixture(scope="module")
 def url(database: Database) -> Iterator[str]:
     """Four weeks of cost, and three incidents: one in two currencies, and one of a hostile name that is silenced."""
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("create database ask")
-    address = database.url.rpartition("/")[0] + "/ask"
-    try:
+    with database.another("ask") as address:
         migrate(address)
         with psycopg.connect(address, autocommit=True, options="-c search_path=public") as connection:
             psycopg.ClientCursor(connection).execute(_FILL, {"hostile": HOSTILE})
             fill_incidents(connection)
             connection.execute("create role asker login in role anomaly_cost_reader")
         yield address.replace("//anomaly_cost@", "//asker@")
-    finally:
-        with psycopg.connect(database.url, autocommit=True) as connection:
-            connection.execute("drop database ask with (force)")
-            connection.execute("drop role asker")
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("drop role asker")
 
 
 def fill_incidents(connection: psycopg.Connection) -> None:

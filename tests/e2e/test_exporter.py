@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +21,7 @@ from jobs.migrate import migrate
 from jobs.postgres import connection
 from tests.e2e.test_respond import put, row
 from tests.services import ROOT, Database, debian_binary, prometheus
+from tests.streamed import wait
 
 pytestmark = pytest.mark.services
 
@@ -111,10 +111,10 @@ def test_a_prometheus_scrapes_it_and_its_rules_fire(tables: Database, port: int)
         def ask(query: str) -> list[dict[str, Any]]:
             return server.get(f"/api/v1/query?query={quote(query)}")["data"]["result"]
 
-        _wait(lambda: ask("anomaly_cost_open_incidents"))
+        wait("open incidents", lambda: ask("anomaly_cost_open_incidents"), patience_s=120)
         assert {of["metric"]["service"] for of in ask("anomaly_cost_open_incidents")} == {"payment", "web"}
-        _wait(lambda: ask("anomaly_cost:budget_spent:ratio"))
-        _wait(lambda: ask('ALERTS{alertname="BudgetSpent",alertstate="firing"}'))
+        wait("ratio", lambda: ask("anomaly_cost:budget_spent:ratio"), patience_s=120)
+        wait("alert", lambda: ask('ALERTS{alertname="BudgetSpent",alertstate="firing"}'), patience_s=120)
         [alert] = ask('ALERTS{alertname="BudgetSpent"}')
         assert (alert["metric"]["budget"], alert["metric"]["severity"]) == ("web", "critical")
 
@@ -153,10 +153,3 @@ def _promtool(*arguments: str | Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def _wait(condition: Callable[[], object], patience_s: float = 120) -> None:
-    until = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.2)

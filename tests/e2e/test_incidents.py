@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,10 +16,11 @@ import pytest
 from psycopg.rows import dict_row
 
 from jobs.migrate import migrate
+from tests.e2e.test_respond import Running
 from tests.receiver import Receiver, pagerduty_error
-from tests.services import ROOT, Broker, Database, alertmanager, kafka_broker
+from tests.services import Broker, Database, alertmanager, kafka_broker
 from tests.simulated import simulate
-from tests.streamed import PATIENCE_S, Producer, charges, create_topics, empty, end, ended, send_charges, start
+from tests.streamed import PATIENCE_S, Producer, charges, create_topics, empty, end, ended, send_charges, start, wait
 
 pytestmark = pytest.mark.services
 
@@ -56,14 +52,6 @@ def _incidents(database: Database, service: str) -> list[dict[str, Any]]:
         return connection.execute(
             "select * from incidents where otel_service_name = %s order by opened_at", [service]
         ).fetchall()
-
-
-def _wait(what: str, condition, fails) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert fails() is None, fails()
-        assert time.monotonic() < until, f"after {PATIENCE_S} s: {what}"
-        time.sleep(0.2)
 
 
 def _sent(database: Database, receiver: str) -> int:
@@ -105,24 +93,24 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
     process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=10 min")
     fails = ended(process)
     with alertmanager(f"{told.url}/told") as alerts:
-        respond = _Respond(database, _policy(tmp_path, pager, alerts.url, chosen))
+        respond = Running(database, _policy(tmp_path, pager, alerts.url, chosen))
         try:
             send_charges(to, known)
             for at, topic, line in lines:
                 if at < ends:
                     to.send(topic, line)
             to.flush()
-            _wait("an incident is open", lambda: _incidents(database, service), fails)
+            wait("open incident", lambda: _incidents(database, service), fails)
             respond.start()
             pager.wait_for(lambda bodies: _of(bodies, service), PATIENCE_S)
             # respond and the pager are away while the bill lands, twenty times as dear as it was. Killed before it
             # noted that a message was taken, respond would send it again: test_respond has that.
             pager.stop()
-            _wait("what the pager took is noted", lambda: _sent(database, "pager") == len(pager.bodies), fails)
-            respond.kill()
+            wait("note of what the pager took", lambda: _sent(database, "pager") == len(pager.bodies), fails)
+            respond.end()
             alerts.kill()
             send_charges(to, [_dearer(row, 20) for row in later])
-            _wait("the incident is restated", lambda: _is_billed(database, chosen), fails)
+            wait("restated incident", lambda: _is_billed(database, chosen), fails)
             respond.start()
             alerts.start()
             pager.start()
@@ -133,12 +121,10 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
                     to.send(topic, line)
             to.flush()
             pager.wait_for(lambda bodies: "resolve" in _actions(_of(bodies, service, chosen)), PATIENCE_S)
-            alerts_until = time.monotonic() + PATIENCE_S
-            while _firing(alerts, chosen):
-                assert time.monotonic() < alerts_until
-                time.sleep(0.2)
+            wait("end of the alert", lambda: not _firing(alerts, chosen))
         finally:
-            respond.kill()
+            if respond.process:
+                respond.end()
             to.close()
             end(process)
             pager.stop()
@@ -166,21 +152,6 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
             [service, incident["billing_currency"], incident["window_start"], incident["window_end"]],
         ).fetchall()
     assert windows == incident["excess_cost"]
-
-
-class _Respond:
-    def __init__(self, database: Database, policy: Path) -> None:
-        self._command = [sys.executable, "-m", "jobs.respond", "--tables", database.url, "--policy", str(policy)]
-        self._process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, cwd=ROOT, env=os.environ | {"PD_KEY": "k" * 32})
-
-    def kill(self) -> None:
-        if self._process:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait(60)
-            self._process = None
 
 
 def _policy(folder: Path, pager: Receiver, alerts: str, incident: dict[str, Any]) -> Path:

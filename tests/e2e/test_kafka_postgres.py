@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from tests.streamed import (
     run,
     start,
     stored,
+    wait,
     wait_for,
 )
 
@@ -53,28 +53,21 @@ def test_whatever_ends_under_a_stream_loses_nothing(
     arguments = ("--input", broker.url, "--output", database.url, "--state", str(tmp_path / "state"),
                  "--set", "checkpoint.every=2 s", "--set", "idle.after=15 s")  # fmt: skip
 
-    def wait(condition: Callable[[], object], what: str) -> None:
-        until = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert process.poll() is None, process.stderr.read()[-2000:]
-            assert time.monotonic() < until, f"no {what}"
-            time.sleep(0.2)
-
     def checkpoints() -> set[Path]:
         return set((tmp_path / "state/checkpoints").glob("*/chk-*/_metadata"))
 
     def wait_for_checkpoint() -> None:
         before = checkpoints()
-        wait(lambda: checkpoints() - before, "checkpoint")
+        wait("checkpoint", lambda: checkpoints() - before, ended(process))
 
     def kill_engine() -> None:
         engine = _java_of(process)
         os.kill(engine, signal.SIGKILL)
-        wait(lambda: _java_of(process) not in (None, engine), "other engine")
+        wait("other engine", lambda: _java_of(process) not in (None, engine), ended(process))
 
     process = start(*arguments)
     try:
-        wait(lambda: any(stored(database).values()), "first row")
+        wait("first row", lambda: any(stored(database).values()), ended(process))
         assert differing(stored(database), expected), "too late: all is there"
         database.stop()
         broker.stop()

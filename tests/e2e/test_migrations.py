@@ -27,10 +27,8 @@ PARTITIONED = ["cost_allocations", "trace_verdicts", "unit_costs", "unit_costs_b
 @pytest.fixture
 def url(database: Database) -> Iterator[str]:
     """An empty database."""
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("create database empty")
-        yield database.url.rpartition("/")[0] + "/empty"
-        connection.execute("drop database empty with (force)")
+    with database.another("empty") as url:
+        yield url
 
 
 @pytest.fixture

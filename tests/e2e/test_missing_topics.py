@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.literal import MINUTE_MS, NOON_MS, resource, span, span_request
 from tests.services import Broker, Database, kafka_broker
-from tests.streamed import PATIENCE_S, Producer, empty, end, parquet, run, start, stored
+from tests.streamed import Producer, empty, end, ended, parquet, run, start, stored, wait
 
 pytestmark = pytest.mark.services
 
@@ -44,10 +43,6 @@ def test_spans_alone_are_judged_with_an_end_and_without(
     process = start("--input", spans_alone.url, "--output", database.url, "--set", "detector=usual",
                     "--set", "idle.after=5 s")  # fmt: skip
     try:
-        until = time.monotonic() + PATIENCE_S
-        while len(stored(database)["trace_verdicts"]) < TRACES:
-            assert process.poll() is None, process.stderr.read()[-2000:]
-            assert time.monotonic() < until
-            time.sleep(1)
+        wait("verdicts", lambda: len(stored(database)["trace_verdicts"]) >= TRACES, ended(process))
     finally:
         end(process)

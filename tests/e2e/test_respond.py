@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -22,6 +21,7 @@ from jobs.migrate import migrate
 from jobs.respond.policy import SEVERITIES
 from tests.receiver import Receiver, pagerduty_error
 from tests.services import ROOT, Database, alertmanager
+from tests.streamed import wait
 from tests.unit.test_respond import EVENTS, POLICY, loaded, sent
 
 pytestmark = pytest.mark.services
@@ -158,14 +158,14 @@ def test_who_goes_away_loses_nothing_and_is_told_nothing_twice(
         pager.stop()
         put(tables, row(excess_cost="60"))
         hook.wait_for(lambda bodies: kinds(bodies) == ["opened", "escalated"])
-        _wait(lambda: not _waiting(tables, "hook"))
+        wait("end of what waits", lambda: not _waiting(tables, "hook"), patience_s=120)
         respond.end()
         put(tables, row(excess_cost="61", cost_status="billed"))
         respond.start()
         hook.wait_for(lambda bodies: kinds(bodies) == ["opened", "escalated", "restated"])
         hook.status = 503
         put(tables, row(excess_cost="61", cost_status="billed", **CLOSED))
-        _wait(lambda: _waiting(tables, "hook") == 1)
+        wait("message that waits", lambda: _waiting(tables, "hook") == 1, patience_s=120)
         respond.end()
         hook.status = 200
         pager.start()
@@ -173,7 +173,9 @@ def test_who_goes_away_loses_nothing_and_is_told_nothing_twice(
         pager.wait_for(lambda bodies: len(bodies) >= 4)
         hook.wait_for(lambda bodies: len(bodies) >= 4)
         # And then nothing more.
-        _wait(lambda: not _waiting(tables, "hook") and not _waiting(tables, "pager"))
+        wait(
+            "end of what waits", lambda: not _waiting(tables, "hook") and not _waiting(tables, "pager"), patience_s=120
+        )
     finally:
         assert respond.end(signal.SIGTERM) == 130
     assert actions(pager.bodies) == [("trigger", "warning"), *[("trigger", "critical")] * 2, ("resolve", "")]
@@ -192,13 +194,6 @@ def _waiting(database: Database, receiver: str) -> int:
     return count
 
 
-def _wait(condition: Callable[[], object], patience_s: float = 120) -> None:
-    until = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def test_what_was_taken_but_not_noted_is_sent_again_under_its_key(
     tables: Database, pager: Receiver, hook: Receiver, tmp_path: Path
 ) -> None:
@@ -210,7 +205,7 @@ def test_what_was_taken_but_not_noted_is_sent_again_under_its_key(
     respond.end()
     hook.answers = True
     respond.start()
-    _wait(lambda: not _waiting(tables, "hook"))
+    wait("end of what waits", lambda: not _waiting(tables, "hook"), patience_s=120)
     respond.end()
     first, *again = hook.bodies
     assert again
@@ -310,7 +305,7 @@ def _alerts(bodies: list[Any]) -> list[tuple[str, str]]:
 def _until_due(database: Database) -> None:
     """Until what failed may be tried again."""
     [(due,)] = rows(database, "select max(due_at) from anomaly_cost.notifications where notification_state = 'waiting'")
-    _wait(lambda: datetime.now(UTC) > due + timedelta(milliseconds=10))
+    wait("time to try again", lambda: datetime.now(UTC) > due + timedelta(milliseconds=10), patience_s=120)
 
 
 def test_what_people_write_goes_to_the_job_once(

@@ -110,10 +110,7 @@ _FILL = f"""
 @pytest.fixture(scope="module")
 def url(database: Database) -> Iterator[str]:
     """A database with a year of rows in its months' partitions."""
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("create database year")
-    address = database.url.rpartition("/")[0] + "/year"
-    try:
+    with database.another("year") as address:
         migrate(address)
         with psycopg.connect(address, autocommit=True, options="-c search_path=public") as connection:
             connection.execute(_FILL)
@@ -121,9 +118,6 @@ def url(database: Database) -> Iterator[str]:
         with psycopg.connect(address, autocommit=True) as connection:
             connection.execute("vacuum analyze")
         yield address
-    finally:
-        with psycopg.connect(database.url, autocommit=True) as connection:
-            connection.execute("drop database year with (force)")
 
 
 @pytest.fixture
@@ -358,10 +352,7 @@ def test_they_come_to_a_database_that_had_rows_before(database: Database, tmp_pa
     before = [migration for migration in read_migrations() if migration.name < "0016"]
     for migration in before:
         (tmp_path / f"{migration.name}.sql").write_text(migration.sql, "utf-8")
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("create database older")
-    address = database.url.rpartition("/")[0] + "/older"
-    try:
+    with database.another("older") as address:
         migrate(address, tmp_path)
         with psycopg.connect(address) as connection:
             connection.execute(
@@ -375,6 +366,3 @@ def test_they_come_to_a_database_that_had_rows_before(database: Database, tmp_pa
                 (date(2026, 1, 5), "__no_team__", Decimal("1.000000000001"))
             ]
             assert connection.execute("select windows from public.restatements_by_day").fetchall() == [(1,)]
-    finally:
-        with psycopg.connect(database.url, autocommit=True) as connection:
-            connection.execute("drop database older with (force)")

@@ -10,7 +10,6 @@ import sysconfig
 import venv
 from pathlib import Path
 
-import psycopg
 import pyarrow.parquet as pq
 import pytest
 
@@ -110,12 +109,7 @@ def test_it_runs_the_job_from_a_world_to_its_report(installed: Installed) -> Non
 
 
 def test_it_migrates_a_database(installed: Installed, database: Database) -> None:
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("create database wheel")
-        try:
-            url = database.url.rpartition("/")[0] + "/wheel"
-            said = installed.call("anomaly-cost", "migrate", url).stdout.splitlines()
-            applied = [f"applied {migration.name}" for migration in read_migrations()]
-            assert said[: len(applied)] == applied
-        finally:
-            connection.execute("drop database wheel with (force)")
+    with database.another("wheel") as url:
+        said = installed.call("anomaly-cost", "migrate", url).stdout.splitlines()
+    applied = [f"applied {migration.name}" for migration in read_migrations()]
+    assert said[: len(applied)] == applied

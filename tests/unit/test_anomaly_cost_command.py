@@ -51,6 +51,13 @@ def test_a_command_s_help_names_it_and_exits_0(name: str) -> None:
     assert done.stdout.lower().startswith(f"usage: anomaly-cost {name} ")
 
 
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.module.startswith("jobs.")])
+def test_wrong_arguments_exit_2_with_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--no-such-argument"]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1, output.err
+
+
 def test_arguments_and_exit_status_are_the_command_s(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--input", "/none"]) == 2
     assert capsys.readouterr().err == "doctor: --input /none: no such directory\n"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import replay_rejects
-from jobs.errors import JobError
+from jobs.errors import JobError, UsageError
 from jobs.replay_rejects import Reject, read, record_of, replay
 from jobs.tables import SCHEMAS
 from tests.literal import NOON_MS, charge, cpu_gauge, resource, span, span_request
@@ -158,6 +158,12 @@ def test_rejects_are_chosen_by_code_and_time(tmp_path: Path) -> None:
 def test_tables_that_are_not_there_are_told(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="rejected_records.parquet: no rejects of this release"):
         list(read(str(tmp_path)))
+
+
+@pytest.mark.parametrize("url", ["postgres://u:secret@h/d", "mysql://u@h/d"])
+def test_a_url_that_names_no_database_to_read_is_told(url: str) -> None:
+    with pytest.raises(UsageError, match="holds a password|is not postgresql://"):
+        list(read(url))
 
 
 def test_the_command_says_what_it_sent_and_what_it_left(
