@@ -153,7 +153,7 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
     model = MaskedSpanModel(DEFAULT_MODEL)
     known: list[MinuteResult] = []  # what who knows the truth says; by the same cases, so that none is judged twice
     has_costs = (directory / "truth" / "costs.parquet").is_file() and len(world.faults) > 0
-    truth = money.with_namespace(world.truth, money.services(world)) if has_costs else world.truth
+    truth = money.with_namespace(world.truth, world.names) if has_costs else world.truth
     blame = money.knowing(truth) if has_costs else None
 
     def tell(case: Case, predictor: Predictor) -> MinuteResult:
@@ -228,9 +228,8 @@ def calibration(verdicts: pd.DataFrame, truth: pd.DataFrame) -> list[list[float]
 def _money(
     world: World, directory: Path, said: Mapping[str, list[MinuteResult]], known: list[MinuteResult]
 ) -> tuple[dict[str, dict[str, Measures]], dict[str, Any]]:
-    names = money.services(world)
-    faults = money.with_namespace(world.faults, names)
-    costs = money.with_namespace(pd.read_parquet(directory / "truth" / "costs.parquet"), names)
+    faults = money.with_namespace(world.faults, world.names)
+    costs = money.with_namespace(pd.read_parquet(directory / "truth" / "costs.parquet"), world.names)
     culprit = dict(zip(faults["fault_id"], faults["otel_service_name"]))
     caused = costs.assign(otel_service_name=costs["fault_id"].map(culprit))
 

@@ -7,7 +7,7 @@ and bill, and differ in the order alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 
@@ -16,9 +16,7 @@ import orjson
 import pandas as pd
 
 from simulator.evaluation.measures import floats
-from simulator.evaluation.worlds import World
 from udfs.pure import excess
-from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.attribute import resource_rows
 from udfs.pure.case import Case
 from udfs.pure.focus import collect_charges
@@ -116,19 +114,18 @@ class Bill:
         return table
 
 
-def with_namespace(table: pd.DataFrame, services: Iterable[str]) -> pd.DataFrame:
+def with_namespace(table: pd.DataFrame, services: Set[str]) -> pd.DataFrame:
     """A table of the truth with services named as the telemetry names them: some truths leave namespaces out.
 
     A name that the telemetry has stays, as does one that none or several services of it have without namespace.
     """
-    known = set(services)
     full: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(known):
+    for name in sorted(services):
         full[name.rsplit("/", 1)[-1]].append(name)
     table = table.copy()
     for column in table.columns.intersection(["otel_service_name", "culprit_service_name"]):
         table[column] = [
-            full[name][0] if name not in known and len(full.get(name, ())) == 1 else name for name in table[column]
+            full[name][0] if name not in services and len(full.get(name, ())) == 1 else name for name in table[column]
         ]
     return table
 
@@ -160,13 +157,6 @@ def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]
     table = pd.DataFrame(rows, columns=list(RANKED))
     table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
     return table
-
-
-def services(world: World) -> set[str]:
-    """Names of the services that a world's usage and traces tell."""
-    names = {service for used in world.usage.values() for service, _ in used}
-    traces = (unpack(packed) for of_minute in world.minutes.values() for packed in of_minute)
-    return names | {pod.split(SEPARATOR)[0] for trace in traces for pod in trace.pods}
 
 
 def excess_at(ranked: pd.DataFrame, dimension: str, factor: float) -> pd.Series:

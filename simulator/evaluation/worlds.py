@@ -49,7 +49,7 @@ class World:
     usage: UsageByMinute  # by minute, then (service, pod), then dimension
     truth: pd.DataFrame
     faults: pd.DataFrame
-    services: int
+    names: frozenset[str]  # of the services that usage and traces tell
     spans: int = 0
     consumers: tuple[Consumer, ...] = ()  # what each used of which resource
 
@@ -57,6 +57,11 @@ class World:
     def is_real(self) -> bool:
         """Whether the labels are weak."""
         return "label" in self.truth
+
+    @property
+    def services(self) -> int:
+        """How many of them there are."""
+        return len(self.names)
 
     @property
     def times(self) -> list[int]:
@@ -85,11 +90,11 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
     usage = by_minute(consumers)
     clock.append(time.process_time())
 
-    spans, started, services = 0, {}, {service for used in usage.values() for service, _ in used}
+    spans, started, names = 0, {}, {service for used in usage.values() for service, _ in used}
     for trace in (unpack(packed) for packed_traces in minutes.values() for packed in packed_traces):
         spans += len(trace.spans)
         started[trace.trace_id] = trace.start_ns // NS_PER_MS
-        services.update(pod.split(SEPARATOR)[0] for pod in trace.pods)
+        names.update(pod.split(SEPARATOR)[0] for pod in trace.pods)
     took = (after - before for before, after in zip(clock, clock[1:]))
     stages = (f"{name} {s:.1f} s" for name, s in zip(("collect", "assemble", "meter"), took))
     say(f"{len(started):,} traces, {spans:,} spans; CPU: {', '.join(stages)}")
@@ -102,7 +107,7 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
         usage,
         truth.assign(start_ms=truth["trace_id"].map(started)),
         faults,
-        len(services - {""}),
+        frozenset(names - {""}),
         spans,
         tuple(consumers),
     )

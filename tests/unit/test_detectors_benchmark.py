@@ -60,8 +60,8 @@ def fault(fault_id: str, begin: float, end: float, service: str = "cart") -> dic
     }
 
 
-def world(labels: pd.DataFrame, *faults: dict, services: int = 4) -> d.World:
-    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, labels, pd.DataFrame(faults), services)
+def world(labels: pd.DataFrame, *faults: dict) -> d.World:
+    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, labels, pd.DataFrame(faults), frozenset("abcd"))
 
 
 def packed(trace_id: str, minute: int, cart_ms: float, is_error: bool = False) -> bytes:

@@ -59,7 +59,7 @@ def world(traces: list[tuple[str, float, str | None]], faults: list[tuple[str, s
     known = pd.DataFrame(faults, columns=["fault_id", "otel_service_name", "begin", "end"])
     for name, of in (("start_time", "begin"), ("end_time", "end")):
         known[name] = pd.to_datetime(T0 + known[of].astype(float) * MINUTE, unit="ms", utc=True)
-    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, truth, known, 10)
+    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, truth, known, frozenset("abcdefghij"))
 
 
 def source(**more: object) -> f.Source:
