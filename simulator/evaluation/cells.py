@@ -230,8 +230,6 @@ def _money(
 ) -> tuple[dict[str, dict[str, Measures]], dict[str, Any]]:
     faults = money.with_namespace(world.faults, world.names)
     costs = money.with_namespace(pd.read_parquet(directory / "truth" / "costs.parquet"), world.names)
-    culprit = dict(zip(faults["fault_id"], faults["otel_service_name"]))
-    caused = costs.assign(otel_service_name=costs["fault_id"].map(culprit))
 
     begun = time.process_time()
     bill = money.Bill(directory, world.consumers)
@@ -240,19 +238,13 @@ def _money(
     by_rule = money.ranked(said[RULE], bill.allocations)
     of_truth = money.ranked(known, bill.allocations)
 
-    # Some truths count a cost at the service where it arises, others at the fault's culprit.
-    is_at_culprit = (costs["otel_service_name"] == caused["otel_service_name"]).all()
-    excess = ranked if is_at_culprit else money.spent(ranked)
     attribution = {
         "c_s": m.attribution(ranked, costs),
-        "excess": m.attribution(excess, costs, "excess_cost"),
+        "excess": money.excess_measures(ranked, faults, costs)
+        | {"CPU s a window": took / max(len(bill.allocations), 1)},
         "billed excess": m.attribution(ranked, costs, "billed_excess_cost"),
         "c_s, oracle's traces": m.attribution(of_truth, costs),
         "excess, oracle's traces": m.attribution(of_truth, costs, "excess_cost"),
-    }
-    attribution["excess"] |= {
-        "attribution A by cause": m.attribution(ranked, caused, "excess_cost")["attribution A"],
-        "CPU s a window": took / max(len(bill.allocations), 1),
     }
 
     irregular = bill.irregular()

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from simulator.evaluation.measures import floats
+from simulator.evaluation.measures import Measures, attribution, floats
 from udfs.pure import excess
 from udfs.pure.attribute import resource_rows
 from udfs.pure.case import Case
@@ -141,6 +141,18 @@ def spent(ranked: pd.DataFrame) -> pd.DataFrame:
         ],
         columns=["window_start", "otel_service_name", "billing_currency", "excess_cost"],
     )
+
+
+def excess_measures(ranked: pd.DataFrame, faults: pd.DataFrame, costs: pd.DataFrame) -> Measures:
+    """How well the excess cost of ranked_anomalies is known: the measures of ``attribution``, and A by cause, which
+    counts at a fault's culprit what it costs at any service."""
+    culprit = dict(zip(faults["fault_id"], faults["otel_service_name"]))
+    caused = costs.assign(otel_service_name=costs["fault_id"].map(culprit))
+    # Some truths count a cost at the service where it arises, others at the fault's culprit.
+    is_at_culprit = (costs["otel_service_name"] == caused["otel_service_name"]).all()
+    found = attribution(ranked if is_at_culprit else spent(ranked), costs, "excess_cost")
+    by_cause = attribution(ranked, caused, "excess_cost")
+    return found | {"attribution A by cause": by_cause["attribution A"]}
 
 
 def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]]) -> pd.DataFrame:

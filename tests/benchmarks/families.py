@@ -204,29 +204,23 @@ def evaluate(source: Source, arm: str, world: World, cache: Path) -> tuple[Measu
         for name in ("normal flagged", "precision", "recall", "F1"):
             if name in at_once:
                 measures[f"{name} at once"] = at_once[name]
-    measures |= excess_cost(source, results, cache)
+    measures |= excess_cost(source, world, results, cache)
     measures |= {"detect CPU s": took, "µs a span": took / max(world.spans, 1) * 1e6}
     return measures, more
 
 
-def excess_cost(source: Source, results: Sequence[MinuteResult], cache: Path) -> Measures:
+def excess_cost(source: Source, world: World, results: Sequence[MinuteResult], cache: Path) -> Measures:
     """A and bias of excess cost, where the world's excess is known and the arm tells incidents."""
-    file = source.place / "truth" / "costs.parquet"
-    if not file.is_file() or not any(result.incidents for result in results):
+    truth = source.place / "truth"
+    if not (truth / "costs.parquet").is_file() or not any(result.incidents for result in results):
         return {}
     code = [*code_of("udfs.pure.attribute", "udfs.pure.focus", "udfs.pure.offline"), Path(money.__file__)]
     allocations = kept(cache, "allocations", source.place, code, lambda: money.Bill(source.place).allocations)
-    ranked = money.ranked(results, allocations)
-    spent, ranked, true = (
-        table.assign(otel_service_name=table["otel_service_name"].map(bare))
-        for table in (money.spent(ranked), ranked, pd.read_parquet(file))
+    faults, costs = (
+        money.with_namespace(pd.read_parquet(truth / f"{name}.parquet"), world.names) for name in ("faults", "costs")
     )
-    found = m.attribution(spent, true, "excess_cost")
-    measures = {f"excess {name}": found[f"attribution {name}"] for name in ("A", "bias")}
-    faults = pd.read_parquet(source.place / "truth" / "faults.parquet")
-    culprit = dict(zip(faults["fault_id"], faults["otel_service_name"].map(bare)))
-    caused = true.assign(otel_service_name=true["fault_id"].map(culprit))
-    return measures | {"excess A by cause": m.attribution(ranked, caused, "excess_cost")["attribution A"]}
+    found = money.excess_measures(money.ranked(results, allocations), faults, costs)
+    return {f"excess {name}": found[f"attribution {name}"] for name in ("A", "bias", "A by cause")}
 
 
 # ---- runs ------------------------------------------------------------------------------------
