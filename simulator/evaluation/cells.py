@@ -244,7 +244,7 @@ def _money(
         | {"CPU s a window": took / max(len(bill.allocations), 1)},
         "billed excess": m.attribution(ranked, costs, "billed_excess_cost"),
         "c_s, oracle's traces": m.attribution(of_truth, costs),
-        "excess, oracle's traces": m.attribution(of_truth, costs, "excess_cost"),
+        "excess, oracle's traces": money.excess_measures(of_truth, faults, costs),
     }
 
     irregular = bill.irregular()

@@ -8,18 +8,20 @@ import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
 import pandas as pd
 import pytest
 
-from simulator.evaluation import claims, money, report
+from simulator.evaluation import cells, claims, money, report
 from simulator.evaluation import measures as m
 from simulator.evaluation.__main__ import main
 from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
 from simulator.evaluation.grid import FULL, QUICK, long
 from simulator.evaluation.statistics import Estimate, compare, estimate, ratio
+from simulator.evaluation.worlds import World
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = ROOT / "simulator/evaluation/results/table_3.json"
@@ -118,6 +120,31 @@ def test_a_chance_is_binned_by_how_far_a_score_is_above_its_threshold() -> None:
     chance = 1 / (1 + math.exp(-2))
     assert bins[17] == pytest.approx([1, chance, 1]) and bins[2] == pytest.approx([1, 1 - chance, 0])
     assert sum(traces for traces, _, _ in bins) == 2
+
+
+# ---- money -------------------------------------------------------------------------------------
+
+
+def test_the_oracles_excess_is_held_against_the_truth_as_ours_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cart makes db spend 4, which the truth counts at db; both name cart and tell that it is db's."""
+    part = {"x_OtelServiceName": "db", "x_Dimension": "cpu", "x_Cost": "4"}
+    table = pd.DataFrame([{
+        "window_start": hours(1), "otel_service_name": "cart", "billing_currency": "USD", "anomaly_score": 1.0,
+        "anomalous_traces": 1, "cost_weighted_score": 1.0, "attributed_cost": Decimal(4), "excess_cost": Decimal(4),
+        "billed_excess_cost": Decimal(4), "explanation": json.dumps({"x_ExcessUsage": [part]}),
+    }])  # fmt: skip
+    (tmp_path / "truth").mkdir()
+    costs(("x", "db", 1, "4")).to_parquet(tmp_path / "truth" / "costs.parquet")
+    bill = SimpleNamespace(allocations={}, irregular=lambda: pd.DataFrame(columns=[*money.KEYS, "merit"]))
+    monkeypatch.setattr(money, "Bill", lambda *_: bill)
+    monkeypatch.setattr(money, "ranked", lambda *_: table)
+    at = int(hours(1).timestamp() * 1000)
+    world = World({at: []}, {}, pd.DataFrame(), faults(("x", "cart", 1, 2)), frozenset({"cart", "db"}))
+    found, _ = cells._money(world, tmp_path, {cells.DETECTOR: [], cells.RULE: []}, [])
+    assert found["attribution"]["excess"]["attribution A"] == 1.0
+    assert found["attribution"]["excess, oracle's traces"]["attribution A"] == 1.0
 
 
 # ---- the grid ----------------------------------------------------------------------------------
