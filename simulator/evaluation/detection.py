@@ -303,22 +303,14 @@ def faults_found(flags: np.ndarray, fault_of: np.ndarray, faults: int) -> float:
     quiet share has one flagged and one unflagged trace added: that none of a few was flagged
     doesn't prove that none ever is. A fault without traces is not found.
     """
+    from scipy.stats import binom
+
     quiet = flags[fault_of < 0]
     share = (quiet.sum() + 1) / (len(quiet) + 2)
     near = fault_of >= 0
     traces = np.bincount(fault_of[near], minlength=faults)
     hits = np.bincount(fault_of[near & flags], minlength=faults)
-    return mean([binomial_tail(k, n, share) < FOUND_P for k, n in zip(hits.tolist(), traces.tolist())])
-
-
-def binomial_tail(hits: int, trials: int, share: float) -> float:
-    """P(X >= hits) of ``trials``, each a hit with probability 0 < ``share`` < 1."""
-    logs = (
-        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        + k * math.log(share) + (trials - k) * math.log1p(-share)
-        for k in range(hits, trials + 1)
-    )  # fmt: skip
-    return min(math.fsum(map(math.exp, logs)), 1.0)
+    return mean(binom.sf(hits - 1, traces, share) < FOUND_P)
 
 
 def _named(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:
