@@ -29,7 +29,7 @@ from simulator.evaluation import measures as m
 from simulator.evaluation import money
 from simulator.evaluation.detection import Detector, detect, judge, minutes_to_detect, stated
 from simulator.evaluation.measures import Measures
-from simulator.evaluation.rule import REFERENCE_SHARE, RuleDetector
+from simulator.evaluation.rule import RuleDetector, reference_until_ms
 from simulator.evaluation.worlds import (
     MINUTE_MS,
     RAMP_AT_MINUTES,
@@ -162,7 +162,10 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
             known.append(blame(result, case))
         return result
 
-    detectors: dict[str, Detector] = {DETECTOR: pure.Detector(model, tell=tell), RULE: _rule(world)}
+    detectors: dict[str, Detector] = {
+        DETECTOR: pure.Detector(model, tell=tell),
+        RULE: RuleDetector(reference_until_ms(world)),
+    }
     if cell.ablations:
         without: Sequence[Detector] = (
             pure.Detector(Usual()),
@@ -200,11 +203,6 @@ class _Unmetered:
 
     def step(self, minute_ms: int, traces: Sequence[bytes], usage: Mapping) -> list[MinuteResult]:
         return self._detector.step(minute_ms, traces, {})
-
-
-def _rule(world: World) -> RuleDetector:
-    first, last = world.times[0], world.times[-1] + MINUTE_MS
-    return RuleDetector(round(first + REFERENCE_SHARE * (last - first)))
 
 
 def _known(measures: Measures) -> dict[str, float | None]:

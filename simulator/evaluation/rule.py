@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simulator.evaluation.detection import verdict
+from simulator.evaluation.worlds import World
 from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.frame import Frame
 from udfs.pure.verdicts import MinuteResult, incidents
+from udfs.pure.windows import MINUTE_MS
 
 # The share of a world's time from which the rule knows what is usual.
 REFERENCE_SHARE = 0.25
@@ -28,6 +30,12 @@ MAD_SCALE, SCALE_MIN, FLOOR_MS = 1.4826, 0.1, 1.0
 ERRORS_MAX = 0.05
 # What a failure counts, and a repetition for each time beyond the most that is usual, as z.
 FAILURE_Z, REPEAT_Z = 8.0, 4.0
+
+
+def reference_until_ms(world: World) -> int:
+    """When the first REFERENCE_SHARE of a world's time is over."""
+    first, last = world.times[0], world.times[-1] + MINUTE_MS
+    return round(first + REFERENCE_SHARE * (last - first))
 
 
 class RuleDetector:

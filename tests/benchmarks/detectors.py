@@ -32,7 +32,7 @@ from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation.detection import Detector, detect, mean, real_days, stated, storm, verdict, within
 from simulator.evaluation.measures import Measures
-from simulator.evaluation.rule import REFERENCE_SHARE, RuleDetector
+from simulator.evaluation.rule import RuleDetector, reference_until_ms
 from simulator.evaluation.worlds import MINUTE_MS, World, WorldError, load, simulate
 from tests.benchmarks.gap import GapDetector
 from tests.benchmarks.knn import NeighbourDetector
@@ -45,14 +45,10 @@ from udfs.pure.windows import HOUR_MS
 # Of these the first word for each minute is told, too, where a later one may have changed it.
 AT_ONCE = ("f1", "false_positive_rate", "positive flagged", "quiet flagged")
 
-
 # Counts and seconds beside shares: how many decimals tell something.
 PLACES = {"traces": 0, "positive traces": 0, "quiet traces": 0, "faults": 0,
           "detect CPU s": 1, "traces per CPU s": 0}  # fmt: skip
 DEFAULT_PLACES = 3
-
-
-# ---- worlds ----------------------------------------------------------------------------------
 
 
 # ---- arms ------------------------------------------------------------------------------------
@@ -74,20 +70,15 @@ class OracleDetector:
         return verdict(trace, float(culprit is not None), 0.5, culprit)
 
 
-def _reference_until_ms(world: World) -> int:
-    first, last = world.times[0], world.times[-1] + MINUTE_MS
-    return round(first + REFERENCE_SHARE * (last - first))
-
-
 ARMS: dict[str, Callable[[World], Detector]] = {
     "model": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL)),
     # The same without the Transformer: each span is predicted from its operation's own past alone.
     "usual": lambda world: pure.Detector(Usual()),
     # The same with the source's threshold.
     "ema": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL), pure.EMA),
-    "knn": lambda world: NeighbourDetector(_reference_until_ms(world)),
+    "knn": lambda world: NeighbourDetector(reference_until_ms(world)),
     "gap": lambda world: GapDetector(),
-    "rule": lambda world: RuleDetector(_reference_until_ms(world)),
+    "rule": lambda world: RuleDetector(reference_until_ms(world)),
     "oracle": lambda world: OracleDetector(world.truth),
 }
 
