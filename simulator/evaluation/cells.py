@@ -23,15 +23,13 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
-from simulator.evaluation import alarms as a
+from simulator.config import CASES, DEPLOY, MINUTES_PER_DAY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation import money
 from simulator.evaluation.detection import Detector, detect, judge, minutes_to_detect, stated
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.rule import RuleDetector, reference_until_ms
 from simulator.evaluation.worlds import (
-    MINUTE_MS,
     RAMP_AT_MINUTES,
     ROOT,
     Source,
@@ -47,6 +45,7 @@ from udfs.pure.case import Case
 from udfs.pure.judge import judge as judge_case
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
 from udfs.pure.verdicts import MinuteResult
+from udfs.pure.windows import HOUR_MS, MINUTE_MS, WINDOW_MS, window_start
 
 # Worlds of our simulator, by family; worlds of others are read.
 SIMULATED = {
@@ -114,7 +113,7 @@ class Cell:
         if self.place:
             return of_directory(directory, self.family)
         case = self.family if self.family in CASES else None
-        shifts = tuple(share * self.days * a.MINUTES_PER_DAY for share in RELEASE_SHARES) if case == DEPLOY else ()
+        shifts = tuple(share * self.days * MINUTES_PER_DAY for share in RELEASE_SHARES) if case == DEPLOY else ()
         return Source(self.family, self.name, directory, shifts=shifts, case=case)
 
 
@@ -298,13 +297,13 @@ def _series(
     rows: [hour since the begin, service, alpha, anomalous traces, excess cost, the culprit's own part of it, true cost]
         of each row of ranked_anomalies; dollars
     """
-    begin = world.times[0] - world.times[0] % m.WINDOW_MS
-    windows = list(range(begin, world.times[-1] + 1, m.WINDOW_MS))
+    begin = window_start(world.times[0])
+    windows = list(range(begin, world.times[-1] + 1, WINDOW_MS))
     remaining = {arm: worth.remaining(windows, of.ended) for arm, of in done.items()}
     remaining["no repair"] = worth.remaining(windows, {})
     rows = ranked.merge(true, on=money.KEYS, how="left")
     columns = (
-        ((m.epoch_ms(rows["window_start"]) - begin) / 3_600_000).tolist(),
+        ((m.epoch_ms(rows["window_start"]) - begin) / HOUR_MS).tolist(),
         rows["otel_service_name"],
         rows["anomaly_score"].tolist(),
         rows["anomalous_traces"].tolist(),

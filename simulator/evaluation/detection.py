@@ -15,9 +15,10 @@ from simulator.config import STORM
 from simulator.evaluation import alarms as a
 from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
-from simulator.evaluation.worlds import MINUTE_MS, Source, World, bare
+from simulator.evaluation.worlds import Source, World, bare
 from udfs.pure.assemble import NS_PER_MS, Trace
 from udfs.pure.verdicts import WARMING, MinuteResult
+from udfs.pure.windows import MINUTE_MS
 
 VERDICT_COLUMNS = (
     "trace_id", "start_time", "anomaly_score", "threshold", "is_anomalous", "culprit_service_name",

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from simulator.evaluation.measures import Measures, attribution, floats
+from simulator.evaluation.measures import KEYS, Measures, attribution, floats
 from udfs.pure import excess
 from udfs.pure.attribute import resource_rows
 from udfs.pure.case import Case
@@ -26,8 +26,6 @@ from udfs.pure.price import cost_by_window, to_units
 from udfs.pure.rank import rank_window
 from udfs.pure.verdicts import MinuteResult, incidents
 from udfs.pure.windows import window_start
-
-KEYS = ["window_start", "otel_service_name"]
 
 # Columns of ranked_anomalies that the evaluation reads.
 RANKED = (
@@ -139,7 +137,7 @@ def spent(ranked: pd.DataFrame) -> pd.DataFrame:
             for row in ranked.itertuples()
             for element in orjson.loads(row.explanation)["x_ExcessUsage"]
         ],
-        columns=["window_start", "otel_service_name", "billing_currency", "excess_cost"],
+        columns=[*KEYS, "billing_currency", "excess_cost"],
     )
 
 

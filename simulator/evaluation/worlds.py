@@ -24,8 +24,6 @@ from udfs.pure.offline import Consumer, Minutes, UsageByMinute, assemble_all, by
 
 ROOT = Path(__file__).resolve().parents[2]
 
-MINUTE_MS = 60_000
-
 # Detection figures leave this out of a world that has to be learnt first.
 LEAVE_OUT_MINUTES = 60
 # Live recordings: the load is steady for so long, then it rises.

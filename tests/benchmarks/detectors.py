@@ -33,14 +33,14 @@ from simulator.evaluation import measures as m
 from simulator.evaluation.detection import Detector, detect, mean, real_days, stated, storm, verdict, within
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.rule import RuleDetector, reference_until_ms
-from simulator.evaluation.worlds import MINUTE_MS, World, WorldError, load, simulate
+from simulator.evaluation.worlds import World, WorldError, load, simulate
 from tests.benchmarks.gap import GapDetector
 from tests.benchmarks.knn import NeighbourDetector
 from udfs.pure import detect as pure
 from udfs.pure.assemble import Trace, unpack
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
 from udfs.pure.verdicts import MinuteResult
-from udfs.pure.windows import HOUR_MS
+from udfs.pure.windows import HOUR_MS, MINUTE_MS
 
 # Of these the first word for each minute is told, too, where a later one may have changed it.
 AT_ONCE = ("f1", "false_positive_rate", "positive flagged", "quiet flagged")

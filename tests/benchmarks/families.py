@@ -40,8 +40,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES
-from simulator.evaluation import alarms as a
+from simulator.config import CASES, DEPLOY, MINUTES_PER_DAY, MIXES, RELEASE_SHARES
 from simulator.evaluation import measures as m
 from simulator.evaluation import money, worlds
 from simulator.evaluation.detection import detect, judge, stated
@@ -146,7 +145,7 @@ def _simulated(family: str, found: argparse.Namespace, made: Path) -> list[Sourc
         for seed in found.seeds:
             options = ("--seed", str(seed), "--days", days, "--requests-per-day", requests, f"--{kind}", word)
             options += ("--noise", "wide") if family == "wide" else ()
-            shifts = [share * found.days * a.MINUTES_PER_DAY for share in RELEASE_SHARES] if word == DEPLOY else []
+            shifts = [share * found.days * MINUTES_PER_DAY for share in RELEASE_SHARES] if word == DEPLOY else []
             some.append(
                 Source(
                     family,
