@@ -15,14 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ import pandas as pd
 from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation.detection import Detector, detect, mean, real_days, stated, storm, verdict, within
+from simulator.evaluation.grid import in_processes
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.rule import RuleDetector, reference_until_ms
 from simulator.evaluation.worlds import World, WorldError, load, simulate
@@ -165,12 +163,10 @@ def run_task(task: Task) -> dict[str, Measures]:
 
 def run_all(tasks: Sequence[Task], jobs: int) -> dict[str, dict[str, dict[str, Measures]]]:
     """Measures by group, arm and name of the world; each world in a process of its own."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # CPU seconds are to compare
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        done = list(pool.map(run_task, tasks))
+    done = in_processes(run_task, {number: (task,) for number, task in enumerate(tasks)}, jobs)
     groups: dict[str, dict[str, dict[str, Measures]]] = {}
-    for task, by_arm in zip(tasks, done):
-        for arm, measures in by_arm.items():
+    for number, task in enumerate(tasks):
+        for arm, measures in done[number].items():
             groups.setdefault(task.group, {}).setdefault(arm, {})[task.name] = measures
     return groups
 

@@ -32,9 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +42,7 @@ from simulator.config import CASES, DEPLOY, MINUTES_PER_DAY, MIXES, RELEASE_SHAR
 from simulator.evaluation import measures as m
 from simulator.evaluation import money, worlds
 from simulator.evaluation.detection import detect, judge, stated
+from simulator.evaluation.grid import in_processes
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.worlds import (
     LEAVE_OUT_MINUTES,
@@ -339,15 +338,8 @@ def _finite(measures: Measures) -> dict[str, float | str | None]:
 
 def _run_all(tasks: Sequence[Source], arms: tuple[str, ...], found: argparse.Namespace) -> dict[str, dict]:
     """What ``run`` gives of each source, by its title; each world in a process of its own."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # CPU seconds are to compare
     begun = time.monotonic()
-    with ProcessPoolExecutor(found.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(run, source, arms, found.cache): source.title for source in tasks}
-        try:
-            done = {waiting[one]: one.result() for one in as_completed(waiting)}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    done = in_processes(run, {source.title: (source, arms, found.cache) for source in tasks}, found.jobs)
     print(f"families: {len(tasks)} worlds, {len(arms)} arms in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     return done
 
