@@ -23,21 +23,21 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from simulator.config import CASES, DEPLOY, MINUTES_PER_DAY, MIXES, RELEASE_SHARES, STORM
+from simulator.config import CASES, DEPLOY, MIXES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation import money
 from simulator.evaluation.detection import Detector, detect, judge, minutes_to_detect, stated
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.rule import RuleDetector, reference_until_ms
 from simulator.evaluation.worlds import (
-    RAMP_AT_MINUTES,
     ROOT,
     Source,
     World,
     code_of,
     digest,
     load,
-    of_directory,
+    of_given,
+    shifts_of_case,
     simulate,
 )
 from udfs.pure import detect as pure
@@ -60,7 +60,6 @@ SIMULATED = {
     "25 % anomalous": ("--anomaly-rate", "0.25"),
 }
 assert {*MIXES, *CASES} < {*SIMULATED}
-GIVEN = ("worlds", "live", "recorded")
 
 # Detectors. All rankings but the rule's are over the verdicts of the first.
 DETECTOR, RULE = "detector", "simple rule"
@@ -108,13 +107,10 @@ class Cell:
 
     def source(self, directory: Path) -> Source:
         """The world in a directory, as its judge needs to know it."""
-        if self.place and self.family == "live":
-            return Source(self.family, self.name, directory, is_calm=True, shifts=(RAMP_AT_MINUTES,))
         if self.place:
-            return of_directory(directory, self.family)
+            return of_given(directory, self.family)
         case = self.family if self.family in CASES else None
-        shifts = tuple(share * self.days * MINUTES_PER_DAY for share in RELEASE_SHARES) if case == DEPLOY else ()
-        return Source(self.family, self.name, directory, shifts=shifts, case=case)
+        return Source(self.family, self.name, directory, shifts=shifts_of_case(case, self.days), case=case)
 
 
 def code_version() -> str:

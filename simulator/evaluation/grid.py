@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import count
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simulator.config import BILLINGS, DEPLOY
-from simulator.evaluation.cells import GIVEN, SIMULATED, Cell, code_version, key_of, run
-from simulator.evaluation.worlds import RECORDED
+from simulator.evaluation.cells import SIMULATED, Cell, code_version, key_of, run
+from simulator.evaluation.worlds import GIVEN, given
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -49,19 +49,12 @@ class Plan:
             for family in simulated
             for billing in (self.billings if family == "source" else self.billings[:1])
         ]
-        return cells + [Cell(family, place=str(place)) for family, place in self._given()]
+        families = [family for family in GIVEN if family in self.families]
+        places = [source for family in families for source in given(self.data, family)] if self.data else []
+        return cells + [Cell(source.family, place=str(source.place.resolve())) for source in places]
 
     def _is_ablated(self, family: str, billing: str) -> bool:
         return self.ablations and family == "source" and billing == self.billings[0]
-
-    def _given(self) -> Iterator[tuple[str, Path]]:
-        if self.data is None:
-            return
-        patterns = {"worlds": ("worlds/*/",), "live": ("traceweaver-*/",), "recorded": tuple(f"{n}/" for n in RECORDED)}
-        for family in (family for family in GIVEN if family in self.families):
-            for pattern in patterns[family]:
-                for place in sorted(self.data.glob(pattern)):
-                    yield family, place.resolve()
 
 
 # The source's protocol, and one of minutes that shows the order of the arms, not the figures.

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from simulator.config import DEPLOY, MINUTES_PER_DAY, RELEASE_SHARES
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, unpack
 from udfs.pure.offline import Consumer, Minutes, UsageByMinute, assemble_all, by_minute, collect_traces, meter_consumers
 
@@ -28,7 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAVE_OUT_MINUTES = 60
 # Live recordings: the load is steady for so long, then it rises.
 RAMP_AT_MINUTES = 30
-RECORDED = ("train-ticket", "online-boutique")
+
+# Worlds of others, by family: their folders in the data that is given. Recorded ones have weak labels.
+GIVEN = {"worlds": ("worlds/*/",), "live": ("traceweaver-*/",), "recorded": ("train-ticket/", "online-boutique/")}
 
 
 class WorldError(Exception):
@@ -169,6 +172,23 @@ def of_directory(path: Path, family: str) -> Source:
     is_calm = not (path / "truth").is_dir()
     leave_out = 0 if is_real else LEAVE_OUT_MINUTES
     return Source(family, path.name, path, None, leave_out, is_calm, shifts_of(path))
+
+
+def given(data: Path, family: str) -> list[Source]:
+    """Those of a family of GIVEN that are there."""
+    return [of_given(path, family) for pattern in GIVEN[family] for path in sorted(data.glob(pattern))]
+
+
+def of_given(path: Path, family: str) -> Source:
+    """One of them; in a live system nothing is wrong."""
+    if family == "live":
+        return Source(family, path.name, path, is_calm=True, shifts=(RAMP_AT_MINUTES,))
+    return Source(family, path.name, path) if family == "recorded" else of_directory(path, family)
+
+
+def shifts_of_case(case: str | None, days: float) -> tuple[float, ...]:
+    """Minutes at which our simulator has new releases, in the case of these."""
+    return tuple(share * days * MINUTES_PER_DAY for share in RELEASE_SHARES) if case == DEPLOY else ()
 
 
 def shifts_of(path: Path) -> tuple[float, ...]:

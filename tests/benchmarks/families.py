@@ -38,16 +38,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simulator.config import CASES, DEPLOY, MINUTES_PER_DAY, MIXES, RELEASE_SHARES
+from simulator.config import CASES, MIXES
 from simulator.evaluation import measures as m
 from simulator.evaluation import money, worlds
 from simulator.evaluation.detection import detect, judge, stated
 from simulator.evaluation.grid import in_processes
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.worlds import (
+    GIVEN,
     LEAVE_OUT_MINUTES,
-    RAMP_AT_MINUTES,
-    RECORDED,
     ROOT,
     Command,
     Source,
@@ -56,8 +55,10 @@ from simulator.evaluation.worlds import (
     bare,
     code_of,
     digest,
+    given,
     of_directory,
     shifts_of,
+    shifts_of_case,
 )  # fmt: skip
 from tests.benchmarks import detectors
 from udfs.pure.verdicts import MinuteResult
@@ -65,7 +66,7 @@ from udfs.pure.verdicts import MinuteResult
 DATA = ROOT.parent / "shared" / "data"
 CACHE = Path(tempfile.gettempdir()) / "families"
 
-FAMILIES = ("worlds", "live", "recorded", "simulated", "wide", "queueing")
+FAMILIES = (*GIVEN, "simulated", "wide", "queueing")
 SEEDS = (21, 22)
 QUEUEING = "tests.benchmarks.queueing"
 QUEUEING_SEEDS = {1: ("--calm",), 2: ("--calm",), 3: (), 4: ()}
@@ -105,14 +106,8 @@ def sources(family: str, found: argparse.Namespace) -> list[Source]:
         WorldError: there are none.
     """
     made = found.cache / "made"
-    if family == "worlds":
-        some = [of_directory(path, family) for path in sorted((found.data / family).glob("*/"))]
-    elif family == "live":
-        paths = sorted(found.data.glob("traceweaver-*/"))
-        some = [Source(family, path.name, path, is_calm=True, shifts=(RAMP_AT_MINUTES,)) for path in paths]
-    elif family == "recorded":
-        paths = [found.data / name for name in RECORDED]
-        some = [Source(family, path.name, path) for path in paths if path.is_dir()]
+    if family in GIVEN:
+        some = given(found.data, family)
     elif family in ("simulated", "wide"):
         some = _simulated(family, found, made)
     elif family == "queueing":
@@ -144,15 +139,15 @@ def _simulated(family: str, found: argparse.Namespace, made: Path) -> list[Sourc
         for seed in found.seeds:
             options = ("--seed", str(seed), "--days", days, "--requests-per-day", requests, f"--{kind}", word)
             options += ("--noise", "wide") if family == "wide" else ()
-            shifts = [share * found.days * MINUTES_PER_DAY for share in RELEASE_SHARES] if word == DEPLOY else []
+            case = word if kind == "case" else None
             some.append(
                 Source(
                     family,
                     f"{word} {seed}",
                     made / f"{family}-{code}-{word}-{seed}-{days}-{requests}",
                     Command("simulator", options),
-                    shifts=tuple(shifts),
-                    case=word if kind == "case" else None,
+                    shifts=shifts_of_case(case, found.days),
+                    case=case,
                 )
             )
     return some
