@@ -58,10 +58,13 @@ class Drawn(NamedTuple):
 def draw(results: Sequence[dict[str, Any]], long: pd.DataFrame) -> list[Drawn]:
     """All figures that the results have data for."""
     own = [of for of in results if of["cell"]["family"] == "source" and of["cell"]["billing"] == METERED]
-    found = [
-        _cumulative(own), _frequency(own), _bars(long), _severity(own), _calibration(own), _money_known(own),
-        _against_k(long), _false_alarms(long),
-    ]  # fmt: skip
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        found = [
+            _cumulative(own), _frequency(own), _bars(long), _severity(own), _calibration(own), _money_known(own),
+            _against_k(long), _false_alarms(long),
+        ]  # fmt: skip
     return [figure for figure in found if figure]
 
 
@@ -288,14 +291,12 @@ def _false_alarms(long: pd.DataFrame) -> Drawn | None:
 
 
 def _axes(x: str, y: str, square: bool = False) -> tuple[Figure, Axes]:
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 4.6) if square else (8.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
+    figure = Figure(figsize=(5.2, 4.6) if square else (8.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     return figure, axes
 
 

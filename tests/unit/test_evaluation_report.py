@@ -15,7 +15,7 @@ import orjson
 import pandas as pd
 import pytest
 
-from simulator.evaluation import cells, claims, money, report
+from simulator.evaluation import cells, claims, figures, money, report
 from simulator.evaluation import measures as m
 from simulator.evaluation.__main__ import main
 from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
@@ -163,6 +163,21 @@ def test_the_whole_protocol_is_the_sources_and_has_every_family_and_kind_of_bill
     assert {cell.family for cell in cells} >= {"source", "faint", "novel", "storm", "deploy", "wide"}
     assert {cell.billing for cell in cells if cell.family == "source"} == {"metered", "machine", "mixed"}
     assert QUICK.days < 1
+
+
+# ---- figures -----------------------------------------------------------------------------------
+
+
+def test_a_figures_style_is_that_of_its_legend_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
+    arms = ("no repair", money.FINOPS, money.AIOPS, money.SOURCES, money.OURS, ORACLE)
+    cell = {"family": "source", "billing": claims.METERED, "seed": 1, "place": ""}
+    result = {"cell": cell, "measures": {}, "series": {"remaining": dict.fromkeys(arms, [1.0, 2.0])}}
+    assert len(figures.draw([result], long([result]))) == 1
+    legend = drawn[0].axes[0].get_legend()
+    assert not legend.get_frame_on()
+    assert legend.get_texts()[0].get_fontsize() == figures.STYLE["font.size"]
 
 
 # ---- the command -------------------------------------------------------------------------------
