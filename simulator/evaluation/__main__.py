@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from simulator.config import BILLINGS
-from simulator.evaluation.cells import GIVEN, SIMULATED, code_version
+from simulator.evaluation.cells import SIMULATED, code_version
 from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_parquet
-from simulator.evaluation.worlds import WorldError
+from simulator.evaluation.worlds import GIVEN, WorldError
 
 
 def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespace]:

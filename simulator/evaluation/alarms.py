@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simulator.config import MINUTES_PER_DAY
+
 # Alarms on one service that are no further apart are one incident.
 BRIDGE_MINUTES = 10
-MINUTES_PER_DAY = 24 * 60
 REFERENCE_SERVICES = 20
 PREVALENCES = (0.01, 0.05, 0.10)
 

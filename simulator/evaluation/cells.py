@@ -23,23 +23,21 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
-from simulator.evaluation import alarms as a
+from simulator.config import CASES, DEPLOY, MIXES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation import money
 from simulator.evaluation.detection import Detector, detect, judge, minutes_to_detect, stated
 from simulator.evaluation.measures import Measures
-from simulator.evaluation.rule import REFERENCE_SHARE, RuleDetector
+from simulator.evaluation.rule import RuleDetector, reference_until_ms
 from simulator.evaluation.worlds import (
-    MINUTE_MS,
-    RAMP_AT_MINUTES,
     ROOT,
     Source,
     World,
     code_of,
     digest,
     load,
-    of_directory,
+    of_given,
+    shifts_of_case,
     simulate,
 )
 from udfs.pure import detect as pure
@@ -47,6 +45,7 @@ from udfs.pure.case import Case
 from udfs.pure.judge import judge as judge_case
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
 from udfs.pure.verdicts import MinuteResult
+from udfs.pure.windows import HOUR_MS, MINUTE_MS, WINDOW_MS, window_start
 
 # Worlds of our simulator, by family; worlds of others are read.
 SIMULATED = {
@@ -61,7 +60,6 @@ SIMULATED = {
     "25 % anomalous": ("--anomaly-rate", "0.25"),
 }
 assert {*MIXES, *CASES} < {*SIMULATED}
-GIVEN = ("worlds", "live", "recorded")
 
 # Detectors. All rankings but the rule's are over the verdicts of the first.
 DETECTOR, RULE = "detector", "simple rule"
@@ -109,13 +107,10 @@ class Cell:
 
     def source(self, directory: Path) -> Source:
         """The world in a directory, as its judge needs to know it."""
-        if self.place and self.family == "live":
-            return Source(self.family, self.name, directory, is_calm=True, shifts=(RAMP_AT_MINUTES,))
         if self.place:
-            return of_directory(directory, self.family)
+            return of_given(directory, self.family)
         case = self.family if self.family in CASES else None
-        shifts = tuple(share * self.days * a.MINUTES_PER_DAY for share in RELEASE_SHARES) if case == DEPLOY else ()
-        return Source(self.family, self.name, directory, shifts=shifts, case=case)
+        return Source(self.family, self.name, directory, shifts=shifts_of_case(case, self.days), case=case)
 
 
 def code_version() -> str:
@@ -153,7 +148,7 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
     model = MaskedSpanModel(DEFAULT_MODEL)
     known: list[MinuteResult] = []  # what who knows the truth says; by the same cases, so that none is judged twice
     has_costs = (directory / "truth" / "costs.parquet").is_file() and len(world.faults) > 0
-    truth = money.with_namespace(world.truth, money.services(world)) if has_costs else world.truth
+    truth = money.with_namespace(world.truth, world.names) if has_costs else world.truth
     blame = money.knowing(truth) if has_costs else None
 
     def tell(case: Case, predictor: Predictor) -> MinuteResult:
@@ -162,7 +157,10 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
             known.append(blame(result, case))
         return result
 
-    detectors: dict[str, Detector] = {DETECTOR: pure.Detector(model, tell=tell), RULE: _rule(world)}
+    detectors: dict[str, Detector] = {
+        DETECTOR: pure.Detector(model, tell=tell),
+        RULE: RuleDetector(reference_until_ms(world)),
+    }
     if cell.ablations:
         without: Sequence[Detector] = (
             pure.Detector(Usual()),
@@ -202,11 +200,6 @@ class _Unmetered:
         return self._detector.step(minute_ms, traces, {})
 
 
-def _rule(world: World) -> RuleDetector:
-    first, last = world.times[0], world.times[-1] + MINUTE_MS
-    return RuleDetector(round(first + REFERENCE_SHARE * (last - first)))
-
-
 def _known(measures: Measures) -> dict[str, float | None]:
     """For JSON: null is what isn't known, or never comes."""
     return {name: float(value) if math.isfinite(value) else None for name, value in measures.items()}
@@ -228,11 +221,8 @@ def calibration(verdicts: pd.DataFrame, truth: pd.DataFrame) -> list[list[float]
 def _money(
     world: World, directory: Path, said: Mapping[str, list[MinuteResult]], known: list[MinuteResult]
 ) -> tuple[dict[str, dict[str, Measures]], dict[str, Any]]:
-    names = money.services(world)
-    faults = money.with_namespace(world.faults, names)
-    costs = money.with_namespace(pd.read_parquet(directory / "truth" / "costs.parquet"), names)
-    culprit = dict(zip(faults["fault_id"], faults["otel_service_name"]))
-    caused = costs.assign(otel_service_name=costs["fault_id"].map(culprit))
+    faults = money.with_namespace(world.faults, world.names)
+    costs = money.with_namespace(pd.read_parquet(directory / "truth" / "costs.parquet"), world.names)
 
     begun = time.process_time()
     bill = money.Bill(directory, world.consumers)
@@ -241,19 +231,13 @@ def _money(
     by_rule = money.ranked(said[RULE], bill.allocations)
     of_truth = money.ranked(known, bill.allocations)
 
-    # Some truths count a cost at the service where it arises, others at the fault's culprit.
-    is_at_culprit = (costs["otel_service_name"] == caused["otel_service_name"]).all()
-    excess = ranked if is_at_culprit else money.spent(ranked)
     attribution = {
         "c_s": m.attribution(ranked, costs),
-        "excess": m.attribution(excess, costs, "excess_cost"),
+        "excess": money.excess_measures(ranked, faults, costs)
+        | {"CPU s a window": took / max(len(bill.allocations), 1)},
         "billed excess": m.attribution(ranked, costs, "billed_excess_cost"),
         "c_s, oracle's traces": m.attribution(of_truth, costs),
-        "excess, oracle's traces": m.attribution(of_truth, costs, "excess_cost"),
-    }
-    attribution["excess"] |= {
-        "attribution A by cause": m.attribution(ranked, caused, "excess_cost")["attribution A"],
-        "CPU s a window": took / max(len(bill.allocations), 1),
+        "excess, oracle's traces": money.excess_measures(of_truth, faults, costs),
     }
 
     irregular = bill.irregular()
@@ -309,13 +293,13 @@ def _series(
     rows: [hour since the begin, service, alpha, anomalous traces, excess cost, the culprit's own part of it, true cost]
         of each row of ranked_anomalies; dollars
     """
-    begin = world.times[0] - world.times[0] % m.WINDOW_MS
-    windows = list(range(begin, world.times[-1] + 1, m.WINDOW_MS))
+    begin = window_start(world.times[0])
+    windows = list(range(begin, world.times[-1] + 1, WINDOW_MS))
     remaining = {arm: worth.remaining(windows, of.ended) for arm, of in done.items()}
     remaining["no repair"] = worth.remaining(windows, {})
     rows = ranked.merge(true, on=money.KEYS, how="left")
     columns = (
-        ((m.epoch_ms(rows["window_start"]) - begin) / 3_600_000).tolist(),
+        ((m.epoch_ms(rows["window_start"]) - begin) / HOUR_MS).tolist(),
         rows["otel_service_name"],
         rows["anomaly_score"].tolist(),
         rows["anomalous_traces"].tolist(),

@@ -15,14 +15,18 @@ from simulator.config import STORM
 from simulator.evaluation import alarms as a
 from simulator.evaluation import measures as m
 from simulator.evaluation.measures import Measures
-from simulator.evaluation.worlds import MINUTE_MS, Source, World, bare
+from simulator.evaluation.worlds import Source, World, bare
 from udfs.pure.assemble import NS_PER_MS, Trace
 from udfs.pure.verdicts import WARMING, MinuteResult
+from udfs.pure.windows import MINUTE_MS
 
 VERDICT_COLUMNS = (
     "trace_id", "start_time", "anomaly_score", "threshold", "is_anomalous", "culprit_service_name",
     "anomaly_kind", "verdict_state",
 )  # fmt: skip
+
+# What truth and verdict both tell, by the same names.
+SAID = ("is_anomalous", "culprit_service_name", "anomaly_kind")
 
 # A fault of real days is found where its traces are flagged more often than quiet ones, at this p.
 FOUND_P = 0.05
@@ -92,11 +96,9 @@ def judge(verdicts: pd.DataFrame, world: World, source: Source) -> tuple[Measure
     verdicts = verdicts.assign(culprit_service_name=verdicts["culprit_service_name"].map(bare))
     truth = world.truth[world.truth["start_ms"] >= begin + source.leave_out_minutes * MINUTE_MS]
     verdicts = verdicts[verdicts["trace_id"].isin(truth["trace_id"])]
-    table = truth.merge(
-        verdicts[["trace_id", "anomaly_score", "threshold", "is_anomalous", "culprit_service_name",
-                  "anomaly_kind", "verdict_state"]],
-        on="trace_id", how="left", suffixes=("", " said"),
-    )  # fmt: skip
+    said = verdicts.rename(columns={name: f"{name} said" for name in SAID})
+    columns = ["trace_id", "anomaly_score", "verdict_state", *(f"{name} said" for name in SAID)]
+    table = truth.merge(said[columns], on="trace_id", how="left")
     if len(table) > len(truth):
         raise ValueError(f"{source.title}: a trace has two verdicts")
     if world.is_real:
@@ -105,8 +107,7 @@ def judge(verdicts: pd.DataFrame, world: World, source: Source) -> tuple[Measure
     else:
         true = table["is_anomalous"].to_numpy(bool)
         normal = ~true
-    said = "is_anomalous said" if "is_anomalous said" in table else "is_anomalous"
-    flags = table[said].eq(True).to_numpy()
+    flags = table["is_anomalous said"].eq(True).to_numpy()
     minutes = ((table["start_ms"].to_numpy(float) - begin) // MINUTE_MS).astype(int)
     faults = world.faults[world.faults["fault_id"].isin(table.loc[true, "fault_id"])]
 
@@ -144,19 +145,13 @@ def _false_alarms(
     starts, ends = (m.epoch_ms(world.faults[name]) for name in ("start_time", "end_time"))
     for service, start, end in zip(world.faults["otel_service_name"], starts, ends):
         of[service].append(((start - begin) / MINUTE_MS, (end - begin) / MINUTE_MS))
-    culprits = _culprit_said(table).fillna("?").to_numpy(object)
+    culprits = table["culprit_service_name said"].fillna("?").to_numpy(object)
     runs = a.incidents(minutes[alarms], culprits[alarms])
     count = len(a.false_incidents(runs, of))
     measures["false incidents"] = a.a_day(count, len(np.unique(minutes[normal])), world.services)
-    kinds = (table["anomaly_kind said"] if "anomaly_kind said" in table else table["anomaly_kind"])[alarms]
-    for kind, traces in kinds.fillna("no kind").value_counts().items():
+    for kind, traces in table.loc[alarms, "anomaly_kind said"].fillna("no kind").value_counts().items():
         measures[f"normal flagged as {kind}"] = float(traces / max(normal.sum(), 1))
     return measures
-
-
-def _culprit_said(table: pd.DataFrame) -> pd.Series:
-    name = "culprit_service_name said"
-    return table[name] if name in table else table["culprit_service_name"]
 
 
 def _worst_hour(minutes: np.ndarray, flags: np.ndarray) -> float:
@@ -215,7 +210,8 @@ def _culprits(
     for top in m.TOPS:
         measures[f"AC@{top}"] = m.named_share(of_traces, top)
         measures[f"AC@{top} of its time"] = m.named_share(of_time, top)
-    right = _culprit_said(own) == own["fault_id"].map(dict(zip(faults["fault_id"], faults["otel_service_name"])))
+    culprit_of = dict(zip(faults["fault_id"], faults["otel_service_name"]))
+    right = own["culprit_service_name said"] == own["fault_id"].map(culprit_of)
     return measures | {"AC@1 of traces": mean(right.to_numpy())}
 
 
@@ -308,22 +304,14 @@ def faults_found(flags: np.ndarray, fault_of: np.ndarray, faults: int) -> float:
     quiet share has one flagged and one unflagged trace added: that none of a few was flagged
     doesn't prove that none ever is. A fault without traces is not found.
     """
+    from scipy.stats import binom
+
     quiet = flags[fault_of < 0]
     share = (quiet.sum() + 1) / (len(quiet) + 2)
     near = fault_of >= 0
     traces = np.bincount(fault_of[near], minlength=faults)
     hits = np.bincount(fault_of[near & flags], minlength=faults)
-    return mean([binomial_tail(k, n, share) < FOUND_P for k, n in zip(hits.tolist(), traces.tolist())])
-
-
-def binomial_tail(hits: int, trials: int, share: float) -> float:
-    """P(X >= hits) of ``trials``, each a hit with probability 0 < ``share`` < 1."""
-    logs = (
-        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        + k * math.log(share) + (trials - k) * math.log1p(-share)
-        for k in range(hits, trials + 1)
-    )  # fmt: skip
-    return min(math.fsum(map(math.exp, logs)), 1.0)
+    return mean(binom.sf(hits - 1, traces, share) < FOUND_P)
 
 
 def _named(verdicts: pd.DataFrame, faults: pd.DataFrame) -> np.ndarray:

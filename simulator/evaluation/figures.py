@@ -38,6 +38,10 @@ COLOURS = {
     HINDSIGHT: "#1b1f27", "no repair": "#8b95a5",
 }  # fmt: skip
 DASHED = {RANDOM, HINDSIGHT, "no repair"}
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "axes.grid": True,
+    "grid.color": "#eceef2", "axes.axisbelow": True,
+}  # fmt: skip
 MONTH_WINDOWS = 30 * 48
 LEVELS = ("low", "middle", "high")
 ROWS_MIN = (9, 6, 3)  # of a service, so that its severity can be told in three levels; the first that two have
@@ -54,10 +58,13 @@ class Drawn(NamedTuple):
 def draw(results: Sequence[dict[str, Any]], long: pd.DataFrame) -> list[Drawn]:
     """All figures that the results have data for."""
     own = [of for of in results if of["cell"]["family"] == "source" and of["cell"]["billing"] == METERED]
-    found = [
-        _cumulative(own), _frequency(own), _bars(long), _severity(own), _calibration(own), _money_known(own),
-        _against_k(long), _false_alarms(long),
-    ]  # fmt: skip
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        found = [
+            _cumulative(own), _frequency(own), _bars(long), _severity(own), _calibration(own), _money_known(own),
+            _against_k(long), _false_alarms(long),
+        ]  # fmt: skip
     return [figure for figure in found if figure]
 
 
@@ -66,7 +73,7 @@ def _cumulative(results: Sequence[dict[str, Any]]) -> Drawn | None:
     runs = [of["series"]["remaining"] for of in results if "remaining" in of["series"]]
     if not runs:
         return None
-    figure, axes = _axes()
+    figure, axes = _axes("day", "what anomalies cost so far, USD")
     length = min(len(run["no repair"]) for run in runs)
     days = np.arange(1, length + 1) / 48
     for arm in arms:
@@ -78,8 +85,7 @@ def _cumulative(results: Sequence[dict[str, Any]]) -> Drawn | None:
             color=COLOURS[arm],
             ls="--" if arm in DASHED else "-",
             lw=2.4 if arm == money.OURS else 1.4,
-        )  # noqa: E501
-    _labels(axes, "day", "what anomalies cost so far, USD")
+        )
     axes.legend()
     return Drawn(
         "Cumulative cost of anomalies, by who decides what to repair (the source's Fig. 1)",
@@ -94,7 +100,7 @@ def _frequency(results: Sequence[dict[str, Any]]) -> Drawn | None:
     if not found:
         return None
     seed, pair = found
-    figure, axes = _axes()
+    figure, axes = _axes("anomalous traces in a window of 30 minutes", "excess cost if it went on, USD a month")
     for (service, rows), colour, mark in zip(pair.items(), (COLOURS[money.OURS], COLOURS[money.SOURCES]), "os"):
         traces, month = rows["traces"].to_numpy(float), rows["excess"].to_numpy(float) * MONTH_WINDOWS
         slope = float((traces * month).sum() / (traces**2).sum())
@@ -103,7 +109,6 @@ def _frequency(results: Sequence[dict[str, Any]]) -> Drawn | None:
             traces, month, s=16, marker=mark, color=colour, alpha=0.7, label=f"{service}: {own:.0%} of it its own"
         )
         axes.plot([0, traces.max()], [0, slope * traces.max()], color=colour, lw=1.2)
-    _labels(axes, "anomalous traces in a window of 30 minutes", "excess cost if it went on, USD a month")
     axes.legend()
     return Drawn(
         "How often against what a month of it costs, two services (the source's Fig. 6)",
@@ -119,7 +124,7 @@ def _severity(results: Sequence[dict[str, Any]]) -> Drawn | None:
     if not found:
         return None
     seed, pair = found
-    figure, axes = _axes()
+    figure, axes = _axes("", "excess cost, USD a window")
     place = np.arange(len(LEVELS))
     for number, (service, rows) in enumerate(pair.items()):
         level = pd.qcut(rows["alpha"].rank(method="first"), len(LEVELS), labels=False)
@@ -130,7 +135,6 @@ def _severity(results: Sequence[dict[str, Any]]) -> Drawn | None:
                      edgecolor=colour, hatch=hatch, label=f"{service}, {label}")  # fmt: skip
     axes.set_xticks(place, [f"{level} third of α" for level in LEVELS])
     axes.axhline(0, color="#555d6b", lw=0.8)
-    _labels(axes, "", "excess cost, USD a window")
     axes.legend()
     return Drawn(
         "Cost by severity, two services (the source's Fig. 8)",
@@ -166,7 +170,7 @@ def _bars(long: pd.DataFrame) -> Drawn | None:
     saved = {arm: savings(long, arm, SHOWN, HINDSIGHT, METERED) for arm in arms}
     if not saved[money.OURS].n:
         return None
-    figure, axes = _axes()
+    figure, axes = _axes("", "bars: F1 of traces; line: savings")
     place = np.arange(len(arms))
     for at, arm in enumerate(arms):
         if arm != money.FINOPS:
@@ -180,7 +184,6 @@ def _bars(long: pd.DataFrame) -> Drawn | None:
         axes.annotate(f"{mean:.2f}", (at, mean), (6, 5), textcoords="offset points", color=COLOURS[money.OURS])
     axes.set_xticks(place, [arm.replace(" ", "\n", 1) for arm in arms])
     axes.set_ylim(min(0.0, *means) - 0.02, 1.08)
-    _labels(axes, "", "bars: F1 of traces; line: savings")
     return Drawn(
         "F1 and savings, by arm (the source's Fig. 7)",
         _png(figure),
@@ -195,14 +198,13 @@ def _calibration(results: Sequence[dict[str, Any]]) -> Drawn | None:
     if not bins:
         return None
     traces, chance, true = np.sum(bins, axis=0).T
-    figure, axes = _axes(square=True)
+    figure, axes = _axes("chance that a trace is anomalous, as told", "share that is", square=True)
     some = traces >= 20
     axes.plot([0, 1], [0, 1], color="#8b95a5", ls="--", lw=1, label="as told")
     axes.plot(
         chance[some] / traces[some], true[some] / traces[some], color=COLOURS[money.OURS], marker="o", label="measured"
     )
     error = float((traces * np.abs(true - chance) / np.maximum(traces, 1)).sum() / max(traces.sum(), 1))
-    _labels(axes, "chance that a trace is anomalous, as told", "share that is")
     axes.legend()
     return Drawn(
         "Calibration of verdicts",
@@ -218,14 +220,13 @@ def _money_known(results: Sequence[dict[str, Any]]) -> Drawn | None:
     if not rows:
         return None
     told, true = (np.array([row[column] for row in rows]) for column in (4, 6))
-    figure, axes = _axes(square=True)
+    figure, axes = _axes("true cost, USD a window and service", "excess_cost as told, USD", square=True)
     size = float(np.quantile(np.abs(np.r_[told, true]), 0.995)) or 1.0
     linear = float(np.quantile(np.abs(np.r_[told, true]), 0.2)) or size / 100
     axes.set_xscale("symlog", linthresh=linear)
     axes.set_yscale("symlog", linthresh=linear)
     axes.scatter(true, told, s=7, color=COLOURS[money.OURS], alpha=0.35)
     axes.plot([-size, size], [-size, size], color="#8b95a5", ls="--", lw=1)
-    _labels(axes, "true cost, USD a window and service", "excess_cost as told, USD")
     return Drawn(
         "What is told of the money, and what is true",
         _png(figure),
@@ -239,7 +240,7 @@ def _against_k(long: pd.DataFrame) -> Drawn | None:
     arms = (HINDSIGHT, ORACLE, money.OURS, money.S_EXCESS, money.SOURCES, money.AIOPS, money.FINOPS, BY_RULE, RANDOM)
     if not values(long, "dollars", money.OURS, f"saved, k = {SHOWN}", "source", METERED):
         return None
-    figure, axes = _axes()
+    figure, axes = _axes("repairs a day, k", "averted, of all that anomalies cost")
     for arm in arms:
         means = [estimate(values(long, "dollars", arm, f"saved, k = {k}", "source", METERED)) for k in BUDGETS]
         label = "hindsight (the most)" if arm == HINDSIGHT else "by true cost" if arm == ORACLE else arm
@@ -251,7 +252,6 @@ def _against_k(long: pd.DataFrame) -> Drawn | None:
     axes.set_xscale("log")
     axes.set_xticks(BUDGETS, [str(k) for k in BUDGETS])
     axes.minorticks_off()
-    _labels(axes, "repairs a day, k", "averted, of all that anomalies cost")
     axes.legend(ncols=2)
     n = len(values(long, "dollars", money.OURS, f"saved, k = {SHOWN}", "source", METERED))
     return Drawn(
@@ -269,7 +269,7 @@ def _false_alarms(long: pd.DataFrame) -> Drawn | None:
         return None
     families = list(dict.fromkeys(own["family"]))
     shown = [arm for arm in (DETECTOR, RULE) if (own["arm"] == arm).any()]
-    figure, axes = _axes()
+    figure, axes = _axes("", "share of normal traces flagged")
     for number, (arm, colour) in enumerate(zip(shown, (COLOURS[money.OURS], COLOURS[BY_RULE]))):
         for at, family in enumerate(families):
             of = own[(own["arm"] == arm) & (own["family"] == family)]["value"]
@@ -281,7 +281,6 @@ def _false_alarms(long: pd.DataFrame) -> Drawn | None:
         1, 0.0104, "aim", color="#b4231d", ha="right", va="bottom", fontsize=8, transform=axes.get_yaxis_transform()
     )
     axes.set_xticks(range(len(families)), families)
-    _labels(axes, "", "share of normal traces flagged")
     axes.legend()
     return Drawn(
         "False alarms, by family of worlds",
@@ -291,29 +290,19 @@ def _false_alarms(long: pd.DataFrame) -> Drawn | None:
     )
 
 
-def _axes(square: bool = False) -> tuple[Figure, Axes]:
-    import matplotlib
+def _axes(x: str, y: str, square: bool = False) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    style: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, 
-             "legend.frameon": False, "axes.grid": True, "grid.color": "#eceef2", "axes.axisbelow": True}  # fmt: skip
-    with pyplot.rc_context(style):
-        return pyplot.subplots(figsize=(5.2, 4.6) if square else (8.4, 4.2), layout="constrained")
-
-
-def _labels(axes: Axes, x: str, y: str) -> None:
+    figure = Figure(figsize=(5.2, 4.6) if square else (8.4, 4.2), layout="constrained")
+    axes = figure.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    return figure, axes
 
 
 def _png(figure: Figure) -> bytes:
-    from matplotlib import pyplot
-
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
     return file.getvalue()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import pandas as pd
@@ -17,8 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simulator.config import BILLINGS, DEPLOY
-from simulator.evaluation.cells import GIVEN, SIMULATED, Cell, code_version, key_of, run
-from simulator.evaluation.worlds import RECORDED
+from simulator.evaluation.cells import SIMULATED, Cell, code_version, key_of, run
+from simulator.evaluation.worlds import GIVEN, given
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -45,24 +49,39 @@ class Plan:
             for family in simulated
             for billing in (self.billings if family == "source" else self.billings[:1])
         ]
-        return cells + [Cell(family, place=str(place)) for family, place in self._given()]
+        families = [family for family in GIVEN if family in self.families]
+        places = [source for family in families for source in given(self.data, family)] if self.data else []
+        return cells + [Cell(source.family, place=str(source.place.resolve())) for source in places]
 
     def _is_ablated(self, family: str, billing: str) -> bool:
         return self.ablations and family == "source" and billing == self.billings[0]
-
-    def _given(self) -> Iterator[tuple[str, Path]]:
-        if self.data is None:
-            return
-        patterns = {"worlds": ("worlds/*/",), "live": ("traceweaver-*/",), "recorded": tuple(f"{n}/" for n in RECORDED)}
-        for family in (family for family in GIVEN if family in self.families):
-            for pattern in patterns[family]:
-                for place in sorted(self.data.glob(pattern)):
-                    yield family, place.resolve()
 
 
 # The source's protocol, and one of minutes that shows the order of the arms, not the figures.
 FULL = Plan(seeds=tuple(range(701, 711)), days=7.0, requests_per_day=50_000)
 QUICK = Plan((701, 702, 703), days=0.5, requests_per_day=8_000, families=("source", DEPLOY, *GIVEN), ablations=False)
+
+
+def in_processes(
+    work: Callable[..., Result],
+    tasks: Mapping[Key, tuple],
+    jobs: int,
+    tell: Callable[[Key, Result], None] = lambda key, result: None,
+) -> dict[Key, Result]:
+    """What ``work`` gives of the arguments of each task, which has a process of its own; ``tell`` hears it when it is
+    there. The first failure ends all."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # CPU seconds are to compare
+    results = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(work, *arguments): key for key, arguments in tasks.items()}
+        try:
+            for done in as_completed(waiting):
+                results[waiting[done]] = done.result()
+                tell(waiting[done], done.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
 
 
 def complete(plan: Plan, output: Path, jobs: int, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int]:
@@ -77,15 +96,13 @@ def complete(plan: Plan, output: Path, jobs: int, say: Callable[[str], None]) ->
     files = {cell: folder / f"{cell.name}-{key}.json" for cell, key in keys.items()}
     missing = [cell for cell, file in files.items() if not file.is_file()]
     say(f"{len(keys)} cells, {len(missing)} to compute, code {code}")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(run, cell, keys[cell], files[cell]): cell for cell in missing}
-        try:
-            for done, one in enumerate(as_completed(waiting), 1):
-                say(f"{done} of {len(missing)}: {waiting[one].name}, {one.result():.0f} s")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    number = count(1)
+    in_processes(
+        run,
+        {cell: (cell, keys[cell], files[cell]) for cell in missing},
+        jobs,
+        lambda cell, seconds: say(f"{next(number)} of {len(missing)}: {cell.name}, {seconds:.0f} s"),
+    )
     return [orjson.loads(file.read_bytes()) for file in files.values()], len(missing)
 
 

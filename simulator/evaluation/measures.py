@@ -15,7 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from udfs.pure.windows import HOUR_MS, MINUTE_MS, WINDOW_MS
+
 Measures = dict[str, float]
+
+# Of ranked_anomalies and of what faults cost.
+KEYS = ["window_start", "otel_service_name"]
 
 # The places in a ranking of culprits that are looked at.
 TOPS = (1, 3)
@@ -206,10 +211,7 @@ def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attrib
     currencies = sorted(ranked.loc[floats(ranked[column]) != 0.0, "billing_currency"].unique())
     if len(currencies) > 1:
         raise ValueError(f"ranked_anomalies is in {len(currencies)} currencies {currencies}, must be in 1")
-    keys = ["window_start", "otel_service_name"]
-    predicted = ranked[keys].assign(cost=floats(ranked[column])).groupby(keys)["cost"].sum()
-    true = costs[keys].assign(cost=floats(costs["excess_cost"])).groupby(keys)["cost"].sum()
-    both = pd.concat({"predicted": predicted, "true": true}, axis=1).fillna(0.0)
+    both = pd.concat({"predicted": _summed(ranked, column), "true": _summed(costs, "excess_cost")}, axis=1).fillna(0.0)
     guess, delta = both["predicted"].to_numpy(), both["true"].to_numpy()  # (windows x services,)
     rises = delta > 0.0
     covered = np.minimum(np.clip(guess[rises], 0.0, None), delta[rises]).sum()
@@ -221,11 +223,15 @@ def attribution(ranked: pd.DataFrame, costs: pd.DataFrame, column: str = "attrib
     }
 
 
+def _summed(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Money of a column by KEYS, float."""
+    return rows[KEYS].assign(cost=floats(rows[column])).groupby(KEYS)["cost"].sum()
+
+
 # How many repairs a day there are hands for, and how long one takes after the window of its row has closed.
 REPAIRS = (3, 5, 10)
-REPAIR_MS = 10 * 60_000
-DAY_MS = 24 * 3_600_000
-WINDOW_MS = 30 * 60_000
+REPAIR_MS = 10 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 
 
 class Repairs(NamedTuple):
@@ -309,8 +315,7 @@ def _repaired(
 
 def true_costs(costs: pd.DataFrame) -> pd.DataFrame:
     """(window_start, otel_service_name, cost): what all faults together cost a service in a window, float."""
-    keys = ["window_start", "otel_service_name"]
-    return costs[keys].assign(cost=floats(costs["excess_cost"])).groupby(keys, as_index=False)["cost"].sum()
+    return _summed(costs, "excess_cost").reset_index()
 
 
 def averted_by_oracle(faults: pd.DataFrame, costs: pd.DataFrame, budgets: Sequence[int] = REPAIRS) -> dict[int, float]:

@@ -7,7 +7,7 @@ and bill, and differ in the order alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 
@@ -15,10 +15,8 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from simulator.evaluation.measures import floats
-from simulator.evaluation.worlds import World
+from simulator.evaluation.measures import KEYS, Measures, attribution, floats
 from udfs.pure import excess
-from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.attribute import resource_rows
 from udfs.pure.case import Case
 from udfs.pure.focus import collect_charges
@@ -28,8 +26,6 @@ from udfs.pure.price import cost_by_window, to_units
 from udfs.pure.rank import rank_window
 from udfs.pure.verdicts import MinuteResult, incidents
 from udfs.pure.windows import window_start
-
-KEYS = ["window_start", "otel_service_name"]
 
 # Columns of ranked_anomalies that the evaluation reads.
 RANKED = (
@@ -116,19 +112,18 @@ class Bill:
         return table
 
 
-def with_namespace(table: pd.DataFrame, services: Iterable[str]) -> pd.DataFrame:
+def with_namespace(table: pd.DataFrame, services: Set[str]) -> pd.DataFrame:
     """A table of the truth with services named as the telemetry names them: some truths leave namespaces out.
 
     A name that the telemetry has stays, as does one that none or several services of it have without namespace.
     """
-    known = set(services)
     full: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(known):
+    for name in sorted(services):
         full[name.rsplit("/", 1)[-1]].append(name)
     table = table.copy()
     for column in table.columns.intersection(["otel_service_name", "culprit_service_name"]):
         table[column] = [
-            full[name][0] if name not in known and len(full.get(name, ())) == 1 else name for name in table[column]
+            full[name][0] if name not in services and len(full.get(name, ())) == 1 else name for name in table[column]
         ]
     return table
 
@@ -142,8 +137,20 @@ def spent(ranked: pd.DataFrame) -> pd.DataFrame:
             for row in ranked.itertuples()
             for element in orjson.loads(row.explanation)["x_ExcessUsage"]
         ],
-        columns=["window_start", "otel_service_name", "billing_currency", "excess_cost"],
+        columns=[*KEYS, "billing_currency", "excess_cost"],
     )
+
+
+def excess_measures(ranked: pd.DataFrame, faults: pd.DataFrame, costs: pd.DataFrame) -> Measures:
+    """How well the excess cost of ranked_anomalies is known: the measures of ``attribution``, and A by cause, which
+    counts at a fault's culprit what it costs at any service."""
+    culprit = dict(zip(faults["fault_id"], faults["otel_service_name"]))
+    caused = costs.assign(otel_service_name=costs["fault_id"].map(culprit))
+    # Some truths count a cost at the service where it arises, others at the fault's culprit.
+    is_at_culprit = (costs["otel_service_name"] == caused["otel_service_name"]).all()
+    found = attribution(ranked if is_at_culprit else spent(ranked), costs, "excess_cost")
+    by_cause = attribution(ranked, caused, "excess_cost")
+    return found | {"attribution A by cause": by_cause["attribution A"]}
 
 
 def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]]) -> pd.DataFrame:
@@ -160,13 +167,6 @@ def ranked(results: Sequence[MinuteResult], allocations: Mapping[int, list[dict]
     table = pd.DataFrame(rows, columns=list(RANKED))
     table["window_start"] = pd.to_datetime(table["window_start"], unit="ms", utc=True)
     return table
-
-
-def services(world: World) -> set[str]:
-    """Names of the services that a world's usage and traces tell."""
-    names = {service for used in world.usage.values() for service, _ in used}
-    traces = (unpack(packed) for of_minute in world.minutes.values() for packed in of_minute)
-    return names | {pod.split(SEPARATOR)[0] for trace in traces for pod in trace.pods}
 
 
 def excess_at(ranked: pd.DataFrame, dimension: str, factor: float) -> pd.Series:

@@ -14,20 +14,29 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simulator.evaluation.detection import verdict
+from simulator.evaluation.worlds import World
 from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.frame import Frame
+from udfs.pure.irregular import MAD_TO_SIGMA
 from udfs.pure.verdicts import MinuteResult, incidents
+from udfs.pure.windows import MINUTE_MS
 
 # The share of a world's time from which the rule knows what is usual.
 REFERENCE_SHARE = 0.25
 FLAGGED_SHARE = 0.01
 SAMPLES_MIN = 20
-# MAD to standard deviation; a scale below which times differ by nothing that matters; shorter times are taken as equal.
-MAD_SCALE, SCALE_MIN, FLOOR_MS = 1.4826, 0.1, 1.0
+# A scale below which times differ by nothing that matters; shorter times are taken as equal.
+SCALE_MIN, FLOOR_MS = 0.1, 1.0
 # An operation that fails more often than this does so for reasons of its own.
 ERRORS_MAX = 0.05
 # What a failure counts, and a repetition for each time beyond the most that is usual, as z.
 FAILURE_Z, REPEAT_Z = 8.0, 4.0
+
+
+def reference_until_ms(world: World) -> int:
+    """When the first REFERENCE_SHARE of a world's time is over."""
+    first, last = world.times[0], world.times[-1] + MINUTE_MS
+    return round(first + REFERENCE_SHARE * (last - first))
 
 
 class RuleDetector:
@@ -68,7 +77,7 @@ class RuleDetector:
             known = np.concatenate(parts)
             if len(known) >= SAMPLES_MIN:
                 centre = float(np.median(known[:, 0]))
-                scale = MAD_SCALE * float(np.median(np.abs(known[:, 0] - centre)))
+                scale = MAD_TO_SIGMA * float(np.median(np.abs(known[:, 0] - centre)))
                 self._usual[name] = centre, max(scale, SCALE_MIN), float(known[:, 1].mean()), float(known[:, 2].max())
 
     def _oddness(self, frame: Frame) -> np.ndarray:

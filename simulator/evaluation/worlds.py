@@ -19,18 +19,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from simulator.config import DEPLOY, MINUTES_PER_DAY, RELEASE_SHARES
 from udfs.pure.assemble import NS_PER_MS, SEPARATOR, unpack
 from udfs.pure.offline import Consumer, Minutes, UsageByMinute, assemble_all, by_minute, collect_traces, meter_consumers
 
 ROOT = Path(__file__).resolve().parents[2]
 
-MINUTE_MS = 60_000
-
 # Detection figures leave this out of a world that has to be learnt first.
 LEAVE_OUT_MINUTES = 60
 # Live recordings: the load is steady for so long, then it rises.
 RAMP_AT_MINUTES = 30
-RECORDED = ("train-ticket", "online-boutique")
+
+# Worlds of others, by family: their folders in the data that is given. Recorded ones have weak labels.
+GIVEN = {"worlds": ("worlds/*/",), "live": ("traceweaver-*/",), "recorded": ("train-ticket/", "online-boutique/")}
 
 
 class WorldError(Exception):
@@ -49,7 +50,7 @@ class World:
     usage: UsageByMinute  # by minute, then (service, pod), then dimension
     truth: pd.DataFrame
     faults: pd.DataFrame
-    services: int
+    names: frozenset[str]  # of the services that usage and traces tell
     spans: int = 0
     consumers: tuple[Consumer, ...] = ()  # what each used of which resource
 
@@ -57,6 +58,11 @@ class World:
     def is_real(self) -> bool:
         """Whether the labels are weak."""
         return "label" in self.truth
+
+    @property
+    def services(self) -> int:
+        """How many of them there are."""
+        return len(self.names)
 
     @property
     def times(self) -> list[int]:
@@ -85,11 +91,11 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
     usage = by_minute(consumers)
     clock.append(time.process_time())
 
-    spans, started, services = 0, {}, {service for used in usage.values() for service, _ in used}
+    spans, started, names = 0, {}, {service for used in usage.values() for service, _ in used}
     for trace in (unpack(packed) for packed_traces in minutes.values() for packed in packed_traces):
         spans += len(trace.spans)
         started[trace.trace_id] = trace.start_ns // NS_PER_MS
-        services.update(pod.split(SEPARATOR)[0] for pod in trace.pods)
+        names.update(pod.split(SEPARATOR)[0] for pod in trace.pods)
     took = (after - before for before, after in zip(clock, clock[1:]))
     stages = (f"{name} {s:.1f} s" for name, s in zip(("collect", "assemble", "meter"), took))
     say(f"{len(started):,} traces, {spans:,} spans; CPU: {', '.join(stages)}")
@@ -102,7 +108,7 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
         usage,
         truth.assign(start_ms=truth["trace_id"].map(started)),
         faults,
-        len(services - {""}),
+        frozenset(names - {""}),
         spans,
         tuple(consumers),
     )
@@ -166,6 +172,23 @@ def of_directory(path: Path, family: str) -> Source:
     is_calm = not (path / "truth").is_dir()
     leave_out = 0 if is_real else LEAVE_OUT_MINUTES
     return Source(family, path.name, path, None, leave_out, is_calm, shifts_of(path))
+
+
+def given(data: Path, family: str) -> list[Source]:
+    """Those of a family of GIVEN that are there."""
+    return [of_given(path, family) for pattern in GIVEN[family] for path in sorted(data.glob(pattern))]
+
+
+def of_given(path: Path, family: str) -> Source:
+    """One of them; in a live system nothing is wrong."""
+    if family == "live":
+        return Source(family, path.name, path, is_calm=True, shifts=(RAMP_AT_MINUTES,))
+    return Source(family, path.name, path) if family == "recorded" else of_directory(path, family)
+
+
+def shifts_of_case(case: str | None, days: float) -> tuple[float, ...]:
+    """Minutes at which our simulator has new releases, in the case of these."""
+    return tuple(share * days * MINUTES_PER_DAY for share in RELEASE_SHARES) if case == DEPLOY else ()
 
 
 def shifts_of(path: Path) -> tuple[float, ...]:

@@ -15,14 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +28,25 @@ import pandas as pd
 from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES, STORM
 from simulator.evaluation import measures as m
 from simulator.evaluation.detection import Detector, detect, mean, real_days, stated, storm, verdict, within
+from simulator.evaluation.grid import in_processes
 from simulator.evaluation.measures import Measures
-from simulator.evaluation.rule import REFERENCE_SHARE, RuleDetector
-from simulator.evaluation.worlds import MINUTE_MS, World, WorldError, load, simulate
+from simulator.evaluation.rule import RuleDetector, reference_until_ms
+from simulator.evaluation.worlds import World, WorldError, load, simulate
 from tests.benchmarks.gap import GapDetector
 from tests.benchmarks.knn import NeighbourDetector
 from udfs.pure import detect as pure
 from udfs.pure.assemble import Trace, unpack
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Usual
 from udfs.pure.verdicts import MinuteResult
-from udfs.pure.windows import HOUR_MS
+from udfs.pure.windows import HOUR_MS, MINUTE_MS
 
 # Of these the first word for each minute is told, too, where a later one may have changed it.
 AT_ONCE = ("f1", "false_positive_rate", "positive flagged", "quiet flagged")
-
 
 # Counts and seconds beside shares: how many decimals tell something.
 PLACES = {"traces": 0, "positive traces": 0, "quiet traces": 0, "faults": 0,
           "detect CPU s": 1, "traces per CPU s": 0}  # fmt: skip
 DEFAULT_PLACES = 3
-
-
-# ---- worlds ----------------------------------------------------------------------------------
 
 
 # ---- arms ------------------------------------------------------------------------------------
@@ -74,20 +68,15 @@ class OracleDetector:
         return verdict(trace, float(culprit is not None), 0.5, culprit)
 
 
-def _reference_until_ms(world: World) -> int:
-    first, last = world.times[0], world.times[-1] + MINUTE_MS
-    return round(first + REFERENCE_SHARE * (last - first))
-
-
 ARMS: dict[str, Callable[[World], Detector]] = {
     "model": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL)),
     # The same without the Transformer: each span is predicted from its operation's own past alone.
     "usual": lambda world: pure.Detector(Usual()),
     # The same with the source's threshold.
     "ema": lambda world: pure.Detector(MaskedSpanModel(DEFAULT_MODEL), pure.EMA),
-    "knn": lambda world: NeighbourDetector(_reference_until_ms(world)),
+    "knn": lambda world: NeighbourDetector(reference_until_ms(world)),
     "gap": lambda world: GapDetector(),
-    "rule": lambda world: RuleDetector(_reference_until_ms(world)),
+    "rule": lambda world: RuleDetector(reference_until_ms(world)),
     "oracle": lambda world: OracleDetector(world.truth),
 }
 
@@ -174,12 +163,10 @@ def run_task(task: Task) -> dict[str, Measures]:
 
 def run_all(tasks: Sequence[Task], jobs: int) -> dict[str, dict[str, dict[str, Measures]]]:
     """Measures by group, arm and name of the world; each world in a process of its own."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # CPU seconds are to compare
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        done = list(pool.map(run_task, tasks))
+    done = in_processes(run_task, {number: (task,) for number, task in enumerate(tasks)}, jobs)
     groups: dict[str, dict[str, dict[str, Measures]]] = {}
-    for task, by_arm in zip(tasks, done):
-        for arm, measures in by_arm.items():
+    for number, task in enumerate(tasks):
+        for arm, measures in done[number].items():
             groups.setdefault(task.group, {}).setdefault(arm, {})[task.name] = measures
     return groups
 

@@ -32,24 +32,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from simulator.config import CASES, DEPLOY, MIXES, RELEASE_SHARES
-from simulator.evaluation import alarms as a
+from simulator.config import CASES, MIXES
 from simulator.evaluation import measures as m
 from simulator.evaluation import money, worlds
 from simulator.evaluation.detection import detect, judge, stated
+from simulator.evaluation.grid import in_processes
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.worlds import (
+    GIVEN,
     LEAVE_OUT_MINUTES,
-    RAMP_AT_MINUTES,
-    RECORDED,
     ROOT,
     Command,
     Source,
@@ -58,8 +55,10 @@ from simulator.evaluation.worlds import (
     bare,
     code_of,
     digest,
+    given,
     of_directory,
     shifts_of,
+    shifts_of_case,
 )  # fmt: skip
 from tests.benchmarks import detectors
 from udfs.pure.verdicts import MinuteResult
@@ -67,7 +66,7 @@ from udfs.pure.verdicts import MinuteResult
 DATA = ROOT.parent / "shared" / "data"
 CACHE = Path(tempfile.gettempdir()) / "families"
 
-FAMILIES = ("worlds", "live", "recorded", "simulated", "wide", "queueing")
+FAMILIES = (*GIVEN, "simulated", "wide", "queueing")
 SEEDS = (21, 22)
 QUEUEING = "tests.benchmarks.queueing"
 QUEUEING_SEEDS = {1: ("--calm",), 2: ("--calm",), 3: (), 4: ()}
@@ -107,14 +106,8 @@ def sources(family: str, found: argparse.Namespace) -> list[Source]:
         WorldError: there are none.
     """
     made = found.cache / "made"
-    if family == "worlds":
-        some = [of_directory(path, family) for path in sorted((found.data / family).glob("*/"))]
-    elif family == "live":
-        paths = sorted(found.data.glob("traceweaver-*/"))
-        some = [Source(family, path.name, path, is_calm=True, shifts=(RAMP_AT_MINUTES,)) for path in paths]
-    elif family == "recorded":
-        paths = [found.data / name for name in RECORDED]
-        some = [Source(family, path.name, path) for path in paths if path.is_dir()]
+    if family in GIVEN:
+        some = given(found.data, family)
     elif family in ("simulated", "wide"):
         some = _simulated(family, found, made)
     elif family == "queueing":
@@ -146,15 +139,15 @@ def _simulated(family: str, found: argparse.Namespace, made: Path) -> list[Sourc
         for seed in found.seeds:
             options = ("--seed", str(seed), "--days", days, "--requests-per-day", requests, f"--{kind}", word)
             options += ("--noise", "wide") if family == "wide" else ()
-            shifts = [share * found.days * a.MINUTES_PER_DAY for share in RELEASE_SHARES] if word == DEPLOY else []
+            case = word if kind == "case" else None
             some.append(
                 Source(
                     family,
                     f"{word} {seed}",
                     made / f"{family}-{code}-{word}-{seed}-{days}-{requests}",
                     Command("simulator", options),
-                    shifts=tuple(shifts),
-                    case=word if kind == "case" else None,
+                    shifts=shifts_of_case(case, found.days),
+                    case=case,
                 )
             )
     return some
@@ -204,29 +197,23 @@ def evaluate(source: Source, arm: str, world: World, cache: Path) -> tuple[Measu
         for name in ("normal flagged", "precision", "recall", "F1"):
             if name in at_once:
                 measures[f"{name} at once"] = at_once[name]
-    measures |= excess_cost(source, results, cache)
+    measures |= excess_cost(source, world, results, cache)
     measures |= {"detect CPU s": took, "µs a span": took / max(world.spans, 1) * 1e6}
     return measures, more
 
 
-def excess_cost(source: Source, results: Sequence[MinuteResult], cache: Path) -> Measures:
+def excess_cost(source: Source, world: World, results: Sequence[MinuteResult], cache: Path) -> Measures:
     """A and bias of excess cost, where the world's excess is known and the arm tells incidents."""
-    file = source.place / "truth" / "costs.parquet"
-    if not file.is_file() or not any(result.incidents for result in results):
+    truth = source.place / "truth"
+    if not (truth / "costs.parquet").is_file() or not any(result.incidents for result in results):
         return {}
     code = [*code_of("udfs.pure.attribute", "udfs.pure.focus", "udfs.pure.offline"), Path(money.__file__)]
     allocations = kept(cache, "allocations", source.place, code, lambda: money.Bill(source.place).allocations)
-    ranked = money.ranked(results, allocations)
-    spent, ranked, true = (
-        table.assign(otel_service_name=table["otel_service_name"].map(bare))
-        for table in (money.spent(ranked), ranked, pd.read_parquet(file))
+    faults, costs = (
+        money.with_namespace(pd.read_parquet(truth / f"{name}.parquet"), world.names) for name in ("faults", "costs")
     )
-    found = m.attribution(spent, true, "excess_cost")
-    measures = {f"excess {name}": found[f"attribution {name}"] for name in ("A", "bias")}
-    faults = pd.read_parquet(source.place / "truth" / "faults.parquet")
-    culprit = dict(zip(faults["fault_id"], faults["otel_service_name"].map(bare)))
-    caused = true.assign(otel_service_name=true["fault_id"].map(culprit))
-    return measures | {"excess A by cause": m.attribution(ranked, caused, "excess_cost")["attribution A"]}
+    found = money.excess_measures(money.ranked(results, allocations), faults, costs)
+    return {f"excess {name}": found[f"attribution {name}"] for name in ("A", "bias", "A by cause")}
 
 
 # ---- runs ------------------------------------------------------------------------------------
@@ -346,15 +333,8 @@ def _finite(measures: Measures) -> dict[str, float | str | None]:
 
 def _run_all(tasks: Sequence[Source], arms: tuple[str, ...], found: argparse.Namespace) -> dict[str, dict]:
     """What ``run`` gives of each source, by its title; each world in a process of its own."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # CPU seconds are to compare
     begun = time.monotonic()
-    with ProcessPoolExecutor(found.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(run, source, arms, found.cache): source.title for source in tasks}
-        try:
-            done = {waiting[one]: one.result() for one in as_completed(waiting)}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    done = in_processes(run, {source.title: (source, arms, found.cache) for source in tasks}, found.jobs)
     print(f"families: {len(tasks)} worlds, {len(arms)} arms in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     return done
 

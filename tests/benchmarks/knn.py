@@ -16,6 +16,7 @@ import numpy as np
 from simulator.evaluation.detection import verdict
 from udfs.pure.assemble import SEPARATOR, unpack
 from udfs.pure.frame import Frame
+from udfs.pure.irregular import MAD_TO_SIGMA
 from udfs.pure.verdicts import MinuteResult
 
 NEIGHBOURS = 5
@@ -27,8 +28,8 @@ OWN_THRESHOLD_MIN = 50
 
 # Per service: log1p of the own time in ms, spans, spans that failed by themselves, error logs.
 FEATURES = 4
-# MAD to standard deviation; and the least scale, as counts that never vary have a MAD of 0.
-MAD_SCALE, SCALE_MIN = 1.4826, 0.1
+# The least scale, as counts that never vary have a MAD of 0.
+SCALE_MIN = 0.1
 
 
 class References(NamedTuple):
@@ -98,7 +99,7 @@ class NeighbourDetector:
             rows = np.unique(np.linspace(0, len(of_root) - 1, REFERENCES_MAX).round().astype(int))
             ids, vectors = zip(*(of_root[row] for row in rows))
             centre = np.median(vectors, axis=0)
-            scale = np.maximum(MAD_SCALE * np.median(np.abs(vectors - centre), axis=0), SCALE_MIN)
+            scale = np.maximum(MAD_TO_SIGMA * np.median(np.abs(vectors - centre), axis=0), SCALE_MIN)
             scaled = (np.array(vectors) - centre) / scale
             references = References({name: i for i, name in enumerate(ids)}, centre, scale, scaled)
             self._references[root] = references

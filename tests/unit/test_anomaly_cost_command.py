@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -101,6 +102,20 @@ def test_the_extras_that_are_named_bring_what_is_missing() -> None:
     assert all(command.extra is None or command.extra in extras for command in COMMANDS.values())
     # All but what trains.
     assert names(extras["all"]) == set().union(*(names(needs) for extra, needs in extras.items() if extra != "train"))
+
+
+def test_the_extra_of_the_evaluation_brings_what_it_imports() -> None:
+    """... where it is used, too: figures and tests come last, after hours."""
+    found = set()
+    for path in (ROOT / "simulator" / "evaluation").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    needs = {EXTRAS[module][0] for module in found & EXTRAS.keys()}
+    assert needs >= {"matplotlib", "scipy"}
+    assert needs <= names(PROJECT["optional-dependencies"][COMMANDS["evaluate"].extra])
 
 
 def test_the_wheel_asks_for_what_the_project_is_tested_with() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from simulator.config import STORM
-from simulator.evaluation.detection import binomial_tail
+from simulator.evaluation.detection import FOUND_P, faults_found
 from tests.benchmarks import detectors as d
 from tests.benchmarks.knn import NeighbourDetector, References
 from udfs.pure.assemble import assemble
@@ -60,8 +60,8 @@ def fault(fault_id: str, begin: float, end: float, service: str = "cart") -> dic
     }
 
 
-def world(labels: pd.DataFrame, *faults: dict, services: int = 4) -> d.World:
-    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, labels, pd.DataFrame(faults), services)
+def world(labels: pd.DataFrame, *faults: dict) -> d.World:
+    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, labels, pd.DataFrame(faults), frozenset("abcd"))
 
 
 def packed(trace_id: str, minute: int, cart_ms: float, is_error: bool = False) -> bytes:
@@ -205,10 +205,13 @@ def test_real_days_are_measured_beside_chance() -> None:
     assert measures["faults found by chance"] < 0.2
 
 
-def test_the_binomial_tail_is_exact() -> None:
-    by_hand = sum(math.comb(12, k) * 0.3**k * 0.7 ** (12 - k) for k in range(5, 13))
-    assert binomial_tail(5, 12, 0.3) == pytest.approx(by_hand, rel=1e-12)
-    assert binomial_tail(0, 12, 0.3) == pytest.approx(1.0)
+@pytest.mark.parametrize("hits", range(13))
+def test_a_fault_is_found_by_the_exact_binomial_tail(hits: int) -> None:
+    """Of 12 traces, where one of 8 quiet ones is flagged: 2 of 10. A fault without traces is not found."""
+    tail = sum(math.comb(12, k) * 0.2**k * 0.8 ** (12 - k) for k in range(hits, 13))
+    flags = np.array([True] + [False] * 7 + [True] * hits + [False] * (12 - hits))
+    fault_of = np.repeat([-1, 0], [8, 12])
+    assert faults_found(flags, fault_of, 2) == (tail < FOUND_P) / 2
 
 
 def test_a_table_has_the_interval_over_seeds_and_gaps_where_nothing_is_known() -> None:

@@ -8,18 +8,20 @@ import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
 import pandas as pd
 import pytest
 
-from simulator.evaluation import claims, money, report
+from simulator.evaluation import cells, claims, figures, money, report
 from simulator.evaluation import measures as m
 from simulator.evaluation.__main__ import main
 from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
 from simulator.evaluation.grid import FULL, QUICK, long
 from simulator.evaluation.statistics import Estimate, compare, estimate, ratio
+from simulator.evaluation.worlds import World
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = ROOT / "simulator/evaluation/results/table_3.json"
@@ -120,6 +122,31 @@ def test_a_chance_is_binned_by_how_far_a_score_is_above_its_threshold() -> None:
     assert sum(traces for traces, _, _ in bins) == 2
 
 
+# ---- money -------------------------------------------------------------------------------------
+
+
+def test_the_oracles_excess_is_held_against_the_truth_as_ours_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cart makes db spend 4, which the truth counts at db; both name cart and tell that it is db's."""
+    part = {"x_OtelServiceName": "db", "x_Dimension": "cpu", "x_Cost": "4"}
+    table = pd.DataFrame([{
+        "window_start": hours(1), "otel_service_name": "cart", "billing_currency": "USD", "anomaly_score": 1.0,
+        "anomalous_traces": 1, "cost_weighted_score": 1.0, "attributed_cost": Decimal(4), "excess_cost": Decimal(4),
+        "billed_excess_cost": Decimal(4), "explanation": json.dumps({"x_ExcessUsage": [part]}),
+    }])  # fmt: skip
+    (tmp_path / "truth").mkdir()
+    costs(("x", "db", 1, "4")).to_parquet(tmp_path / "truth" / "costs.parquet")
+    bill = SimpleNamespace(allocations={}, irregular=lambda: pd.DataFrame(columns=[*money.KEYS, "merit"]))
+    monkeypatch.setattr(money, "Bill", lambda *_: bill)
+    monkeypatch.setattr(money, "ranked", lambda *_: table)
+    at = int(hours(1).timestamp() * 1000)
+    world = World({at: []}, {}, pd.DataFrame(), faults(("x", "cart", 1, 2)), frozenset({"cart", "db"}))
+    found, _ = cells._money(world, tmp_path, {cells.DETECTOR: [], cells.RULE: []}, [])
+    assert found["attribution"]["excess"]["attribution A"] == 1.0
+    assert found["attribution"]["excess, oracle's traces"]["attribution A"] == 1.0
+
+
 # ---- the grid ----------------------------------------------------------------------------------
 
 
@@ -136,6 +163,21 @@ def test_the_whole_protocol_is_the_sources_and_has_every_family_and_kind_of_bill
     assert {cell.family for cell in cells} >= {"source", "faint", "novel", "storm", "deploy", "wide"}
     assert {cell.billing for cell in cells if cell.family == "source"} == {"metered", "machine", "mixed"}
     assert QUICK.days < 1
+
+
+# ---- figures -----------------------------------------------------------------------------------
+
+
+def test_a_figures_style_is_that_of_its_legend_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
+    arms = ("no repair", money.FINOPS, money.AIOPS, money.SOURCES, money.OURS, ORACLE)
+    cell = {"family": "source", "billing": claims.METERED, "seed": 1, "place": ""}
+    result = {"cell": cell, "measures": {}, "series": {"remaining": dict.fromkeys(arms, [1.0, 2.0])}}
+    assert len(figures.draw([result], long([result]))) == 1
+    legend = drawn[0].axes[0].get_legend()
+    assert not legend.get_frame_on()
+    assert legend.get_texts()[0].get_fontsize() == figures.STYLE["font.size"]
 
 
 # ---- the command -------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import argparse
 import json
 import math
 import shutil
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ def world(traces: list[tuple[str, float, str | None]], faults: list[tuple[str, s
     known = pd.DataFrame(faults, columns=["fault_id", "otel_service_name", "begin", "end"])
     for name, of in (("start_time", "begin"), ("end_time", "end")):
         known[name] = pd.to_datetime(T0 + known[of].astype(float) * MINUTE, unit="ms", utc=True)
-    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, truth, known, 10)
+    return d.World({T0: [], T0 + 99 * MINUTE: []}, {}, truth, known, frozenset("abcdefghij"))
 
 
 def source(**more: object) -> f.Source:
@@ -151,6 +153,30 @@ def test_truth_without_namespaces_gets_those_of_the_telemetry() -> None:
     table = pd.DataFrame({"otel_service_name": ["cart", "db", "web", "shop/cart", "__unallocated__"]})
     found = with_namespace(table, {"shop/cart", "a/web", "b/web"})
     assert found["otel_service_name"].tolist() == ["shop/cart", "db", "web", "shop/cart", "__unallocated__"]
+
+
+@pytest.mark.parametrize("at", ["cart", "db"])
+def test_excess_is_held_against_the_truth_where_it_counts_a_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """cart makes db spend 4: a truth counts that at the culprit, as our simulator does, or at db; we say db."""
+    time = pd.Timestamp(T0, unit="ms", tz="UTC")
+    told = pd.DataFrame([{
+        "window_start": time, "otel_service_name": "shop/cart", "billing_currency": "USD", "excess_cost": Decimal(4),
+        "explanation": '{"x_ExcessUsage": [{"x_OtelServiceName": "shop/db", "x_Cost": "4"}]}',
+    }])  # fmt: skip
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    of_fault = {"fault_id": "x", "otel_service_name": "cart", "start_time": time, "end_time": time}
+    pd.DataFrame([of_fault]).to_parquet(truth / "faults.parquet")
+    cost = {"fault_id": "x", "window_start": time, "otel_service_name": at, "excess_cost": Decimal(4)}
+    pd.DataFrame([cost]).to_parquet(truth / "costs.parquet")
+    monkeypatch.setattr(f, "kept", lambda *_: {})
+    monkeypatch.setattr(f.money, "ranked", lambda *_: told)
+    seen = replace(world([], []), names=frozenset({"shop/cart", "shop/db"}))
+    results = [MinuteResult(T0, incidents=[{}])]
+    measures = f.excess_cost(f.Source("worlds", "one", tmp_path), seen, results, tmp_path)
+    assert measures == {"excess A": 1.0, "excess bias": 0.0, "excess A by cause": 1.0}
 
 
 def line(trace: int, minute: int, cart_ms: float) -> bytes:
