@@ -241,7 +241,7 @@ class Resource:
         self._delivered, self.charges = charges, unit_price.noted(stands, self._prices)
         consumers = list(consumers)
         self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
-        self._past = Past(self._usage, self.bill, self._known.paid, cost_centers_of(consumers))
+        self._past, self._cost_centers = Past(self._usage, self.bill, self._known.paid), cost_centers_of(consumers)
         self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
 
     def rows(
@@ -251,7 +251,7 @@ class Resource:
         rows = {
             window_ms: allocate_window(
                 resource_id, window_ms, self._usage, self.bill, self._metered, prices, idle_policy, self._known,
-                self._past,
+                self._past, self._cost_centers,
             )
             for window_ms in sorted(self._usage.keys() | self.bill.keys())
         }  # fmt: skip
@@ -282,7 +282,7 @@ class Resource:
                 {each: sorted(self._past.skus(window_ms, each)) for each in self._unbilled(window_ms)},
                 self._past.is_billed,
                 {dimension: paid for dimension, paid in self._paid(window_ms).items() if paid},
-                self._past.cost_centers(window_ms),
+                self._cost_centers.get(window_ms, {}),
             ).packed()
             for window_ms, used in self._usage.items()
             if from_ms <= window_ms < before_ms
@@ -336,7 +336,7 @@ class Settled(NamedTuple):
     skus_by_dimension: Mapping[str, Sequence[str]]
     is_billed: bool
     paid_by_dimension: Mapping[str, Mapping[str, str]]
-    cost_centers_by_service: Mapping[str, str] = {}
+    cost_centers: Mapping[str, str] = {}
 
     def packed(self) -> bytes:
         """For ``read``."""
@@ -359,10 +359,6 @@ class Settled(NamedTuple):
         """As of ``Past``."""
         return self.paid_by_dimension.get(dimension, {})
 
-    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
-        """As of ``Past``."""
-        return self.cost_centers_by_service
-
 
 def restated(
     resource_id: str,
@@ -380,7 +376,7 @@ def restated(
     return {
         window_ms: allocate_window(
             resource_id, window_ms, {window_ms: of.usage}, bill, known.metered | of.usage.keys(), prices, idle_policy,
-            known, of,
+            known, of, {window_ms: of.cost_centers},
         )
         for window_ms, of in ((window_ms, Settled.read(packed)) for window_ms, packed in sorted(settled.items()))
     }  # fmt: skip
@@ -412,7 +408,6 @@ class Recent:
     is_billed: bool
     _told: dict[str, str]  # consumer and bucket -> its usage, see ``usage_told``
     _touched: set[str] = field(default_factory=set)  # consumers and buckets
-    _cost_centers: Mapping[int, Mapping[str, str]] = field(default_factory=dict)  # of the windows that are asked for
 
     def touch(self, key: str, is_taken_back: bool) -> bool:
         """Something that a consumer and bucket told came, or is taken back.
@@ -454,11 +449,11 @@ class Recent:
             (service, {ms: of[ms] for ms in windows if ms in of}, *cost_center)
             for service, of, *cost_center in (read_told(text, key) for key, text in self._told.items())
         ]
-        usage, self._cost_centers = usage_of(consumers), cost_centers_of(consumers)
+        usage, cost_centers = usage_of(consumers), cost_centers_of(consumers)
         rows = {
             window_ms: allocate_window(
                 resource_id, window_ms, usage, {window_ms: self._windows[window_ms].bill}, self._metered, prices,
-                idle_policy, past=self,
+                idle_policy, past=self, cost_centers=cost_centers,
             )
             for window_ms in usage
         }  # fmt: skip
@@ -475,10 +470,6 @@ class Recent:
     def paid(self, window_start_ms: int, dimension: str) -> Mapping[str, str]:
         """As of ``Past``."""
         return self._windows[window_start_ms].paid.get(dimension, {})
-
-    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
-        """As of ``Past``."""
-        return self._cost_centers.get(window_start_ms, {})
 
     @property
     def size(self) -> int:
@@ -564,11 +555,12 @@ def allocate_window(
     idle_policy: str = PROPORTIONAL,
     known: Known | None = None,
     past: Past | Recent | Settled | None = None,
+    cost_centers: Mapping[int, Mapping[str, str]] | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
     usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
-        window, or what is kept of it. See ``allocate``.
+        window, or what is kept of it. cost_centers: of ``cost_centers_of``. See ``allocate``.
 
     A window's rows change with its own usage and bill; with ``metered_dimensions``; with what was paid for, and at
     which price, before its charges; with ``prices`` where nobody tells the size of what it is charged for; and, as long
@@ -591,7 +583,7 @@ def allocate_window(
     before = {dimension: past.paid(window_start_ms, dimension) for dimension in billed}
     return allocate(
         resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy, before, prices,
-        past.cost_centers(window_start_ms),
+        (cost_centers or {}).get(window_start_ms),
     )  # fmt: skip
 
 
@@ -604,12 +596,9 @@ class Past:
         usage: Mapping[int, Usage],
         bill: Mapping[int, Bill],
         known_paid: Mapping[str, Mapping[str, str]] | None = None,
-        cost_centers: Mapping[int, Mapping[str, str]] | None = None,
     ) -> None:
-        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``. cost_centers:
-        of ``cost_centers_of``."""
+        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``."""
         self._usage, self._bill, self._known_paid = usage, bill, known_paid or {}
-        self._cost_centers = cost_centers or {}
         self.is_billed = bool(bill)
         self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
         for window_ms in sorted(bill):
@@ -732,10 +721,6 @@ class Past:
                 charged[charge["currency"]].append(charge)
         paid = {currency: _capacity(windows[place], dimension, of) for currency, of in sorted(charged.items())}
         return {currency: str(amount) for currency, amount in paid.items() if amount is not None}
-
-    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
-        """By service, what its telemetry says of W."""
-        return self._cost_centers.get(window_start_ms, {})
 
     def skus(self, window_start_ms: int, dimension: str) -> set[str]:
         """What the resource is, by the bill of the window nearest to W that charges its usage."""
