@@ -11,7 +11,7 @@ from tests.unit.keyed_stage import Stage, by_kind
 from tests.unit.test_attribute import HOUR, all_rows, delivered, feed_charge, feed_usage
 from tests.unit.test_corrections import DAY_MS, events, in_a_stream, money
 from udfs.attribute import Attribute
-from udfs.pure.attribute import Resource
+from udfs.pure.attribute import Consumer, Resource
 from udfs.pure.price import utc
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE, WINDOW_MS
 
@@ -131,7 +131,8 @@ def test_the_order_of_charges_does_not_matter() -> None:
 
 
 def test_what_is_forgotten_is_still_compared_with() -> None:
-    charges, usage = hourly("0.8", "1", "1", "1"), [("cart", {HOUR + n * WINDOW_MS: {"cpu": 1.0} for n in range(8)})]
+    charges = hourly("0.8", "1", "1", "1")
+    usage = [Consumer("cart", {HOUR + n * WINDOW_MS: {"cpu": 1.0} for n in range(8)})]
     whole = Resource(usage, charges).rows("node-1")
     for closed_ms in range(HOUR, HOUR + 4 * HOUR_MS, WINDOW_MS):
         known = Resource(usage, charges).known_before(closed_ms)

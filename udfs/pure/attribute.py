@@ -4,12 +4,11 @@ Equation (1) of docs/interface.md: a resource's cost in W goes to the services b
 usage. Grain: one row per (window, resource, dimension, service, currency). Per (window, resource,
 dimension, currency) the rows' allocated_cost sums to what was charged, to the last decimal.
 
-Consumers are (user, {window_start_ms: {dimension: u}}) of each that used the resource, and a third, its cost centre,
-where its telemetry says so. A user is a service, or "" where it is unknown; of a group of machines that is billed as
-one the service, its node and the node's cores (``user_of``). Usage of a window is {dimension: {user: u}}, 0.0 where
-measured and unused; the bill of a window is [(charge, {dimension: units of 1e-12}), ...], a charge once each, with the
-parts that price.cost_by_window gives for that window. All results are functions of the sets: no order of services,
-windows or charges makes a difference.
+A user is a service, or "" where it is unknown; of a group of machines that is billed as one the service, its node and
+the node's cores (``user_of``). Usage of a window is {dimension: {user: u}}, 0.0 where measured and unused; the bill of
+a window is [(charge, {dimension: units of 1e-12}), ...], a charge once each, with the parts that price.cost_by_window
+gives for that window. All results are functions of the sets: no order of services, windows or charges makes a
+difference.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
+from itertools import starmap
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
@@ -61,11 +61,23 @@ from udfs.pure.windows import (
 )
 
 Usage = Mapping[str, Mapping[str, float]]
-Consumer = tuple[Any, ...]  # see above
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
 Row = dict[str, Any]
 
-# Between the parts of a consumer's key (otlp.collect_metrics) and of a user's: five, then the node's name and cores.
+
+class Consumer(NamedTuple):
+    """What one of those that used a resource used of it.
+
+    windows: {window_start_ms: {dimension: u}}. cost_center: as its telemetry says; "" if it doesn't.
+    """
+
+    user: str
+    windows: Mapping[Any, Mapping[str, float]]
+    cost_center: str = ""
+
+
+# Between the parts of a user's name, as between those of a consumer's key (otlp.collect_metrics): of that five, then
+# the node's name and cores.
 _SEPARATOR, _CONSUMER_PARTS = "\x1f", 5
 
 # How the cost of a group of machines that is billed as one is divided over its nodes; over all of them by use where
@@ -170,8 +182,8 @@ def last_possible(
     if clock_ms is None:
         return math.inf
     votes: dict[int, int] = defaultdict(int)
-    for _, windows, *_ in consumers:
-        votes[max(map(int, windows), default=0)] += 1
+    for consumer in consumers:
+        votes[max(map(int, consumer.windows), default=0)] += 1
     for charge in charges:
         if tells_time(charge):
             votes[charge["start_ms"]] += 1
@@ -194,7 +206,7 @@ def ahead_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], skew_
         f"usage more than {skew_ms // 60_000} min ahead of the clock: correct the clock of the host, or set clock.skew"
         " higher"
     )
-    record = {"consumer": consumer.split("\x1f"), "windows": windows}
+    record = {"consumer": consumer.split(_SEPARATOR), "windows": windows}
     return reject("otlp_metrics", reason, record, max(map(int, windows)), code=Code.AHEAD)
 
 
@@ -211,7 +223,7 @@ def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, fl
 
 def resource_rows(
     resource_id: str,
-    consumers: Iterable[Consumer],
+    consumers: Iterable[tuple],
     charges: Iterable[Mapping[str, Any]],
     prices: Prices | None = None,
     idle_policy: str = PROPORTIONAL,
@@ -219,10 +231,10 @@ def resource_rows(
 ) -> dict[int, list[Row]]:
     """Rows of cost_allocations of one resource, by window, ascending; windows without rows are out.
 
-    charges: all that were delivered, whether they stand or not. prices: what use may cost where the
-        resource's own bill doesn't say. known: what windows that are forgotten still say.
+    consumers: fields of ``Consumer``. charges: all that were delivered, whether they stand or not. prices: what use
+        may cost where the resource's own bill doesn't say. known: what windows that are forgotten still say.
     """
-    return Resource(consumers, list(charges), known).rows(resource_id, prices, idle_policy)
+    return Resource(list(starmap(Consumer, consumers)), list(charges), known).rows(resource_id, prices, idle_policy)
 
 
 class Resource:
@@ -230,7 +242,7 @@ class Resource:
 
     def __init__(
         self,
-        consumers: Iterable[Consumer],
+        consumers: Collection[Consumer],
         charges: Sequence[Mapping[str, Any]],
         known: Known | None = None,
     ) -> None:
@@ -239,7 +251,6 @@ class Resource:
         stands = standing(charges)
         self._prices = unit_price.periods(stands, self._known.prices)
         self._delivered, self.charges = charges, unit_price.noted(stands, self._prices)
-        consumers = list(consumers)
         self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
         self._past, self._cost_centers = Past(self._usage, self.bill, self._known.paid), cost_centers_of(consumers)
         self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
@@ -430,12 +441,13 @@ class Recent:
                 continue
             if after is None:
                 return None
-            (of_before, *who_before), (of_after, *who_after) = map(_windows_and_who, (before or _NOTHING, after))
-            for window_ms in of_before.keys() | of_after.keys():
-                used = of_after.get(window_ms, {})
-                if not of_before.get(window_ms, {}).keys() <= used.keys() <= self._metered:
+            was, now = read_told(before or _NOTHING), read_told(after)
+            is_another = (was.user, was.cost_center) != (now.user, now.cost_center)
+            for window_ms in was.windows.keys() | now.windows.keys():
+                used = now.windows.get(window_ms, {})
+                if not was.windows.get(window_ms, {}).keys() <= used.keys() <= self._metered:
                     return None
-                if who_before != who_after or of_before.get(window_ms) != used:
+                if is_another or was.windows.get(window_ms) != used:
                     changed.add(window_ms)
             self._told[key] = after
         self._touched.clear()
@@ -446,8 +458,8 @@ class Recent:
     ) -> dict[int, list[Row]]:
         """Rows of some of the windows, as of ``resource_rows``."""
         consumers = [
-            (service, {ms: of[ms] for ms in windows if ms in of}, *cost_center)
-            for service, of, *cost_center in (read_told(text, key) for key, text in self._told.items())
+            each._replace(windows={ms: each.windows[ms] for ms in windows if ms in each.windows})
+            for each in (read_told(text, key) for key, text in self._told.items())
         ]
         usage, cost_centers = usage_of(consumers), cost_centers_of(consumers)
         rows = {
@@ -498,7 +510,7 @@ def read_told(text: str, consumer: str = "") -> Consumer:
     """The consumer of ``usage_told``. consumer: its key, as of ``otlp.collect_metrics``."""
     service, _, metered, *cost_center = orjson.loads(text)
     windows = {int(window_ms): used for window_ms, used in metered["windows"].items()}
-    return user_of(service, consumer), windows, *cost_center
+    return Consumer(user_of(service, consumer), windows, *cost_center)
 
 
 def user_of(service: str, consumer: str) -> str:
@@ -507,29 +519,28 @@ def user_of(service: str, consumer: str) -> str:
     return _SEPARATOR.join((service, *node))
 
 
-def _windows_and_who(text: str) -> Consumer:
-    """What ``read_told`` tells, the windows first."""
-    service, windows, *cost_center = read_told(text)
-    return windows, service, *cost_center
+def _service(user: str) -> str:
+    """Of ``user_of``."""
+    return user.partition(_SEPARATOR)[0]
 
 
 def usage_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, dict[str, float]]]:
     """{window_start_ms: usage} of consumers, in any order."""
     parts: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
-    for service, windows, *_ in consumers:
-        for window_ms, by_dimension in windows.items():
-            parts[int(window_ms)] += [(dimension, service, used) for dimension, used in by_dimension.items()]
+    for consumer in consumers:
+        for window_ms, by_dimension in consumer.windows.items():
+            parts[int(window_ms)] += [(dimension, consumer.user, used) for dimension, used in by_dimension.items()]
     return {window_ms: sum_usage(part) for window_ms, part in parts.items()}
 
 
 def cost_centers_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, str]]:
     """{window_start_ms: {service: cost centre}}, where all consumers of a service that say one in W say the same."""
     told: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for user, windows, *cost_center in consumers:
-        service = user.partition(_SEPARATOR)[0]
-        if cost_center and service:
-            for window_ms in windows:
-                told[int(window_ms)][service].update(cost_center)
+    for consumer in consumers:
+        service = _service(consumer.user)
+        if consumer.cost_center and service:
+            for window_ms in consumer.windows:
+                told[int(window_ms)][service].add(consumer.cost_center)
     return {
         window_ms: {service: one for service, found in sorted(of.items()) if (one := one_of(found))}
         for window_ms, of in told.items()
@@ -1016,7 +1027,7 @@ def _nodes(services: Mapping[str, float]) -> tuple[_Nodes, str | None]:
 
 def _name(user: str) -> str:
     """Of a row. A name that is kept for these rows names no workload, wherever it comes from."""
-    service = user.partition(_SEPARATOR)[0]
+    service = _service(user)
     return UNALLOCATED if service in NAMELESS else service
 
 
@@ -1148,7 +1159,7 @@ def late_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], closed
         f"usage came after {wait_ms // HOUR_MS} h, when windows before {utc(closed_ms)} were closed:"
         " set billing.wait higher, or see why the metrics are late"
     )
-    record = {"consumer": consumer.split("\x1f"), "windows": windows}
+    record = {"consumer": consumer.split(_SEPARATOR), "windows": windows}
     return reject("otlp_metrics", reason, record, newest_ms, code=Code.LATE)
 
 
