@@ -859,9 +859,9 @@ def allocate(
             listed = prices.listed(resource_id, dimension, skus, currency) if prices and basis != METERED else None
             basis = basis if listed is None else LIST
             marginal = RATE_DIGITS.divide(resource_cost, _exactly(whole)) if listed is None else listed
-        nodes, shared_by = _nodes(services or {})
+        nodes, divided_by = _nodes(services or {})
         if nodes and idle_policy != PROPORTIONAL and idle_share is not None:
-            nodes = {}  # use is paid for at the capacity's price, on whichever node
+            nodes, divided_by = {}, BY_USE  # use is paid for at the capacity's price, on whichever node
         for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy, nodes):
             rows.append(
                 {
@@ -882,7 +882,7 @@ def allocate(
                     "idle_policy": idle_policy,
                     "capacity": None if of_window is None else float(of_window),
                     "idle_share": None if idle_share is None else float(idle_share),
-                    "divided_by": (shared_by if nodes else BY_USE) if shared_by else None,
+                    "divided_by": divided_by,
                 }
             )
     return rows
@@ -1086,10 +1086,13 @@ def _shares_of_nodes(cost: int, nodes: _Nodes) -> tuple[dict[str, float], dict[s
     for node, of_node in apportion(cost, weights).items():
         used = integer_weights(nodes[node][1])
         total = sum(used.values())
-        for user, part in (apportion(of_node, used) if total else {IDLE: of_node}).items():
-            name = _name(user) if total else IDLE
-            shares[name].append(weights[node] / whole * (used[user] / total if total else 1.0))
-            parts[name] += part
+        if not total:
+            shares[IDLE].append(weights[node] / whole)
+            parts[IDLE] += of_node
+            continue
+        for user, part in apportion(of_node, used).items():
+            shares[_name(user)].append(weights[node] / whole * (used[user] / total))
+            parts[_name(user)] += part
     return {name: math.fsum(of_name) for name, of_name in shares.items()}, dict(parts)
 
 
