@@ -62,11 +62,14 @@ def load(argv: list[str], environment: Mapping[str, str] = os.environ, prog: str
     every = re.fullmatch(r"([1-9]\d{0,5}) ?(s|m|min|h|d)", given.every)
     if not every:
         raise UsageError(f"--every {given.every}: must be as 30s, 5m or 1h")
-    columns = {f"cost.column={column}": column for column in COST_COLUMNS}
-    cost_column = next((columns[pair] for pair in reversed(given.set) if pair in columns), COST_COLUMNS[0])
-    kafka = [pair for pair in given.set if pair not in columns]
-    for pair in kafka:
-        if pair.startswith("cost.column="):
+    cost_column, kafka = COST_COLUMNS[0], []
+    for pair in given.set:
+        key, _, value = pair.partition("=")
+        if key != "cost.column":
+            kafka.append(pair)
+        elif value in COST_COLUMNS:
+            cost_column = value
+        else:
             raise UsageError(f"--set {pair}: must be one of {', '.join(COST_COLUMNS)}")
     return Settings(
         given.source,

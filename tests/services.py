@@ -544,28 +544,14 @@ class Prometheus(_HttpServer):
         ]  # fmt: skip
 
 
-@contextmanager
-def alertmanager(webhook: str) -> Iterator[Alertmanager]:
+def alertmanager(webhook: str) -> AbstractContextManager[Alertmanager]:
     """A running one without alerts; webhook: whom it tells."""
-    with _folder("alertmanager") as folder:
-        server = Alertmanager(folder, webhook)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+    return _running("alertmanager", lambda folder: Alertmanager(folder, webhook))
 
 
-@contextmanager
-def prometheus(target: str, rules: Sequence[Path] = ()) -> Iterator[Prometheus]:
+def prometheus(target: str, rules: Sequence[Path] = ()) -> AbstractContextManager[Prometheus]:
     """A running one; target: HOST:PORT that it scrapes."""
-    with _folder("prometheus") as folder:
-        server = Prometheus(folder, target, rules)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+    return _running("prometheus", lambda folder: Prometheus(folder, target, rules))
 
 
 def _azurite_program() -> Path:
@@ -583,9 +569,6 @@ def _azurite_program() -> Path:
 
 class _Storage(_HttpServer):
     """Files in the memory of the server."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__} at {self.url}"
 
     def _is_ready(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -624,28 +607,14 @@ class Azurite(_Storage):
         return ["node", str(_azurite_program()), *memory, "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
 
 
-StorageT = TypeVar("StorageT", bound=_Storage)
-
-
-@contextmanager
-def _storage(kind: type[StorageT]) -> Iterator[StorageT]:
-    with _folder("storage") as folder:
-        server = kind(folder)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
-
-
 def google_storage() -> AbstractContextManager[GoogleStorage]:
     """A running server with an empty bucket."""
-    return _storage(GoogleStorage)
+    return _running("storage", GoogleStorage)
 
 
 def azurite() -> AbstractContextManager[Azurite]:
     """A running server without containers."""
-    return _storage(Azurite)
+    return _running("storage", Azurite)
 
 
 @contextmanager
@@ -657,19 +626,28 @@ def _folder(name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+ServerT = TypeVar("ServerT", bound=_Server)
+
+
 @contextmanager
-def kafka_broker(**settings: str) -> Iterator[Broker]:
+def _running(name: str, make: Callable[[Path], ServerT]) -> Iterator[ServerT]:
+    """A server in a folder of its own, started; both go at the end."""
+    with _folder(name) as folder:
+        server = make(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def kafka_broker(**settings: str) -> AbstractContextManager[Broker]:
     """A running broker without topics. ``settings`` are its properties with ``_`` for ``.``.
 
     ``kafka_broker(message_max_bytes="2000000")``
     """
-    with _folder("kafka") as folder:
-        broker = Broker(folder, {key.replace("_", "."): value for key, value in settings.items()})
-        try:
-            broker.start()
-            yield broker
-        finally:
-            broker.stop()
+    properties = {key.replace("_", "."): value for key, value in settings.items()}
+    return _running("kafka", lambda folder: Broker(folder, properties))
 
 
 @contextmanager

@@ -317,27 +317,24 @@ class Attribute(KeyedProcessFunction):
 
     def _without_ahead(
         self, clock_ms: int | None
-    ) -> Generator[Row, None, tuple[dict[str, str], list, list[dict], bool]]:
+    ) -> Generator[Row, None, tuple[dict[str, str], list[attribute.Consumer], list[dict], bool]]:
         """(usage as it was told, consumers and charges of ``attribute.resource_rows`` without what is ahead of the
         clock, whether anything is); rejects of that."""
         charges = {key: orjson.loads(payload) for key, payload in self._events[CHARGE].items()}
         told = {key: attribute.usage_told(text) for key, text in self._events[USAGE].items()}
         usage = {key: attribute.read_told(text, key) for key, text in told.items()}
-        windows = {key: of for key, (_, of, *_) in usage.items()}
-        last_ms = attribute.last_possible(
-            [("", of) for of in windows.values()], charges.values(), self._skew_ms, clock_ms, self._newest_ms()
-        )
+        last_ms = attribute.last_possible(usage.values(), charges.values(), self._skew_ms, clock_ms, self._newest_ms())
         found: dict[str, tuple[str, int]] = {}  # kind and event key -> reject and its time
         for key, charge in charges.items():
             if attribute.tells_time(charge) and charge["start_ms"] > last_ms:
                 found[f"{AHEAD_CHARGES} {key}"] = attribute.ahead_charge(charge, self._skew_ms), charge["start_ms"]
-        for key, of in windows.items():
-            if ahead := {window_ms: used for window_ms, used in of.items() if window_ms > last_ms}:
+        for key, consumer in usage.items():
+            if ahead := {window_ms: used for window_ms, used in consumer.windows.items() if window_ms > last_ms}:
                 found[f"{AHEAD_USAGE} {key}"] = attribute.ahead_usage(key, ahead, self._skew_ms), max(ahead)
         yield from self._reject_ahead(found)
         consumers = [
-            (name, {window_ms: used for window_ms, used in of.items() if window_ms <= last_ms}, *cost_center)
-            for name, of, *cost_center in usage.values()
+            each._replace(windows={window_ms: used for window_ms, used in each.windows.items() if window_ms <= last_ms})
+            for each in usage.values()
         ]
         charged = [charge for key, charge in charges.items() if f"{AHEAD_CHARGES} {key}" not in found]
         return told, consumers, charged, bool(found)

@@ -102,8 +102,8 @@ def events(seed: int) -> list[tuple[int, str, str, dict]]:
     return sorted(found, key=lambda event: event[0])
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_tables_are_those_of_a_bounded_run(seed):
+def streamed_and_whole(seed: int) -> tuple[Stage, Stage]:
+    """What a stream has sent of the events, and a bounded run, at their end."""
     it, whole = in_a_stream(), Stage(Attribute(), "node-1")
     last = 0
     for when, kind, key, payload in events(seed):
@@ -114,6 +114,12 @@ def test_the_tables_are_those_of_a_bounded_run(seed):
             each.feed(kind, key, payload)
     it.fire()
     whole.end()
+    return it, whole
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_tables_are_those_of_a_bounded_run(seed):
+    it, whole = streamed_and_whole(seed)
     assert not by_kind(it.rows, "late_charges")
     # Windows whose charge was withdrawn before another came are priced by what was known when they settled.
     found, expected = money(it), money(whole)

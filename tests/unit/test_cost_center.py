@@ -14,7 +14,7 @@ from tests.unit.test_follow import QUIET_MS, TEN, WINDOW_MS, window
 from tests.unit.test_rank import allocation, incident, rank
 from tests.unit.test_unit_cost import allocation as spent
 from udfs.meter import own, owner
-from udfs.pure.attribute import cost_centers_of, packed, resource_rows, unpacked
+from udfs.pure.attribute import Consumer, cost_centers_of, packed, resource_rows, unpacked
 from udfs.pure.cost_center import ATTRIBUTE, CostCenters, of_tags, one_of
 from udfs.pure.follow import incident as incident_of
 from udfs.pure.otlp import collect_metrics, collect_spans
@@ -72,11 +72,11 @@ def test_telemetry_goes_before_the_bill_and_the_user_before_both():
 def test_each_window_has_what_was_told_in_it():
     """And no other: a window that waits no more stays as it is."""
     told = [
-        ("cart", {0: {}, 1: {}}, "4711"),
-        ("cart", {1: {}, 2: {}}, "4712"),
-        ("cart", {2: {}}),
-        ("search", {"1": {}}, "9"),
-        ("", {1: {}}, "9"),
+        Consumer("cart", {0: {}, 1: {}}, "4711"),
+        Consumer("cart", {1: {}, 2: {}}, "4712"),
+        Consumer("cart", {2: {}}),
+        Consumer("search", {"1": {}}, "9"),
+        Consumer("", {1: {}}, "9"),
     ]
     expected = {0: {"cart": "4711"}, 1: {"search": "9"}, 2: {"cart": "4712"}}
     assert cost_centers_of(told) == cost_centers_of(told[::-1]) == expected

@@ -9,9 +9,8 @@ import pytest
 
 from tests.unit.keyed_stage import Stage, by_kind
 from tests.unit.test_attribute import HOUR, all_rows, delivered, feed_charge, feed_usage
-from tests.unit.test_corrections import DAY_MS, events, in_a_stream, money
-from udfs.attribute import Attribute
-from udfs.pure.attribute import Resource
+from tests.unit.test_corrections import DAY_MS, in_a_stream, money, streamed_and_whole
+from udfs.pure.attribute import Consumer, Resource
 from udfs.pure.price import utc
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE, WINDOW_MS
 
@@ -131,7 +130,8 @@ def test_the_order_of_charges_does_not_matter() -> None:
 
 
 def test_what_is_forgotten_is_still_compared_with() -> None:
-    charges, usage = hourly("0.8", "1", "1", "1"), [("cart", {HOUR + n * WINDOW_MS: {"cpu": 1.0} for n in range(8)})]
+    charges = hourly("0.8", "1", "1", "1")
+    usage = [Consumer("cart", {HOUR + n * WINDOW_MS: {"cpu": 1.0} for n in range(8)})]
     whole = Resource(usage, charges).rows("node-1")
     for closed_ms in range(HOUR, HOUR + 4 * HOUR_MS, WINDOW_MS):
         known = Resource(usage, charges).known_before(closed_ms)
@@ -148,16 +148,7 @@ def prices_told(it: Stage) -> dict[int, list[tuple]]:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_stream_tells_what_a_bounded_run_tells_however_late_the_bill(seed: int) -> None:
-    it, whole = in_a_stream(), Stage(Attribute(), "node-1")
-    last = 0
-    for when, kind, key, payload in events(seed):
-        if when // 5 != last:
-            it.fire()
-            last = when // 5
-        for each in (it, whole):
-            each.feed(kind, key, payload)
-    it.fire()
-    whole.end()
+    it, whole = streamed_and_whole(seed)
     found, expected = prices_told(it), prices_told(whole)
     billed = [ms for ms, rows in money(whole).items() if all(row[-1] != "provisional" for row in rows)]
     assert {ms: found[ms] for ms in billed} == {ms: expected[ms] for ms in billed}

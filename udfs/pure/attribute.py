@@ -4,12 +4,11 @@ Equation (1) of docs/interface.md: a resource's cost in W goes to the services b
 usage. Grain: one row per (window, resource, dimension, service, currency). Per (window, resource,
 dimension, currency) the rows' allocated_cost sums to what was charged, to the last decimal.
 
-Consumers are (user, {window_start_ms: {dimension: u}}) of each that used the resource, and a third, its cost centre,
-where its telemetry says so. A user is a service, or "" where it is unknown; of a group of machines that is billed as
-one the service, its node and the node's cores (``user_of``). Usage of a window is {dimension: {user: u}}, 0.0 where
-measured and unused; the bill of a window is [(charge, {dimension: units of 1e-12}), ...], a charge once each, with the
-parts that price.cost_by_window gives for that window. All results are functions of the sets: no order of services,
-windows or charges makes a difference.
+A user is a service, or "" where it is unknown; of a group of machines that is billed as one the service, its node and
+the node's cores (``user_of``). Usage of a window is {dimension: {user: u}}, 0.0 where measured and unused; the bill of
+a window is [(charge, {dimension: units of 1e-12}), ...], a charge once each, with the parts that price.cost_by_window
+gives for that window. All results are functions of the sets: no order of services, windows or charges makes a
+difference.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
+from itertools import starmap
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
@@ -61,11 +61,23 @@ from udfs.pure.windows import (
 )
 
 Usage = Mapping[str, Mapping[str, float]]
-Consumer = tuple[Any, ...]  # see above
 Bill = Sequence[tuple[Mapping[str, Any], Mapping[str, int]]]
 Row = dict[str, Any]
 
-# Between the parts of a consumer's key (otlp.collect_metrics) and of a user's: five, then the node's name and cores.
+
+class Consumer(NamedTuple):
+    """What one of those that used a resource used of it.
+
+    windows: {window_start_ms: {dimension: u}}. cost_center: as its telemetry says; "" if it doesn't.
+    """
+
+    user: str
+    windows: Mapping[Any, Mapping[str, float]]
+    cost_center: str = ""
+
+
+# Between the parts of a user's name, as between those of a consumer's key (otlp.collect_metrics): of that five, then
+# the node's name and cores.
 _SEPARATOR, _CONSUMER_PARTS = "\x1f", 5
 
 # How the cost of a group of machines that is billed as one is divided over its nodes; over all of them by use where
@@ -170,8 +182,8 @@ def last_possible(
     if clock_ms is None:
         return math.inf
     votes: dict[int, int] = defaultdict(int)
-    for _, windows, *_ in consumers:
-        votes[max(map(int, windows), default=0)] += 1
+    for consumer in consumers:
+        votes[max(map(int, consumer.windows), default=0)] += 1
     for charge in charges:
         if tells_time(charge):
             votes[charge["start_ms"]] += 1
@@ -194,7 +206,7 @@ def ahead_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], skew_
         f"usage more than {skew_ms // 60_000} min ahead of the clock: correct the clock of the host, or set clock.skew"
         " higher"
     )
-    record = {"consumer": consumer.split("\x1f"), "windows": windows}
+    record = {"consumer": consumer.split(_SEPARATOR), "windows": windows}
     return reject("otlp_metrics", reason, record, max(map(int, windows)), code=Code.AHEAD)
 
 
@@ -211,7 +223,7 @@ def sum_usage(parts: Iterable[tuple[str, str, float]]) -> dict[str, dict[str, fl
 
 def resource_rows(
     resource_id: str,
-    consumers: Iterable[Consumer],
+    consumers: Iterable[tuple],
     charges: Iterable[Mapping[str, Any]],
     prices: Prices | None = None,
     idle_policy: str = PROPORTIONAL,
@@ -219,10 +231,10 @@ def resource_rows(
 ) -> dict[int, list[Row]]:
     """Rows of cost_allocations of one resource, by window, ascending; windows without rows are out.
 
-    charges: all that were delivered, whether they stand or not. prices: what use may cost where the
-        resource's own bill doesn't say. known: what windows that are forgotten still say.
+    consumers: fields of ``Consumer``. charges: all that were delivered, whether they stand or not. prices: what use
+        may cost where the resource's own bill doesn't say. known: what windows that are forgotten still say.
     """
-    return Resource(consumers, list(charges), known).rows(resource_id, prices, idle_policy)
+    return Resource(list(starmap(Consumer, consumers)), list(charges), known).rows(resource_id, prices, idle_policy)
 
 
 class Resource:
@@ -230,7 +242,7 @@ class Resource:
 
     def __init__(
         self,
-        consumers: Iterable[Consumer],
+        consumers: Collection[Consumer],
         charges: Sequence[Mapping[str, Any]],
         known: Known | None = None,
     ) -> None:
@@ -239,9 +251,8 @@ class Resource:
         stands = standing(charges)
         self._prices = unit_price.periods(stands, self._known.prices)
         self._delivered, self.charges = charges, unit_price.noted(stands, self._prices)
-        consumers = list(consumers)
         self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
-        self._past = Past(self._usage, self.bill, self._known.paid, cost_centers_of(consumers))
+        self._past, self._cost_centers = Past(self._usage, self.bill, self._known.paid), cost_centers_of(consumers)
         self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
 
     def rows(
@@ -251,7 +262,7 @@ class Resource:
         rows = {
             window_ms: allocate_window(
                 resource_id, window_ms, self._usage, self.bill, self._metered, prices, idle_policy, self._known,
-                self._past,
+                self._past, self._cost_centers,
             )
             for window_ms in sorted(self._usage.keys() | self.bill.keys())
         }  # fmt: skip
@@ -282,7 +293,7 @@ class Resource:
                 {each: sorted(self._past.skus(window_ms, each)) for each in self._unbilled(window_ms)},
                 self._past.is_billed,
                 {dimension: paid for dimension, paid in self._paid(window_ms).items() if paid},
-                self._past.cost_centers(window_ms),
+                self._cost_centers.get(window_ms, {}),
             ).packed()
             for window_ms, used in self._usage.items()
             if from_ms <= window_ms < before_ms
@@ -336,7 +347,7 @@ class Settled(NamedTuple):
     skus_by_dimension: Mapping[str, Sequence[str]]
     is_billed: bool
     paid_by_dimension: Mapping[str, Mapping[str, str]]
-    cost_centers_by_service: Mapping[str, str] = {}
+    cost_centers: Mapping[str, str] = {}
 
     def packed(self) -> bytes:
         """For ``read``."""
@@ -359,10 +370,6 @@ class Settled(NamedTuple):
         """As of ``Past``."""
         return self.paid_by_dimension.get(dimension, {})
 
-    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
-        """As of ``Past``."""
-        return self.cost_centers_by_service
-
 
 def restated(
     resource_id: str,
@@ -380,7 +387,7 @@ def restated(
     return {
         window_ms: allocate_window(
             resource_id, window_ms, {window_ms: of.usage}, bill, known.metered | of.usage.keys(), prices, idle_policy,
-            known, of,
+            known, of, {window_ms: of.cost_centers},
         )
         for window_ms, of in ((window_ms, Settled.read(packed)) for window_ms, packed in sorted(settled.items()))
     }  # fmt: skip
@@ -412,7 +419,6 @@ class Recent:
     is_billed: bool
     _told: dict[str, str]  # consumer and bucket -> its usage, see ``usage_told``
     _touched: set[str] = field(default_factory=set)  # consumers and buckets
-    _cost_centers: Mapping[int, Mapping[str, str]] = field(default_factory=dict)  # of the windows that are asked for
 
     def touch(self, key: str, is_taken_back: bool) -> bool:
         """Something that a consumer and bucket told came, or is taken back.
@@ -435,12 +441,13 @@ class Recent:
                 continue
             if after is None:
                 return None
-            (of_before, *who_before), (of_after, *who_after) = map(_windows_and_who, (before or _NOTHING, after))
-            for window_ms in of_before.keys() | of_after.keys():
-                used = of_after.get(window_ms, {})
-                if not of_before.get(window_ms, {}).keys() <= used.keys() <= self._metered:
+            was, now = read_told(before or _NOTHING), read_told(after)
+            is_another = (was.user, was.cost_center) != (now.user, now.cost_center)
+            for window_ms in was.windows.keys() | now.windows.keys():
+                used = now.windows.get(window_ms, {})
+                if not was.windows.get(window_ms, {}).keys() <= used.keys() <= self._metered:
                     return None
-                if who_before != who_after or of_before.get(window_ms) != used:
+                if is_another or was.windows.get(window_ms) != used:
                     changed.add(window_ms)
             self._told[key] = after
         self._touched.clear()
@@ -451,14 +458,14 @@ class Recent:
     ) -> dict[int, list[Row]]:
         """Rows of some of the windows, as of ``resource_rows``."""
         consumers = [
-            (service, {ms: of[ms] for ms in windows if ms in of}, *cost_center)
-            for service, of, *cost_center in (read_told(text, key) for key, text in self._told.items())
+            each._replace(windows={ms: each.windows[ms] for ms in windows if ms in each.windows})
+            for each in (read_told(text, key) for key, text in self._told.items())
         ]
-        usage, self._cost_centers = usage_of(consumers), cost_centers_of(consumers)
+        usage, cost_centers = usage_of(consumers), cost_centers_of(consumers)
         rows = {
             window_ms: allocate_window(
                 resource_id, window_ms, usage, {window_ms: self._windows[window_ms].bill}, self._metered, prices,
-                idle_policy, past=self,
+                idle_policy, past=self, cost_centers=cost_centers,
             )
             for window_ms in usage
         }  # fmt: skip
@@ -475,10 +482,6 @@ class Recent:
     def paid(self, window_start_ms: int, dimension: str) -> Mapping[str, str]:
         """As of ``Past``."""
         return self._windows[window_start_ms].paid.get(dimension, {})
-
-    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
-        """As of ``Past``."""
-        return self._cost_centers.get(window_start_ms, {})
 
     @property
     def size(self) -> int:
@@ -507,7 +510,7 @@ def read_told(text: str, consumer: str = "") -> Consumer:
     """The consumer of ``usage_told``. consumer: its key, as of ``otlp.collect_metrics``."""
     service, _, metered, *cost_center = orjson.loads(text)
     windows = {int(window_ms): used for window_ms, used in metered["windows"].items()}
-    return user_of(service, consumer), windows, *cost_center
+    return Consumer(user_of(service, consumer), windows, *cost_center)
 
 
 def user_of(service: str, consumer: str) -> str:
@@ -516,29 +519,28 @@ def user_of(service: str, consumer: str) -> str:
     return _SEPARATOR.join((service, *node))
 
 
-def _windows_and_who(text: str) -> Consumer:
-    """What ``read_told`` tells, the windows first."""
-    service, windows, *cost_center = read_told(text)
-    return windows, service, *cost_center
+def _service(user: str) -> str:
+    """Of ``user_of``."""
+    return user.partition(_SEPARATOR)[0]
 
 
 def usage_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, dict[str, float]]]:
     """{window_start_ms: usage} of consumers, in any order."""
     parts: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
-    for service, windows, *_ in consumers:
-        for window_ms, by_dimension in windows.items():
-            parts[int(window_ms)] += [(dimension, service, used) for dimension, used in by_dimension.items()]
+    for consumer in consumers:
+        for window_ms, by_dimension in consumer.windows.items():
+            parts[int(window_ms)] += [(dimension, consumer.user, used) for dimension, used in by_dimension.items()]
     return {window_ms: sum_usage(part) for window_ms, part in parts.items()}
 
 
 def cost_centers_of(consumers: Iterable[Consumer]) -> dict[int, dict[str, str]]:
     """{window_start_ms: {service: cost centre}}, where all consumers of a service that say one in W say the same."""
     told: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for user, windows, *cost_center in consumers:
-        service = user.partition(_SEPARATOR)[0]
-        if cost_center and service:
-            for window_ms in windows:
-                told[int(window_ms)][service].update(cost_center)
+    for consumer in consumers:
+        service = _service(consumer.user)
+        if consumer.cost_center and service:
+            for window_ms in consumer.windows:
+                told[int(window_ms)][service].add(consumer.cost_center)
     return {
         window_ms: {service: one for service, found in sorted(of.items()) if (one := one_of(found))}
         for window_ms, of in told.items()
@@ -564,11 +566,12 @@ def allocate_window(
     idle_policy: str = PROPORTIONAL,
     known: Known | None = None,
     past: Past | Recent | Settled | None = None,
+    cost_centers: Mapping[int, Mapping[str, str]] | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
     usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
-        window, or what is kept of it. See ``allocate``.
+        window, or what is kept of it. cost_centers: of ``cost_centers_of``. See ``allocate``.
 
     A window's rows change with its own usage and bill; with ``metered_dimensions``; with what was paid for, and at
     which price, before its charges; with ``prices`` where nobody tells the size of what it is charged for; and, as long
@@ -591,7 +594,7 @@ def allocate_window(
     before = {dimension: past.paid(window_start_ms, dimension) for dimension in billed}
     return allocate(
         resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy, before, prices,
-        past.cost_centers(window_start_ms),
+        (cost_centers or {}).get(window_start_ms),
     )  # fmt: skip
 
 
@@ -604,12 +607,9 @@ class Past:
         usage: Mapping[int, Usage],
         bill: Mapping[int, Bill],
         known_paid: Mapping[str, Mapping[str, str]] | None = None,
-        cost_centers: Mapping[int, Mapping[str, str]] | None = None,
     ) -> None:
-        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``. cost_centers:
-        of ``cost_centers_of``."""
+        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``."""
         self._usage, self._bill, self._known_paid = usage, bill, known_paid or {}
-        self._cost_centers = cost_centers or {}
         self.is_billed = bool(bill)
         self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
         for window_ms in sorted(bill):
@@ -732,10 +732,6 @@ class Past:
                 charged[charge["currency"]].append(charge)
         paid = {currency: _capacity(windows[place], dimension, of) for currency, of in sorted(charged.items())}
         return {currency: str(amount) for currency, amount in paid.items() if amount is not None}
-
-    def cost_centers(self, window_start_ms: int) -> Mapping[str, str]:
-        """By service, what its telemetry says of W."""
-        return self._cost_centers.get(window_start_ms, {})
 
     def skus(self, window_start_ms: int, dimension: str) -> set[str]:
         """What the resource is, by the bill of the window nearest to W that charges its usage."""
@@ -863,9 +859,9 @@ def allocate(
             listed = prices.listed(resource_id, dimension, skus, currency) if prices and basis != METERED else None
             basis = basis if listed is None else LIST
             marginal = RATE_DIGITS.divide(resource_cost, _exactly(whole)) if listed is None else listed
-        nodes, shared_by = _nodes(services or {})
+        nodes, divided_by = _nodes(services or {})
         if nodes and idle_policy != PROPORTIONAL and idle_share is not None:
-            nodes = {}  # use is paid for at the capacity's price, on whichever node
+            nodes, divided_by = {}, BY_USE  # use is paid for at the capacity's price, on whichever node
         for service, own_usage, total_usage, share, part in _shares(cost, services, idle_share, idle_policy, nodes):
             rows.append(
                 {
@@ -886,7 +882,7 @@ def allocate(
                     "idle_policy": idle_policy,
                     "capacity": None if of_window is None else float(of_window),
                     "idle_share": None if idle_share is None else float(idle_share),
-                    "divided_by": (shared_by if nodes else BY_USE) if shared_by else None,
+                    "divided_by": divided_by,
                 }
             )
     return rows
@@ -1031,7 +1027,7 @@ def _nodes(services: Mapping[str, float]) -> tuple[_Nodes, str | None]:
 
 def _name(user: str) -> str:
     """Of a row. A name that is kept for these rows names no workload, wherever it comes from."""
-    service = user.partition(_SEPARATOR)[0]
+    service = _service(user)
     return UNALLOCATED if service in NAMELESS else service
 
 
@@ -1090,10 +1086,13 @@ def _shares_of_nodes(cost: int, nodes: _Nodes) -> tuple[dict[str, float], dict[s
     for node, of_node in apportion(cost, weights).items():
         used = integer_weights(nodes[node][1])
         total = sum(used.values())
-        for user, part in (apportion(of_node, used) if total else {IDLE: of_node}).items():
-            name = _name(user) if total else IDLE
-            shares[name].append(weights[node] / whole * (used[user] / total if total else 1.0))
-            parts[name] += part
+        if not total:
+            shares[IDLE].append(weights[node] / whole)
+            parts[IDLE] += of_node
+            continue
+        for user, part in apportion(of_node, used).items():
+            shares[_name(user)].append(weights[node] / whole * (used[user] / total))
+            parts[_name(user)] += part
     return {name: math.fsum(of_name) for name, of_name in shares.items()}, dict(parts)
 
 
@@ -1163,7 +1162,7 @@ def late_usage(consumer: str, windows: Mapping[Any, Mapping[str, float]], closed
         f"usage came after {wait_ms // HOUR_MS} h, when windows before {utc(closed_ms)} were closed:"
         " set billing.wait higher, or see why the metrics are late"
     )
-    record = {"consumer": consumer.split("\x1f"), "windows": windows}
+    record = {"consumer": consumer.split(_SEPARATOR), "windows": windows}
     return reject("otlp_metrics", reason, record, newest_ms, code=Code.LATE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -128,7 +128,7 @@ class Place:
     def rows(self, delivery: Delivery, cost_column: str) -> Iterator[dict[str, object]]:
         """The rows of its files as they are written, see ``focus.read_charges``."""
         for path in delivery.files:
-            yield from read_charges(self.name(path), cost_column, lambda path=path: self.open(path))  # type: ignore[misc]
+            yield from self._read(path, cost_column)
 
     def collect(
         self, delivery: Delivery, cost_column: str, exchange: Exchange | None = None
@@ -150,7 +150,10 @@ class Place:
             UnreadableBill: one can't be read.
         """
         for path in delivery.files:
-            next(read_charges(self.name(path), cost_column, lambda path=path: self.open(path)), None)  # type: ignore[misc]
+            next(self._read(path, cost_column), None)
+
+    def _read(self, path: str, cost_column: str) -> Iterator[dict[str, object]]:
+        return read_charges(self.name(path), cost_column, partial(self.open, path))
 
 
 @lru_cache

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -268,7 +269,7 @@ class FocusRow:
         resource_id = self.text("ResourceId")
         return None if resource_id == NO_RESOURCE else resource_id
 
-    @property
+    @cached_property
     def pool(self) -> str:
         """The pool of machines that the tags name; "" if none."""
         tags = _mapping(self["Tags"])

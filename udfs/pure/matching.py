@@ -165,14 +165,13 @@ def unmet_bill(billed: Billed, telemetry: Telemetry) -> list[tuple[str, str, int
 
 def unmet_telemetry(billed: Billed, telemetry: Telemetry) -> list[str]:
     """Resources that were used and that no charge names, the most used first, by the first dimension that differs."""
-    named = {resource_id for resource_id, _, _ in billed.costs}
     dimensions = sorted({dimension for used in telemetry.usage.values() for dimension in used})
 
     def order(resource_id: str) -> tuple:
         used = telemetry.usage[resource_id]
         return *(-used.get(dimension, 0.0) for dimension in dimensions), resource_id
 
-    return sorted(telemetry.usage.keys() - named, key=order)
+    return sorted(telemetry.usage.keys() - billed.spellings.keys(), key=order)
 
 
 # ---- the order of trust ------------------------------------------------------------------------
@@ -208,7 +207,7 @@ def trusts(billed: Billed, telemetry: Telemetry) -> list[Trust]:
 def better_first(billed: Billed, telemetry: Telemetry) -> str | None:
     """One of ORDER by which more of the resources that were used would meet the bill, if it were trusted before the
     others; None if there is none."""
-    named_by_bill = {resource_id for resource_id, _, _ in billed.costs}
+    named_by_bill = billed.spellings.keys()
 
     def met(attribute: str) -> int:
         return sum(bool(telemetry.ids.get(used, {}).get(attribute, {used}) & named_by_bill) for used in telemetry.usage)

@@ -15,7 +15,7 @@ import orjson
 
 from udfs.pure.assemble import assemble
 from udfs.pure.meter import meter
-from udfs.pure.otlp import collect_logs, collect_metrics, collect_spans
+from udfs.pure.otlp import SEPARATOR, collect_logs, collect_metrics, collect_spans
 
 # Packed traces by minute, as assemble makes them.
 Minutes = dict[int, list[bytes]]
@@ -78,7 +78,7 @@ def meter_consumers(directory: Path, owners: Mapping[str, set[str]]) -> Iterator
         for consumer, fragment in collect_metrics(line)[0].items():
             consumers[consumer].append(fragment)
     for consumer, parts in sorted(consumers.items()):
-        bucket, uid, name, service, resource_id, *_ = consumer.split("\x1f")
+        bucket, uid, name, service, resource_id, *_ = consumer.split(SEPARATOR)
         if not service:
             claims = (owners.get(uid) or owners.get(name) or set()) - {""}
             service = claims.pop() if len(claims) == 1 else ""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from udfs.pure.cache import cached
 from udfs.pure.windows import WINDOW_MS, window_start
 
 PLACES = 12
@@ -43,6 +44,12 @@ def to_units(amount: str | Decimal) -> int:
 def to_decimal(units: int) -> Decimal:
     """``units`` of 1e-12 as a Decimal with twelve places, exact."""
     return EXACT.scaleb(Decimal(units), -PLACES)
+
+
+@cached(1 << 12, 64)  # a bill repeats its weights, sizes and quantities, and each is read for every window
+def fraction(text: str) -> Fraction:
+    """A number of a charge, exact."""
+    return Fraction(text)
 
 
 def plain(value: Decimal) -> str:
@@ -166,7 +173,7 @@ def cost_by_window(charge: Mapping[str, Any]) -> dict[int, dict[str, int]]:
     """
     weights: dict[str, Fraction] = {}
     for dimension, weight in charge["parts"]:
-        weights[dimension] = weights.get(dimension, Fraction(0)) + Fraction(weight)
+        weights[dimension] = weights.get(dimension, Fraction(0)) + fraction(weight)
     overlaps = windows_of(charge["start_ms"], charge["end_ms"])
     costs: dict[int, dict[str, int]] = {window_ms: {} for window_ms in overlaps}
     parts = apportion(to_units(charge["cost"]), integer_weights(weights))

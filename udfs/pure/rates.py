@@ -23,7 +23,7 @@ import orjson
 
 from udfs.pure.cache import cached, characters
 from udfs.pure.dimensions import DIMENSIONS
-from udfs.pure.price import EXACT, MONEY_BOUND, plain, to_decimal, to_units, utc
+from udfs.pure.price import EXACT, MONEY_BOUND, fraction, plain, to_decimal, to_units, utc
 from udfs.pure.resources import canonical
 from udfs.pure.settings_file import lines
 from udfs.pure.windows import HOUR_MS, NO_RESOURCE, WINDOW_MS
@@ -539,15 +539,15 @@ def capacity(charge: Mapping[str, Any]) -> dict[str, Fraction]:
         quantity, unit = charge.get("pricing_quantity"), charge.get("pricing_unit")
     if quantity is None or unit is None:
         return {}
-    amount = Fraction(quantity)
+    amount = fraction(quantity)
     found = {}
     if charge["per"] == "unit":
         for dimension, weight in charge["parts"]:
             if dimension in DIMENSIONS and DIMENSIONS[dimension].is_capacity:
-                found[dimension] = amount * usage_per_unit(unit, dimension) * Fraction(weight)
+                found[dimension] = amount * usage_per_unit(unit, dimension) * fraction(weight)
     else:
         seconds = windows_per_unit(unit) * WINDOW_MS // 1000
         for dimension, size in (charge.get("machine") or {}).items():
             if seconds:
-                found[dimension] = amount * seconds * Fraction(size)
+                found[dimension] = amount * seconds * fraction(size)
     return found

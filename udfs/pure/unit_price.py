@@ -77,13 +77,14 @@ def periods(charges: Iterable[Charge], known: Iterable[Sequence[Any]] = ()) -> l
             charged[key].append(Period(*key, cost, quantity, 1))
     found = [Period(*each) for each in known]
     ended = {(*period[:3], period.end_ms): period for period in found}
-    for key, (first, *others) in sorted(charged.items(), key=lambda item: item[0][3:]):
-        if any(_differ(first, other) for other in others):
+    for key, (whole, *others) in sorted(charged.items(), key=lambda item: item[0][3:]):
+        if any(_differ(whole, other) for other in others):
             continue
-        cost, quantity = (
-            sum((getattr(each, of) for each in others), getattr(first, of)) for of in ("cost", "quantity")
-        )
-        whole = first._replace(cost=cost, quantity=quantity, charges=1 + len(others))
+        if others:
+            cost, quantity = (
+                sum((getattr(each, of) for each in others), getattr(whole, of)) for of in ("cost", "quantity")
+            )
+            whole = whole._replace(cost=cost, quantity=quantity, charges=1 + len(others))
         whole = whole.after(ended.get((*key[:3], whole.start_ms)))
         # Of two that end at once the shorter one, which comes later, is what the next is compared with.
         ended[*key[:3], whole.end_ms] = whole
@@ -126,11 +127,13 @@ def _priced(charge: Charge) -> tuple[tuple[str, str, str, int, int], Decimal, De
     quantity, unit = charge.get("pricing_quantity"), charge.get("pricing_unit")
     if quantity is None or unit is None:
         quantity, unit = charge.get("consumed_quantity"), charge.get("consumed_unit")
-    converted = charge.get("converted") or {"cost": charge["cost"], "from": charge["currency"]}
-    if quantity is None or unit is None or Decimal(quantity) <= 0 or Decimal(converted["cost"]) < 0:
+    if quantity is None or unit is None:
         return None
-    key = charge["sku_id"], unit, converted["from"], charge["start_ms"], charge["end_ms"]
-    return key, Decimal(converted["cost"]), Decimal(quantity)
+    converted = charge.get("converted") or {"cost": charge["cost"], "from": charge["currency"]}
+    cost, priced = Decimal(converted["cost"]), Decimal(quantity)
+    if cost < 0 or priced <= 0:
+        return None
+    return (charge["sku_id"], unit, converted["from"], charge["start_ms"], charge["end_ms"]), cost, priced
 
 
 def _differ(one: Period, other: Period) -> bool:
