@@ -53,6 +53,9 @@ _STATE_CLOSED = re.compile(
     r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\.", re.DOTALL
 )
 
+# What a log says of an error, with the begin of its stack trace.
+_ERROR = re.compile(r"^\S+ \S+ (?:ERROR|FATAL) .*(?:\n(?!\d{4}-).*){0,20}", re.MULTILINE)
+
 _SETTINGS = {
     "jobmanager.memory.process.size": "1g",
     "taskmanager.numberOfTaskSlots": "1",
@@ -99,9 +102,10 @@ class Process:
         return self._process.pid
 
     def check(self) -> None:
-        """Raises RuntimeError, with the end of its log: it ended."""
+        """Raises RuntimeError, with the errors and the end of its log: it ended."""
         if self.has_ended():
-            raise RuntimeError(f"{self.log.name} ended ({self._process.returncode}):\n{_tail(self.log)}")
+            errors = "\n".join(_ERROR.findall(self.log.read_text("utf-8", "replace"))[-3:])
+            raise RuntimeError(f"{self.log.name} ended ({self._process.returncode}):\n{errors}\n{_tail(self.log)}")
 
     def has_ended(self) -> bool:
         """Whether it did so by itself."""
