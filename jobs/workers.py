@@ -84,7 +84,14 @@ def executable(folder: Path) -> str:
 
 
 def ask(path: str, arguments: list[str]) -> int:
-    """Have a worker forked, and wait for its end; its exit status. Where ``serve`` isn't there, become it."""
+    """Have a worker forked, and wait for its end; its exit status. Where ``serve`` isn't there, become it.
+
+    It ends with the engine's script, and its worker with it.
+    """
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from udfs.worker import end_with_parent
+
+    end_with_parent()
     asked = json.dumps([arguments, dict(os.environ), os.getcwd()]).encode()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -102,12 +109,16 @@ def ask(path: str, arguments: list[str]) -> int:
 
 
 def serve(listener: socket.socket, alive: int) -> None:
-    """Fork a worker for each who asks, until ``alive`` ends; then end those that run."""
+    """Fork a worker for each who asks, and end it with who asked, until ``alive`` ends; then end all."""
     for module in _IMPORTED:
         importlib.import_module(module)
     running: dict[int, socket.socket] = {}  # worker -> who asked for it
     while True:
-        ready, _, _ = select.select([listener.fileno(), alive], [], [], _LOOK_S)
+        askers = {asker.fileno(): pid for pid, asker in running.items()}
+        ready, _, _ = select.select([listener.fileno(), alive, *askers], [], [], _LOOK_S)
+        # Who asked says nothing more: it has ended.
+        for ended in askers.keys() & set(ready):
+            os.kill(askers[ended], signal.SIGKILL)
         while running:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:

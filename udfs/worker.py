@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import sys
 import threading
 
+# What the engine runs as its worker's main module.
+_WORKER = "pyflink.fn_execution.beam.beam_boot"
+# prctl(2)
+_SET_DEATH_SIGNAL = 1
 _SAMPLER = "apache_beam.runners.worker.statesampler"
 
 
@@ -27,3 +33,24 @@ def stop_sampling() -> None:
 
     sampler.StateSampler.start = start
     sampler.StateSampler.stop_if_still_running = stop_if_still_running
+
+
+def end_with_the_engine() -> None:
+    """Have a worker end at once when the engine ends it; elsewhere nothing is done.
+
+    The engine ends the script that runs the worker, which the worker outlives until its streams are closed. If it hangs
+    meanwhile, each of the engine's servers waits for it for a minute (GrpcFnServer.close), and after three the engine
+    takes its task for stuck, and ends itself with all that runs on it (task.cancellation.timeout).
+    """
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    if specification is not None and specification.name == _WORKER:
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends; where it can't, nothing is done.
+
+    Nothing that a worker still had to do is lost by that: a bundle counts when the engine has heard of its end.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)

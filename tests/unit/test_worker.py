@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import psutil
 import pytest
 from apache_beam.runners.worker import statesampler
 from apache_beam.utils.counters import CounterFactory
 
-from udfs.worker import stop_sampling
+from udfs.worker import _WORKER, stop_sampling
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +44,30 @@ def test_a_bundle_starts_no_thread_to_wait_for() -> None:
 def test_what_beam_has_is_what_is_changed() -> None:
     """Its next version may have other names."""
     assert {"start", "stop_if_still_running", "stop"} <= vars(statesampler.StateSampler).keys()
+
+
+# As the engine does: what it ends is the script, of which the worker is a child.
+SCRIPT = "{python} -c {code} | cat; echo after"
+CODE = """
+import sys, time, types
+sys.modules["__main__"].__spec__ = types.SimpleNamespace(name={name!r})
+import udfs
+print("here", flush=True)
+time.sleep({sleep_s})
+"""
+
+
+@pytest.mark.parametrize(("name", "ends"), [(_WORKER, True), ("another", False)])
+def test_a_worker_ends_when_the_engine_ends_its_script_and_nothing_else_does(name: str, ends: bool) -> None:
+    code = CODE.format(name=name, sleep_s=600 if ends else 1)
+    command = SCRIPT.format(python=sys.executable, code=shlex.quote(code))
+    with subprocess.Popen(["sh", "-c", command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as script:
+        assert script.stdout.readline() == "here\n"
+        (worker,) = (each for each in psutil.Process(script.pid).children() if "python" in each.name())
+        if ends:
+            worker.suspend()  # it hangs
+        script.terminate()
+        script.wait(60)
+        assert worker.is_running() or ends
+        psutil.wait_procs([worker], timeout=60)
+        assert not worker.is_running()

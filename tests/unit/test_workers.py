@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -74,6 +75,22 @@ def test_what_workers_are_forked_from_ends_with_its_owner_however_that_ends(
     # A worker that is asked for now imports for itself.
     found = run(tmp_path, *BOOT, PYTHONVERBOSE="1")
     assert "No id provided." in found.stdout and "import 'site'" in found.stderr
+
+
+def test_a_worker_ends_with_the_script_that_the_engine_ends(owner: subprocess.Popen, tmp_path: Path) -> None:
+    """... however busy it is: here it waits for a server that accepts and says nothing."""
+    (server,) = psutil.Process(owner.pid).children()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = shlex.join([str(tmp_path / "python"), *BOOT, "--id=7", f"--provision_endpoint={address}"])
+        # As pyflink-udf-runner.sh does.
+        with subprocess.Popen(["sh", "-c", f"{command} 2>&1 | cat"], cwd=tmp_path, stdout=subprocess.DEVNULL) as script:
+            silent.accept()
+            (worker,) = server.children()
+            script.terminate()
+            psutil.wait_procs([worker], timeout=60)
+            assert not worker.is_running()
+    assert server.is_running()
 
 
 def test_who_waits_for_a_worker_ends_with_what_it_was_forked_from(tmp_path: Path) -> None:
