@@ -53,8 +53,10 @@ _STATE_CLOSED = re.compile(
     r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\.", re.DOTALL
 )
 
-# What a log says of an error, with the begin of its stack trace.
-_ERROR = re.compile(r"^\S+ \S+ (?:ERROR|FATAL) .*(?:\n(?!\d{4}-).*){0,20}", re.MULTILINE)
+# What a log says of an error, and of a task that is not cancelled, with the begin of its stack trace.
+_ERROR = re.compile(
+    r"^\S+ \S+ (?:(?:ERROR|FATAL) |.* did not react to cancelling ).*(?:\n(?!\d{4}-).*){0,30}", re.MULTILINE
+)
 
 _SETTINGS = {
     "jobmanager.memory.process.size": "1g",
@@ -104,7 +106,7 @@ class Process:
     def check(self) -> None:
         """Raises RuntimeError, with the errors and the end of its log: it ended."""
         if self.has_ended():
-            errors = "\n".join(_ERROR.findall(self.log.read_text("utf-8", "replace"))[-3:])
+            errors = "\n".join(_ERROR.findall(self.log.read_text("utf-8", "replace"))[-4:])
             raise RuntimeError(f"{self.log.name} ended ({self._process.returncode}):\n{errors}\n{_tail(self.log)}")
 
     def has_ended(self) -> bool:
@@ -313,9 +315,10 @@ class Cluster:
         return job["state"] if job else "UNKNOWN"
 
     def runs(self, job_id: str) -> bool:
-        """Whether every task of it does."""
+        """Whether every task of it does, or has ended: of rows that are known from the start there are soon no more."""
         job = self._ask(f"/jobs/{job_id}")
-        return bool(job) and job["state"] == "RUNNING" and all(v["status"] == "RUNNING" for v in job["vertices"])
+        tasks = {vertex["status"] for vertex in job["vertices"]} if job else set()
+        return bool(job) and job["state"] == "RUNNING" and tasks <= {"RUNNING", "FINISHED"}
 
     def wait_until_it_runs(self, job_id: str, patience_s: float) -> None:
         """Raises RuntimeError: it doesn't in time; with what its tasks do and what it failed of."""
