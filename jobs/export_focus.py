@@ -1,11 +1,12 @@
 """cost_allocations back to finance: a FOCUS CostAndUsage dataset for chargeback and FinOps tools.
 
-    python -m jobs.export_focus --tables DIR --output FILE.csv|FILE.parquet [--input DIR]
+    anomaly-cost export --tables DIR|postgresql://USER@HOST/DATABASE --output FILE.csv|FILE.parquet [--input DIR]
 
 Grain: one row per row of cost_allocations; provisional ones are left out unless asked for. In the
 terms of FOCUS 1.3 and later a row is an *allocated charge* of a split cost allocation: ResourceId is
 what was billed, AllocatedResourceId the workload that bears the cost, null for what is idle or
-unallocated. It takes the place of the charges it is split from: never add the dataset to its source.
+unallocated; x_CostCenter and a tag of AllocatedTags tell its cost centre, where one is known. It
+takes the place of the charges it is split from: never add the dataset to its source.
 
 Money. EffectiveCost is allocated_cost (if the job's cost.column was another, that column is: say so
 by --cost-column). With --input the source rows give the other costs: what they hold for the same
@@ -45,7 +46,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError, ended
+from jobs.errors import JobError, UsageError, ended, one_line
+from jobs.postgres import connection as connect
 from udfs.pure import bills, resources
 from udfs.pure.attribute import PROVISIONAL
 from udfs.pure.deliveries import ENDINGS
@@ -69,7 +71,7 @@ Group = tuple[int, str, str, str]
 # FOCUS AllocatedMethodId: equation (1) of docs/interface.md, by usage in the window.
 METHOD_ID = "anomaly-cost/usage-in-window"
 # FOCUS wants a prefix on tag keys that the data generator defines.
-SERVICE_TAG = "otel/service.name"
+SERVICE_TAG, COST_CENTER_TAG = "otel/service.name", "anomaly-cost/cost_center"
 
 UNKNOWN, NOT_APPLICABLE = "unknown", "Not Applicable"
 FROM_SOURCE, FROM_ALLOCATION = "source", "allocation"
@@ -102,7 +104,8 @@ TYPES: dict[str, pa.DataType] = {
     "ServiceName": _TEXT, "ServiceProviderName": _TEXT, "ServiceSubcategory": _TEXT,
     "SkuId": _TEXT, "SkuMeter": _TEXT, "SkuPriceDetails": _TEXT, "SkuPriceId": _TEXT,
     "SubAccountId": _TEXT, "SubAccountName": _TEXT, "SubAccountType": _TEXT, "Tags": _TEXT,
-    "x_CostBasis": _TEXT, "x_CostStatus": _TEXT, "x_Dimension": _TEXT, "x_OtelServiceName": _TEXT,
+    "x_CostBasis": _TEXT, "x_CostCenter": _TEXT, "x_CostStatus": _TEXT, "x_Dimension": _TEXT,
+    "x_OtelServiceName": _TEXT,
 }  # fmt: skip
 # 1.3 had not yet taken out what it replaced.
 OLD_NAMES = {"ProviderName": "ServiceProviderName", "PublisherName": "HostProviderName"}
@@ -287,7 +290,8 @@ def rows_of_group(group: Group, allocations: Sequence[Row], charged: _Charged | 
     """
     window_ms, resource_id, dimension, currency = group
     units = [to_units(row["allocated_cost"]) for row in allocations]
-    weights = _weights(units, [row["share"] for row in allocations])
+    names = [row["otel_service_name"] for row in allocations]
+    weights = dict(zip(names, _weights(units, [row["share"] for row in allocations]), strict=True))
     known = _known(charged)
     amounts = dict.fromkeys(COST_COLUMNS, units)
     if charged is not None:
@@ -326,6 +330,7 @@ def rows_of_group(group: Group, allocations: Sequence[Row], charged: _Charged | 
             **common,
             **{column: to_decimal(parts[i]) for column, parts in amounts.items()},
             **_allocated(allocation, resource_id, dimension),
+            "x_CostCenter": allocation.get("cost_center"),
             "x_CostStatus": allocation["cost_status"],
             "x_OtelServiceName": allocation["otel_service_name"],
         }
@@ -343,8 +348,8 @@ def _weights(units: list[int], shares: list[float | None]) -> list[int]:
     return [1] * len(units)
 
 
-def _split(total: int, weights: list[int]) -> list[int]:
-    return list(apportion(total, dict(enumerate(weights))).values())
+def _split(total: int, weights: Mapping[str, int]) -> list[int]:
+    return list(apportion(total, weights).values())
 
 
 def _has_no_id(resource_id: str) -> bool:
@@ -377,12 +382,14 @@ def _allocated(allocation: Row, resource_id: str, dimension: str) -> Row:
         description = f"{what}, a cost that all workloads share ({of}), allocated to none"
     else:
         description = f"{what}, tied to no workload"
+    cost_center = allocation.get("cost_center")
+    tags = {SERVICE_TAG: service} | ({COST_CENTER_TAG: cost_center} if cost_center else {})
     return {
         "AllocatedMethodDetails": None if details is None else orjson.dumps(details).decode(),
         "AllocatedMethodId": None if details is None else METHOD_ID,
         "AllocatedResourceId": service if is_workload else None,
         "AllocatedResourceName": service if is_workload else None,
-        "AllocatedTags": (orjson.dumps({SERVICE_TAG: service}).decode() if is_workload else None),
+        "AllocatedTags": orjson.dumps(tags).decode() if is_workload else None,
         "ChargeDescription": description,
     }
 
@@ -459,18 +466,13 @@ def _next_month(moment: datetime) -> datetime:
 # ---- files ------------------------------------------------------------------------------------
 
 
-def _groups(path: Path, with_provisional: bool) -> Iterator[tuple[Group, list[Row]]]:
-    """The rows of cost_allocations by group, in the file's order of windows and resources."""
-
-    def rows() -> Iterator[Row]:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS_A_BATCH):
-                yield from batch.to_pylist()
+def _groups(rows: Iterable[Row], with_provisional: bool) -> Iterator[tuple[Group, list[Row]]]:
+    """The rows of cost_allocations by group, in their order, which is that of windows, resources and dimensions."""
 
     def place(row: Row) -> tuple:
         return row["window_start"], row["resource_id"], row["dimension"]
 
-    for (start, resource_id, dimension), of_place in groupby(rows(), key=place):
+    for (start, resource_id, dimension), of_place in groupby(rows, key=place):
         by_currency: defaultdict[str, list[Row]] = defaultdict(list)
         for row in of_place:
             if with_provisional or row["cost_status"] != PROVISIONAL:
@@ -478,6 +480,38 @@ def _groups(path: Path, with_provisional: bool) -> Iterator[tuple[Group, list[Ro
         for currency, allocations in sorted(by_currency.items()):
             window_ms = round(start.timestamp() * 1000)
             yield (window_ms, resource_id, dimension, currency), allocations
+
+
+def _of_directory(path: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_A_BATCH):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise JobError(f"{path}: can't be exported ({' '.join(str(error).split())})") from None
+
+
+def _of_database(url: str) -> Iterator[Row]:
+    """As of one moment, in the order of the Parquet file."""
+    # What only a database needs.
+    import psycopg
+    from psycopg.rows import dict_row
+
+    order = ", ".join(f'{name} collate "C"' for name in ("resource_id", "dimension", "otel_service_name"))
+    try:
+        with (
+            connect(url, "anomaly_cost export_focus") as connection,
+            connection.transaction(),
+            connection.cursor(name="allocations", row_factory=dict_row) as cursor,
+        ):
+            cursor.itersize = ROWS_A_BATCH
+            yield from cursor.execute(
+                "select window_start, resource_id, dimension, otel_service_name, usage, share, allocated_cost,"
+                " billing_currency, cost_status, cost_center"
+                f" from public.cost_allocations order by window_start, {order}, billing_currency"
+            )
+    except psycopg.Error as error:
+        raise JobError(f"{url}: {one_line(error)}") from None
 
 
 def _columns(version: str) -> dict[str, pa.DataType]:
@@ -523,7 +557,7 @@ class Summary:
 
 
 def export(
-    tables: Path,
+    tables: str,
     output: Path,
     source: Path | None = None,
     cost_column: str = "EffectiveCost",
@@ -532,12 +566,14 @@ def export(
 ) -> Summary:
     """Write the dataset to ``output``, whole or not at all.
 
+    tables: a directory, or the URL of a database.
+
     Raises:
         UsageError: tables, input or output can't be what was meant.
-        JobError: a file can't be read.
+        JobError: a file or the database can't be read.
     """
-    path = tables / "cost_allocations.parquet"
-    if not path.is_file():
+    path = Path(tables) / "cost_allocations.parquet"
+    if "://" not in tables and not path.is_file():
         raise UsageError(f"--tables {tables}: no cost_allocations.parquet there")
     writer = WRITERS.get(output.suffix)
     if writer is None:
@@ -546,10 +582,11 @@ def export(
         raise UsageError(f"--output {output}: no directory {output.parent}")
     bill = None if source is None else Bill(source, cost_column)
     summary = Summary()
+    rows = _of_database(tables) if "://" in tables else _of_directory(path)
 
     def batches() -> Iterator[list[Row]]:
         batch: list[Row] = []
-        for group, allocations in _groups(path, with_provisional):
+        for group, allocations in _groups(rows, with_provisional):
             units = sum(to_units(row["allocated_cost"]) for row in allocations)
             charged = None if bill is None else bill.take(group)
             if charged is not None and charged.costs[cost_column] != units:
@@ -570,8 +607,6 @@ def export(
     try:
         writer(finished, _columns(version), batches())
         finished.replace(output)
-    except pa.ArrowException as error:
-        raise JobError(f"{path}: can't be exported ({' '.join(str(error).split())})") from None
     finally:
         finished.unlink(missing_ok=True)
     summary.left = 0 if bill is None else bill.left
@@ -586,7 +621,7 @@ def _arguments(argv: Sequence[str], prog: str) -> argparse.Namespace:
         prog=prog,
         description="cost_allocations as a FOCUS CostAndUsage dataset.",
     )
-    parser.add_argument("--tables", required=True, type=Path, metavar="DIR", help="the job's --output")
+    parser.add_argument("--tables", required=True, metavar="DIR|URL", help="the job's --output")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help=".csv or .parquet")
     parser.add_argument("--input", type=Path, metavar="DIR", help="the job's --input: fills in what the bill says")
     parser.add_argument("--cost-column", choices=COST_COLUMNS, default="EffectiveCost", help="the job's cost.column")

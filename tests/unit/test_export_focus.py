@@ -12,7 +12,7 @@ from decimal import Decimal
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.export_focus import METHOD_ID, SERVICE_TAG, TYPES, Bill, export, main
+from jobs.export_focus import COST_CENTER_TAG, METHOD_ID, SERVICE_TAG, TYPES, Bill, export, main
 from tests.unit.literal_tables import write
 from udfs.pure.focus import collect_charges
 from udfs.pure.price import apportion, cost_by_window, standing, to_decimal, to_units
@@ -218,7 +218,7 @@ def exported(tmp_path, rows, bill=None, **options):
     """The rows of the CSV, each checked."""
     write(tmp_path / "tables", "cost_allocations", rows)
     source = None if bill is None else write_bill(tmp_path / "input", bill)
-    export(tmp_path / "tables", tmp_path / "out.csv", source, **options)
+    export(str(tmp_path / "tables"), tmp_path / "out.csv", source, **options)
     with (tmp_path / "out.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     if options.get("version", "1.4") == "1.4":
@@ -296,6 +296,13 @@ def test_a_row_is_an_allocated_charge(tmp_path):
     assert (cart["ChargePeriodStart"], cart["ChargePeriodEnd"]) == ("2024-04-30T12:00:00Z", "2024-04-30T12:30:00Z")
     assert (cart["BillingPeriodStart"], cart["BillingPeriodEnd"]) == ("2024-04-01T00:00:00Z", "2024-05-01T00:00:00Z")
     assert of(rows, "x_OtelServiceName") == [("cart",), ("__unallocated__",), ("__idle__",)]
+
+
+def test_a_cost_centre_is_told_in_a_column_and_among_the_tags(tmp_path):
+    rows = exported(tmp_path, [allocation("cart", "0.2", cost_center="4711"), allocation("pay", "0.1")])
+    assert of(rows, "x_CostCenter") == [("4711",), ("",)]
+    assert json.loads(rows[0]["AllocatedTags"]) == {SERVICE_TAG: "cart", COST_CENTER_TAG: "4711"}
+    assert json.loads(rows[1]["AllocatedTags"]) == {SERVICE_TAG: "pay"}
 
 
 def test_without_the_bill_all_costs_are_the_allocated_one_and_it_is_said_so(tmp_path):
@@ -488,7 +495,7 @@ def test_ratios_of_one_charge_sum_to_one(tmp_path):
 
 def test_parquet_holds_what_the_csv_does(tmp_path):
     rows = exported(tmp_path, [allocation("cart", "0.6")], [source_row(hours=0.5)])
-    export(tmp_path / "tables", tmp_path / "out.parquet", tmp_path / "input")
+    export(str(tmp_path / "tables"), tmp_path / "out.parquet", tmp_path / "input")
     table = pq.read_table(tmp_path / "out.parquet")
     assert {field.name: field.type for field in table.schema} == TYPES
     [row] = table.to_pylist()
