@@ -48,9 +48,13 @@ _STOP_S = 30
 # The interval of a job without checkpoints.
 _NO_INTERVAL_MS = 2**63 - 1
 
-# What a TaskManager says when RocksDB is asked for something after it was closed.
+# What a TaskManager says when RocksDB is asked for something after it was closed; what another says whose tasks had a
+# task there for a neighbour; and what one says that waits for the end of a worker's bundle in vain (all of FLINK-40135).
 _STATE_CLOSED = re.compile(
-    r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\.", re.DOTALL
+    r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\."
+    r"|FATAL - exception in exception handler of task .*\n.*NativeIoException: .* failed: (Broken pipe|Connection reset)"
+    r"|Task did not exit gracefully within ",
+    re.DOTALL,
 )
 
 # What a log says of an error, and of a task that is not cancelled, with the begin of its stack trace.
@@ -253,7 +257,8 @@ class Cluster:
 
     def _supervise(self) -> None:
         """Start another TaskManager for one that ended of what the engine is known to end of, as Docker and Kubernetes
-        would: a task that is cancelled closes its RocksDB, and its Python worker may be asking for state just then.
+        would: a task that is cancelled closes its RocksDB, and its Python worker may be asking for state just then. Who
+        sends rows to its tasks may end as well.
 
         Raises:
             RuntimeError: one ended of something else.
@@ -261,7 +266,7 @@ class Cluster:
         for process in [process for process in self.taskmanagers if process.has_ended()]:
             if not _STATE_CLOSED.search(process.log.read_text("utf-8", "replace")):
                 process.check()
-            print(f"{process.log.stem} ended of its closed state; {self._launch_taskmanager()} is there for it")
+            print(f"{process.log.stem} ended of a closed state; {self._launch_taskmanager()} is there for it")
             self.taskmanagers.remove(process)
 
     def _is_complete(self) -> bool:
