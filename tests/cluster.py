@@ -48,11 +48,11 @@ _STOP_S = 30
 # The interval of a job without checkpoints.
 _NO_INTERVAL_MS = 2**63 - 1
 
-# What a TaskManager says when RocksDB is asked for something after it was closed; what another says whose tasks had a
-# task there for a neighbour; and what one says that waits for the end of a worker's bundle in vain (all of FLINK-40135).
+# What a TaskManager says when RocksDB is asked for something after it was closed; what another says that was to answer
+# it; and what one says that waits for the end of a worker's bundle in vain (all of FLINK-40135).
 _STATE_CLOSED = re.compile(
     r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\."
-    r"|FATAL - exception in exception handler of task .*\n.*NativeIoException: .* failed: (Broken pipe|Connection reset)"
+    r"|exception in exception handler of task .*\n.*NativeIoException: .* failed: (?:Broken pipe|Connection reset)"
     r"|Task did not exit gracefully within ",
     re.DOTALL,
 )
