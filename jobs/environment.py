@@ -48,7 +48,7 @@ EMBEDDED_JAVA_OPTIONS = (
 )
 
 _TEMPORARY = "tmp"
-_OUTPUT_KEPT = 200_000
+_ACCOUNT_KEPT = 200_000
 
 _LOG4J = """\
 rootLogger.level = WARN
@@ -118,10 +118,13 @@ def _start_jvm() -> Path:
     return home
 
 
-def engine_output() -> str:
-    """The last that the JVM has put out, which says what it crashed of."""
-    output = _start_jvm() / "engine.out"
-    return output.read_text(encoding="utf-8", errors="replace")[-_OUTPUT_KEPT:] if output.is_file() else ""
+def engine_account() -> str:
+    """The begin and the end of the engine's log, which says what failed, and of what its JVM has put out, which says what
+    it crashed of."""
+    home = _start_jvm()
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in (*home.glob("*.log"), home / "engine.out"))
+    cut = "\n[…]\n"
+    return "\n".join(t if len(t) < 2 * _ACCOUNT_KEPT else t[:_ACCOUNT_KEPT] + cut + t[-_ACCOUNT_KEPT:] for t in texts)
 
 
 def forget_engine() -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from pyflink.table import TableResult
@@ -18,8 +19,8 @@ from udfs.pure.versioned import StateError
 _POLL_S = 1.0
 _BYTES_TO_FINISH = 64 * 1024 * 1024
 
-# After so many looks without a worker the engine doesn't come back by itself.
-_LOOKS_WITHOUT_WORKER = 5
+# After so many looks without a worker the engine doesn't come back by itself; and where none was seen yet.
+_LOOKS_WITHOUT_WORKER, _FIRST_LOOKS = 5, 30
 
 # What the engine counts, by how the names of its operators begin.
 _COUNTED = {
@@ -43,14 +44,16 @@ _OTHER_STAGES = (
 class Progress:
     """A line on stderr: renewed once a second on a terminal, written every ten seconds elsewhere."""
 
-    def __init__(self, rest_port: int) -> None:
+    def __init__(self, rest_port: int, account: Callable[[], str] = str) -> None:
+        """rest_port: of the engine on this machine. account: what it has logged and put out."""
+        self._account = account
         self._engine = f"http://127.0.0.1:{rest_port}"
         self._url = f"{self._engine}/jobs"
         self._started = time.monotonic()
         self._shown_s = -10.0
         self._terminal = sys.stderr.isatty()
         self._told_ms = 0
-        self._looks_without_worker = -1  # none was seen yet
+        self._looks_without_worker, self._looks_to_bear = 0, _FIRST_LOOKS
 
     def show(self, text: str) -> None:
         """Show ``text`` with the seconds gone."""
@@ -81,20 +84,29 @@ class Progress:
                 why = reason(entry["stacktrace"])
                 if told := unreadable_state(why):
                     raise JobError(told)
+                self._looks_to_bear = _LOOKS_WITHOUT_WORKER
                 print(f"anomaly_cost: failed, trying again: {why}", file=sys.stderr, flush=True)
 
-    def has_lost_its_worker(self) -> bool:
-        """Whether there was a worker and is none any more: an exception while a task was cleaned up ended it."""
+    def look_for_worker(self) -> None:
+        """Count how often in a row there is no worker: an exception while a task was cleaned up ends it.
+
+        Raises:
+            EngineLost: there is none any more.
+            JobError: it ended of the state that it went on from, as the next one would.
+        """
         try:
             with urllib.request.urlopen(f"{self._engine}/taskmanagers", timeout=5) as reply:
                 workers = json.load(reply)["taskmanagers"]
         except (OSError, ValueError, KeyError):
-            return False
+            return
         if workers:
-            self._looks_without_worker = 0
-        elif self._looks_without_worker >= 0:
-            self._looks_without_worker += 1
-        return self._looks_without_worker >= _LOOKS_WITHOUT_WORKER
+            self._looks_without_worker, self._looks_to_bear = 0, _LOOKS_WITHOUT_WORKER
+            return
+        self._looks_without_worker += 1
+        if self._looks_without_worker >= self._looks_to_bear:
+            if told := _refused_state(self._account()):
+                raise JobError(told)
+            raise EngineLost("the engine's worker ended")
 
     def end(self) -> None:
         """Leave the line as it stands."""
@@ -124,6 +136,14 @@ def unreadable_state(why: str) -> str | None:
     return f"{_OTHER_STAGES}: {why}" if any(word in why for word in _OF_STATE) else None
 
 
+def _refused_state(account: str) -> str | None:
+    """``unreadable_state`` of what an engine's account says of the state that it goes on from; None if nothing."""
+    found = [
+        line for line in account.splitlines() if line.startswith("Caused by: ") and any(w in line for w in _OF_STATE)
+    ]
+    return unreadable_state(reason(found[-1])) if found else None
+
+
 def reason(text: str) -> str:
     """The one sentence in the engine's stack trace ``text`` that names the cause."""
     python = re.findall(r"^(\w+(?:\.\w+)*(?:Error|Exception|Bill)): (.+)$", text, re.MULTILINE)
@@ -133,17 +153,17 @@ def reason(text: str) -> str:
     return ": ".join(filter(None, causes[-1])) if causes else text.splitlines()[0]
 
 
-def wait(result: TableResult, rest_port: int, scratch: Path, told: Path) -> None:
+def wait(result: TableResult, rest_port: int, scratch: Path, told: Path, account: Callable[[], str]) -> None:
     """Wait for the job, showing progress.
 
-    told: the user's name for what ``scratch`` lies in.
+    told: the user's name for what ``scratch`` lies in. account: see ``Progress``.
 
     Raises:
         JobError: the disk that holds ``scratch`` is full, or the state can't be read.
         EngineLost: the engine ended, or its worker.
         Py4JError: the job failed, or the engine is no more.
     """
-    progress = Progress(rest_port)
+    progress = Progress(rest_port, account)
     client = result.get_job_client()
     job_id = str(client.get_job_id())
     finished = client.get_job_execution_result()
@@ -158,8 +178,7 @@ def wait(result: TableResult, rest_port: int, scratch: Path, told: Path) -> None
             if shutil.disk_usage(scratch).free < _BYTES_TO_FINISH:
                 client.cancel().result()
                 raise JobError(f"{told}: the disk is full")
-            if progress.has_lost_its_worker():
-                raise EngineLost("the engine's worker ended")
+            progress.look_for_worker()
             time.sleep(_POLL_S)
         finished.result()
     finally:

@@ -16,7 +16,7 @@ from pyflink.util.exceptions import JavaException
 
 from jobs import connectors, folders, kafka, progress, sinks, state, tables
 from jobs.config import Config
-from jobs.environment import cluster_engine, engine_output, free_port, start_engine
+from jobs.environment import cluster_engine, engine_account, free_port, start_engine
 from jobs.errors import EngineLost, JobError, UsageError
 from jobs.kafka import KafkaInput
 from jobs.recovery import reach
@@ -56,7 +56,7 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
                 # Without an end, what a job fails of is tried again within the engine: what comes out is the
                 # engine's end. With one, another engine starts over.
                 failure = EngineLost
-            progress.wait(running, rest_port, scratch, target or scratch)
+            progress.wait(running, rest_port, scratch, target or scratch, engine_account)
             rows = {name: tables.fold(changes, name, target) for name in tables.SCHEMAS} if target else {}
         except (Py4JError, JavaException, OSError) as error:
             if _NO_SPACE in str(error):
@@ -65,7 +65,7 @@ def run(configuration: Config, prepare: Prepare) -> dict[str, int]:
             if isinstance(error, OSError):
                 raise
             log = (target or configuration.state or scratch.parent) / "anomaly_cost.log"
-            log.write_text(f"{error}\n{engine_output()}", encoding="utf-8")
+            log.write_text(f"{error}\n{engine_account()}", encoding="utf-8")
             is_told = isinstance(error, (Py4JJavaError, JavaException))
             why = progress.reason(str(error)) if is_told else "the engine's process ended"
             if told := progress.unreadable_state(why):

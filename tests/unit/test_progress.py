@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from jobs.errors import JobError
+from jobs.errors import EngineLost, JobError
 from jobs.progress import Progress, reason, unreadable_state
 from udfs.pure import versioned
 
@@ -19,11 +19,13 @@ class _Engine(HTTPServer):
     """Answers as the engine's REST interface of a job that failed, again and again."""
 
     entries: list[dict] = []
+    workers: list[dict] = []
 
 
 class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = json.dumps({"exceptionHistory": {"entries": self.server.entries}}).encode()
+        told = {"exceptionHistory": {"entries": self.server.entries}, "taskmanagers": self.server.workers}
+        body = json.dumps(told).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -70,6 +72,40 @@ def test_state_of_a_newer_version_ends_the_run(engine: _Engine) -> None:
     with pytest.raises(JobError, match=r"the detector is of version 99.*run the release that wrote it") as raised:
         Progress(engine.server_port).tell_failures("job")
     assert len(str(raised.value).splitlines()) == 1
+
+
+def looks_until_lost(progress: Progress) -> int:
+    """How many it takes without a worker."""
+    for look in range(1, 100):
+        try:
+            progress.look_for_worker()
+        except EngineLost:
+            return look
+    raise AssertionError("it is waited for, for ever")
+
+
+def test_a_worker_is_lost_sooner_where_one_was_seen_or_something_failed(engine: _Engine) -> None:
+    progress = Progress(engine.server_port)
+    assert looks_until_lost(progress) == 30
+    engine.workers = [{}]
+    progress.look_for_worker()
+    engine.workers = []
+    assert looks_until_lost(progress) == 5
+    progress = Progress(engine.server_port)
+    engine.entries = [{"timestamp": 1, "stacktrace": "java.io.IOException: the disk is slow"}]
+    progress.tell_failures("job")
+    assert looks_until_lost(progress) == 5
+
+
+def test_state_that_a_worker_ended_of_ends_the_run(engine: _Engine) -> None:
+    """The engine tells no more than that its worker ended; its log has why."""
+    account = (
+        "2026-11-29 14:26:50,761 WARN  Join[57] switched to FAILED\njava.lang.RuntimeException: Error while getting"
+        " state\n\tat a.b\nCaused by: org.apache.flink.util.StateMigrationException: The new state serializer is other"
+    )
+    progress = Progress(engine.server_port, lambda: account)
+    with pytest.raises(JobError, match="run that release with the same arguments.*The new state serializer is other"):
+        looks_until_lost(progress)
 
 
 @pytest.mark.parametrize("account, told", [
