@@ -119,8 +119,8 @@ def _start_jvm() -> Path:
 
 
 def engine_account() -> str:
-    """The begin and the end of the engine's log, which says what failed, and of what its JVM has put out, which says what
-    it crashed of."""
+    """Begin and end of the engine's log, which says what failed, and of what its JVM has put out, which says what it
+    crashed of."""
     home = _start_jvm()
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in (*home.glob("*.log"), home / "engine.out"))
     cut = "\n[…]\n"
