@@ -35,10 +35,17 @@ def grafana(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for i in windows
     ]
     costs = [
-        allocation(name, "1", "3", window_start=T0 + i * WINDOW, cost_status=("billed", "provisional")[i % 2])
+        allocation(name, "1", "3", window_start=T0 + i * WINDOW, cost_status=("corrected", "provisional")[i % 2])
         for i in windows
         for name in ("web", "__idle__", "__unallocated__")
     ]
+    unit_costs = [
+        {
+            "window_start": T0 + i * WINDOW, "otel_service_name": "web", "root_service_name": "web",
+            "root_operation": "GET /", "requests": 10, "cost": "1", "billing_currency": "USD", "cost_status": "billed",
+        }
+        for i in windows
+    ]  # fmt: skip
     charges = [
         {
             "window_start": T0 + i * WINDOW, "resource_id": "r", "dimension": "cpu", "billed_cost": "3",
@@ -50,10 +57,18 @@ def grafana(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Ite
         {"stream": "otlp_spans", "reason": f"late {i}", "payload": "{}", "rejected_at": T0 + i * WINDOW}
         for i in windows
     ]
-    incidents = [incident_of(row, closed_at=row["window_end"], projected_monthly_cost="7") for row in rows]
+    # Those that are open began in the time that is asked for, or after it.
+    open_ones = [row["window_start"] >= T0 + 8 * WINDOW and i % 2 == 0 for i, row in enumerate(rows)]
+    incidents = [
+        incident_of(
+            row, incident_state="open" if is_open else "closed", closed_at=None if is_open else row["window_end"],
+            projected_monthly_cost="7", excess_cost_per_hour="2",
+        )
+        for row, is_open in zip(rows, open_ones)
+    ]  # fmt: skip
     folder = write_outputs(
         tmp_path_factory.mktemp("grafana"), ranked_anomalies=rows, incidents=incidents, cost_allocations=costs,
-        charge_anomalies=charges, rejected_records=rejects,
+        charge_anomalies=charges, rejected_records=rejects, unit_costs=unit_costs,
     )  # fmt: skip
     migrate(database.url)
     store(database, Path(folder))
@@ -97,16 +112,18 @@ def test_an_alert_gives_one_number(grafana: psycopg.Connection, name: str) -> No
 
 
 def test_figures_are_those_of_the_time_range(grafana: psycopg.Connection) -> None:
-    def figure(title: str) -> object:
-        sql = _targets("rawSql")[f"anomaly_cost: {title} A"]["rawSql"]
+    def figure(title: str, dashboard: str = "anomaly_cost") -> object:
+        sql = _targets("rawSql")[f"{dashboard}: {title} A"]["rawSql"]
         return grafana.execute(without_macros(sql, START, END)).fetchone()[0]
 
     # Grafana's filter has both ends in it: five half hours.
     assert figure("Excess cost, $currency") == 5
     assert figure("On the bill, $currency") == 2.5
-    assert figure("Cost, $currency") == 15
+    assert figure("Cost, $currency", "finops") == 15
     # Each is of a culprit of its own: those that were opened until the end and seen since the start.
     assert figure("Projected for a month, $currency") == 7 * 6
+    assert figure("Open incidents") == 3
+    assert figure("An hour of those open, $currency") == 2 * 3
 
 
 def test_the_login_cannot_write(grafana: psycopg.Connection) -> None:

@@ -20,6 +20,7 @@ import yaml
 from jobs.config import flatten, load_engine_settings
 from jobs.resources import ROOT
 from jobs.tables import SCHEMAS
+from udfs.pure.windows import WINDOW_MS
 
 DOCKER = ROOT / "docker"
 COMPOSE = [DOCKER / "compose.yaml", DOCKER / "compose.observability.yaml"]
@@ -125,12 +126,19 @@ def tables() -> duckdb.DuckDBPyConnection:
     rows = {
         "cost_allocations": [
             {"resource_id": "i-1", "dimension": "cpu", "otel_service_name": name,
-             "allocated_cost": cost, "billing_currency": "USD", "cost_status": status}
-            for name, cost, status in (("cart", 3, "billed"), ("__unallocated__", 1, "provisional"))
+             "allocated_cost": cost, "billing_currency": "USD", "cost_status": status, "cost_center": cost_center}
+            for name, cost, status, cost_center in
+            (("cart", 3, "billed", "4711"), ("__unallocated__", 1, "provisional", None))
+        ],
+        "unit_costs": [
+            {"otel_service_name": name, "root_service_name": "web", "root_operation": "GET /", "requests": 10,
+             "cost": cost, "billing_currency": "USD", "window_start": 1_740_960_000_000 + window * WINDOW_MS}
+            for name, cost, window in (("web", 4, 0), ("cart", 2, 0), ("web", 1, 1))
         ],
         "incidents": [
             {"incident_id": name, "otel_service_name": name, "incident_state": state, "excess_cost": cost,
              "evidence": f"{name} fails", "billing_currency": "USD", "projected_monthly_cost": cost * cost,
+             "excess_cost_per_hour": cost * 10,
              "anomaly_kind": "latency_spike", "opened_at": 1_740_960_000_000,
              "last_seen_at": 1_740_960_000_000, "closed_at": 1_740_970_000_000 if state == "closed" else None}
             for name, state, cost in (("cart", "closed", 9), ("web", "open", 3), ("checkout", "open", 4))
@@ -144,8 +152,8 @@ def tables() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("set timezone = 'UTC'")
     for name, schema in SCHEMAS.items():
-        # 2025-03-03T00:00 is the only time.
-        filled = [{**row, "window_start": 1_740_960_000_000} for row in rows.get(name, [])]
+        # 2025-03-03T00:00, where no other time is told.
+        filled = [{"window_start": 1_740_960_000_000, **row} for row in rows.get(name, [])]
         connection.register(name, pa.Table.from_pylist(filled, schema))
     # Not the job's: its columns are the migration's.
     [(_, body)] = re.findall(
@@ -361,8 +369,8 @@ def test_sql_of_alerts_gives_one_number(tables: duckdb.DuckDBPyConnection, name:
 
 
 def test_panels_say_what_the_tables_say(tables: duckdb.DuckDBPyConnection) -> None:
-    def rows(title: str) -> list[tuple]:
-        return tables.execute(without_macros(_targets("rawSql")[f"anomaly_cost: {title} A"]["rawSql"])).fetchall()
+    def rows(title: str, dashboard: str = "anomaly_cost") -> list[tuple]:
+        return tables.execute(without_macros(_targets("rawSql")[f"{dashboard}: {title} A"]["rawSql"])).fetchall()
 
     assert [row[1:3] for row in rows("Ranked anomalies, $currency")] == [(1, "checkout"), (2, "cart")]
     assert rows("Ranked anomalies, $currency")[0][-1] == "first of checkout"
@@ -371,10 +379,17 @@ def test_panels_say_what_the_tables_say(tables: duckdb.DuckDBPyConnection) -> No
     ]  # fmt: skip
     assert [(row[1], row[2]) for row in rows("Excess cost by culprit, $currency")] == [("cart", 3), ("checkout", 4)]
     assert rows("Excess cost, $currency") == [(7,)]
-    assert rows("Cost, $currency") == [(4,)]
+    assert rows("Open incidents") == [(2,)]
+    assert rows("An hour of those open, $currency") == [(70,)]
     assert rows("Projected for a month, $currency") == [(106,)]
-    assert rows("Unallocated share") == rows("Provisional share") == [(0.25,)]
-    assert [row[0] for row in rows("Bills outstanding, $currency")] == ["i-1"]
+    assert rows("Cost, $currency", "finops") == [(4,)]
+    assert rows("Unallocated share", "finops") == rows("Provisional share", "finops") == [(0.25,)]
+    assert rows("Idle share", "finops") == [(0.0,)]
+    assert [row[1:] for row in rows("Cost by cost centre, $currency", "finops")] == [("4711", 3), ("__none__", 1)]
+    assert rows("Cost of no service, $currency", "finops") == [("__unallocated__", "i-1", "cpu", 1, 1)]
+    # 4 + 2 for 10 requests that asked two workloads, 1 for another window's 10.
+    assert rows("Cost of a request, $currency", "finops") == [("web", "GET /", 20, 0.35, 7)]
+    assert [row[0] for row in rows("Bills outstanding, $currency", "finops")] == ["i-1"]
 
 
 @pytest.mark.parametrize("name", _targets("rawSql"))
