@@ -228,6 +228,52 @@ def test_near_and_far_pods_are_nobodys_fault_and_a_step_on_top_is_found() -> Non
     assert np.concatenate([pair.step(2.5) for _ in range(5)])[-24:].mean() > 0.8
 
 
+class Release:
+    """Three pods of a service, that others take the place of one by one, which are slower."""
+
+    services = ("a",)
+    slower = np.log(1.7)
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(12)
+        self.number, self.released = 0, LEARNING
+        self.replicas, self.watch = Replicas(), Watch()
+
+    def step(self, calls: int = 12) -> np.ndarray:
+        """Which of a minute's calls are flagged; what is new is learnt in the ten minutes after the release."""
+        self.number += 1
+        place = self.rng.integers(0, 3, calls)
+        is_new = self.number >= self.released + 2 * place
+        pods = [f"a\x1f{release}{place}" for release in "12" for place in range(3)]
+        frame = SimpleNamespace(
+            count=calls,
+            pods=pods,
+            pod=place + 3 * is_new,
+            has_parent=np.zeros(calls, bool),
+            parent=np.zeros(calls, int),
+        )
+        rows = self.replicas.enter(
+            self.number * MINUTE_MS, frame, self.services, np.zeros(calls, int), np.zeros(calls, bool)
+        )
+        log_time = self.slower * is_new + SCALE * self.rng.standard_normal(calls)
+        offset, _ = self.replicas.offset(rows)
+        usual = self.watch.times.location[0]
+        flags = self.watch.step(Traces(np.zeros(calls, int), log_time - offset))
+        is_young = self.number < LEARNING or 0 <= self.number - self.released < 10
+        taught = 1.0 if is_young else np.where(flags, 0.1, 1.0)
+        self.replicas.learn(rows, log_time - usual, taught * np.full(calls, float(self.watch.number > 1)))
+        return flags
+
+
+def test_pods_that_a_release_has_replaced_are_forgotten_without_an_alarm() -> None:
+    """What its pods have in common has become the usual, and stays so."""
+    service = Release()
+    for _ in range(LEARNING + 20):
+        service.step()
+    flags = np.concatenate([service.step() for _ in range(300)])
+    assert flags.mean() <= FALSE_ALARMS
+
+
 # Of memory, beside what calls take: they explain most of it.
 HEAP = 6.0
 
