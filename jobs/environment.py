@@ -115,6 +115,7 @@ def _start_jvm() -> Path:
     workers.start(home)
     with _output_to(home / "engine.out"):
         get_gateway()
+    workers.watch(home)
     return home
 
 

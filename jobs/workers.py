@@ -5,6 +5,8 @@ is given a script instead that asks ``serve``, by a socket, to fork itself; what
 output, are the worker's. Any other call is Python's own.
 
     engine -> script `python -m pyflink.fn_execution.beam.beam_boot ARGUMENTS` -> socket -> fork -> worker
+
+It outlives the command by as long as the engine takes to end, and ends one that hangs.
 """
 
 from __future__ import annotations
@@ -33,16 +35,19 @@ _IMPORTED = (
     "pyflink.datastream",
     "onnxruntime",
 )
-_SOCKET, _SCRIPT = "workers", "python"
+_SOCKET, _SCRIPT, _ENGINE = "workers", "python", "engine.pid"
 _LENGTH_BYTES = 4
 # How often ended workers are looked for.
 _LOOK_S = 0.5
+# How long an engine may take to end when its command is no more; it is three seconds, or for ever.
+_ENGINE_ENDS_S = 30.0
 
 
-def start(folder: Path) -> None:
-    """Start the process that workers are forked from; it ends with this one.
+def start(folder: Path, engine_ends_s: float = _ENGINE_ENDS_S) -> None:
+    """Start the process that workers are forked from; it ends with this one and its engine.
 
     folder: where the socket and the script go. Where its name is too long for a socket, each worker imports for itself.
+    engine_ends_s: how long the engine (``watch``) may take to end then.
     """
     # Here, for what runs below has no packages (-S).
     from jobs.resources import PYTHON
@@ -59,7 +64,7 @@ def start(folder: Path) -> None:
     # Who comes before everything is imported waits.
     listener.listen(64)
     subprocess.Popen(
-        [*PYTHON, "-m", __name__, "serve", str(listener.fileno()), str(alive)],
+        [*PYTHON, "-m", __name__, "serve", str(listener.fileno()), str(alive), str(folder), str(engine_ends_s)],
         pass_fds=(listener.fileno(), alive),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -75,6 +80,18 @@ def start(folder: Path) -> None:
         encoding="utf-8",
     )
     script.chmod(0o755)
+
+
+def watch(folder: Path) -> None:
+    """Have the engine that this process has started ended some time after this process, if it hangs then.
+
+    Its own RocksDB may hold it for ever, where that is closed while a worker's state is asked for (FLINK-40135).
+    """
+    with suppress(OSError):
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text("utf-8").split()
+        for child in children:
+            if Path(f"/proc/{child}/comm").read_text("utf-8").strip() == "java":
+                (folder / _ENGINE).write_text(child, encoding="utf-8")
 
 
 def executable(folder: Path) -> str:
@@ -108,8 +125,12 @@ def ask(path: str, arguments: list[str]) -> int:
     return status[0] if status else 1
 
 
-def serve(listener: socket.socket, alive: int) -> None:
-    """Fork a worker for each who asks, and end it with who asked, until ``alive`` ends; then end all."""
+def serve(listener: socket.socket, alive: int, folder: Path, engine_ends_s: float) -> None:
+    """Fork a worker for each who asks, and end it with who asked, until ``alive`` ends; then end them all.
+
+    An engine that hangs is ended, too, when so many seconds have gone.
+    """
+    engine: int | None = None
     for module in _IMPORTED:
         importlib.import_module(module)
     running: dict[int, socket.socket] = {}  # worker -> who asked for it
@@ -125,9 +146,15 @@ def serve(listener: socket.socket, alive: int) -> None:
                 break
             with running.pop(pid) as asker, suppress(OSError):
                 asker.sendall(bytes([os.waitstatus_to_exitcode(status) & 0xFF]))
+        if engine is None:
+            with suppress(OSError, ValueError):
+                # A descriptor of it: no other process can be taken for it.
+                engine = os.pidfd_open(int((folder / _ENGINE).read_text("utf-8")))
         if alive in ready:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
+            if engine is not None and not select.select([engine], [], [], engine_ends_s)[0]:
+                signal.pidfd_send_signal(engine, signal.SIGKILL)
             return
         if listener.fileno() in ready:
             asker, _ = listener.accept()
@@ -138,7 +165,8 @@ def serve(listener: socket.socket, alive: int) -> None:
                 continue
             pid = os.fork()
             if not pid:
-                for descriptor in (listener.fileno(), alive, *(other.fileno() for other in running.values())):
+                others = [other.fileno() for other in running.values()] + ([] if engine is None else [engine])
+                for descriptor in (listener.fileno(), alive, *others):
                     os.close(descriptor)
                 asker.close()
                 _become(outputs, *asked)
@@ -183,4 +211,4 @@ def _become(outputs: list[int], arguments: list[str], environment: dict[str, str
 if __name__ == "__main__":
     if sys.argv[1] == "ask":
         sys.exit(ask(sys.argv[2], sys.argv[3:]))
-    serve(socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]))
+    serve(socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]), Path(sys.argv[4]), float(sys.argv[5]))

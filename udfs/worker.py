@@ -36,11 +36,10 @@ def stop_sampling() -> None:
 
 
 def end_with_the_engine() -> None:
-    """Have a worker end at once when the engine ends it; elsewhere nothing is done.
+    """Have a worker end when the engine ends the script that runs it; elsewhere nothing is done.
 
-    The engine ends the script that runs the worker, which the worker outlives until its streams are closed. If it hangs
-    meanwhile, each of the engine's servers waits for it for a minute (GrpcFnServer.close), and after three the engine
-    takes its task for stuck, and ends itself with all that runs on it (task.cancellation.timeout).
+    The engine does so once its servers have waited for the worker, a minute each (GrpcFnServer.close). One that hangs
+    would stay for ever, with its memory.
     """
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     if specification is not None and specification.name == _WORKER:

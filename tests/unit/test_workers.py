@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +93,35 @@ def test_a_worker_ends_with_the_script_that_the_engine_ends(owner: subprocess.Po
             psutil.wait_procs([worker], timeout=60)
             assert not worker.is_running()
     assert server.is_running()
+
+
+# An engine that hangs, and one that ends.
+ENGINE = """
+import subprocess, sys
+from pathlib import Path
+from jobs import workers
+folder = Path(sys.argv[1])
+workers.start(folder, engine_ends_s=1.0)
+engine = subprocess.Popen([folder / "java", sys.argv[2]])
+print(engine.pid, flush=True)
+workers.watch(folder)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_an_engine_that_hangs_is_ended_after_its_command(tmp_path: Path, hangs: bool) -> None:
+    shutil.copy("/bin/sleep", tmp_path / "java")
+    command = [sys.executable, "-c", ENGINE, str(tmp_path), "600" if hangs else "3"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        engine = psutil.Process(int(process.stdout.readline()))
+        (server,) = (each for each in psutil.Process(process.pid).children() if each != engine)
+        while not (tmp_path / "engine.pid").exists():
+            time.sleep(0.05)
+        run(tmp_path, *BOOT)  # it has looked for the engine by now
+        process.kill()
+        psutil.wait_procs([engine, server], timeout=60)
+        assert not engine.is_running() and not server.is_running()
 
 
 def test_who_waits_for_a_worker_ends_with_what_it_was_forked_from(tmp_path: Path) -> None:
