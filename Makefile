@@ -1,5 +1,5 @@
 # make demo: from nothing to ranked anomaly costs.  make setup: the environment alone.
-# make test: lint, and the tests of five minutes.  make test-all: every test, with torch; what CI runs.
+# make test: lint, and the tests of ten minutes.  make test-all: every test, with torch; what CI runs.
 # make test-long: kills, mutations and away times at full length, an hour.
 # make lint, make types, make coverage: one check alone.  make train: what training a detector needs as well (torch).
 SHELL := /bin/bash
