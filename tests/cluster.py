@@ -48,13 +48,11 @@ _STOP_S = 30
 # The interval of a job without checkpoints.
 _NO_INTERVAL_MS = 2**63 - 1
 
-# What a TaskManager says when RocksDB is asked for something after it was closed; what another says that was to answer
-# it; and what one says that waits for the end of a worker's bundle in vain (all of FLINK-40135).
+# What a TaskManager says when RocksDB is asked for something after it was closed, and what another says that was
+# connected with it (FLINK-40135).
 _STATE_CLOSED = re.compile(
-    r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime.*\borg\.rocksdb\."
+    r"pthread lock: Invalid argument|fatal error has been detected by the Java Runtime(?s:.*)\borg\.rocksdb\."
     r"|exception in exception handler of task .*\n.*NativeIoException: .* failed: (?:Broken pipe|Connection reset)"
-    r"|Task did not exit gracefully within ",
-    re.DOTALL,
 )
 
 # What a log says of an error, and of a task that is not cancelled, with the begin of its stack trace.
@@ -257,8 +255,8 @@ class Cluster:
 
     def _supervise(self) -> None:
         """Start another TaskManager for one that ended of what the engine is known to end of, as Docker and Kubernetes
-        would: a task that is cancelled closes its RocksDB, and its Python worker may be asking for state just then. Who
-        sends rows to its tasks may end as well.
+        would: a task that is cancelled closes its RocksDB, and its Python worker may be asking for state just then. A
+        TaskManager that was connected with it may end as well.
 
         Raises:
             RuntimeError: one ended of something else.
