@@ -45,9 +45,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs import postgres
 from jobs.arguments import Parser
-from jobs.errors import JobError, UsageError, ended, one_line
-from jobs.postgres import connection as connect
+from jobs.errors import JobError, UsageError, ended
 from udfs.pure import bills, resources
 from udfs.pure.attribute import PROVISIONAL
 from udfs.pure.deliveries import ENDINGS
@@ -492,26 +492,15 @@ def _of_directory(path: Path) -> Iterator[Row]:
 
 
 def _of_database(url: str) -> Iterator[Row]:
-    """As of one moment, in the order of the Parquet file."""
-    # What only a database needs.
-    import psycopg
-    from psycopg.rows import dict_row
-
+    """In the order of the Parquet file."""
+    columns = (
+        "window_start", "resource_id", "dimension", "otel_service_name", "usage", "share", "allocated_cost",
+        "billing_currency", "cost_status", "cost_center",
+    )  # fmt: skip
     order = ", ".join(f'{name} collate "C"' for name in ("resource_id", "dimension", "otel_service_name"))
-    try:
-        with (
-            connect(url, "anomaly_cost export_focus") as connection,
-            connection.transaction(),
-            connection.cursor(name="allocations", row_factory=dict_row) as cursor,
-        ):
-            cursor.itersize = ROWS_A_BATCH
-            yield from cursor.execute(
-                "select window_start, resource_id, dimension, otel_service_name, usage, share, allocated_cost,"
-                " billing_currency, cost_status, cost_center"
-                f" from public.cost_allocations order by window_start, {order}, billing_currency"
-            )
-    except psycopg.Error as error:
-        raise JobError(f"{url}: {one_line(error)}") from None
+    query = f"select {', '.join(columns)} from public.cost_allocations order by window_start, {order}, billing_currency"
+    for row in postgres.rows(url, "anomaly_cost export_focus", query, ROWS_A_BATCH):
+        yield dict(zip(columns, row, strict=True))
 
 
 def _columns(version: str) -> dict[str, pa.DataType]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from jobs.errors import UsageError
+from jobs.errors import JobError, UsageError, one_line
 
 if TYPE_CHECKING:
     import psycopg
@@ -113,3 +114,24 @@ def connection(url: str, application: str, options: str = "", **settings: str | 
         "options": f"-c timezone=UTC -c search_path=public {options}",
     }
     return psycopg.connect(make_conninfo("", **(ours | address(url).connection | settings)), autocommit=True)
+
+
+def rows(url: str, application: str, query: str, batch: int) -> Iterator[tuple]:
+    """Rows of a query, as of one moment, so many at a time. application: as the server shows it.
+
+    Raises:
+        UsageError: see ``address``.
+        JobError: the server doesn't answer or refuses.
+    """
+    import psycopg
+
+    try:
+        with (
+            connection(url, application) as server,
+            server.transaction(),
+            server.cursor(name="rows") as cursor,
+        ):
+            cursor.itersize = batch
+            yield from cursor.execute(query)  # type: ignore[call-overload]
+    except psycopg.Error as error:
+        raise JobError(f"{url}: {one_line(error)}") from None

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from jobs import postgres
 from jobs.arguments import Parser, moment
-from jobs.errors import JobError, UsageError, ended, one_line
+from jobs.errors import JobError, UsageError, ended
 from jobs.kafka import FEEDBACK, SETTING_HELP, TOPICS, client_settings, producer, python_settings
-from jobs.postgres import connection as connect
 from udfs.pure.dimensions import DELTA, GAUGE
 from udfs.pure.otlp import MAX_REQUEST_BYTES
 from udfs.pure.reject import Code
@@ -101,7 +101,12 @@ def read(tables: str, codes: Sequence[str] = (), since: datetime | None = None) 
         JobError: there are no tables of this release.
         UsageError: the URL is none that jobs.postgres reads.
     """
-    rows = _of_database(tables) if "://" in tables else _of_directory(Path(tables))
+    query = f"select {', '.join(_COLUMNS)} from public.rejected_records order by record_id"
+    rows = (
+        postgres.rows(tables, "anomaly_cost replay_rejects", query, _ROWS_A_BATCH)
+        if "://" in tables
+        else _of_directory(Path(tables))
+    )
     for stream, code, payload, rejected_at in rows:
         if (not codes or code in codes) and (since is None or rejected_at >= since):
             yield Reject(stream, code, payload)
@@ -122,22 +127,6 @@ def _of_directory(directory: Path) -> Iterator[tuple]:
                 yield from zip(*(batch.column(name).to_pylist() for name in _COLUMNS), strict=True)
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise JobError(f"{path}: no rejects of this release ({error})") from None
-
-
-def _of_database(url: str) -> Iterator[tuple]:
-    # What only a database needs.
-    import psycopg
-
-    try:
-        with (
-            connect(url, "anomaly_cost replay_rejects") as connection,
-            connection.transaction(),
-            connection.cursor(name="rejects") as cursor,
-        ):
-            cursor.itersize = _ROWS_A_BATCH
-            yield from cursor.execute(f"select {', '.join(_COLUMNS)} from public.rejected_records order by record_id")
-    except psycopg.Error as error:
-        raise JobError(f"{url}: {one_line(error)}") from None
 
 
 def replay(rejects: Iterator[Reject], send: Callable[[str, bytes], object]) -> tuple[Counter[str], Counter[str]]:

@@ -6,7 +6,7 @@ output, are the worker's. Any other call is Python's own.
 
     engine -> script `python -m pyflink.fn_execution.beam.beam_boot ARGUMENTS` -> socket -> fork -> worker
 
-It outlives the command by as long as the engine takes to end, and ends one that hangs.
+``serve`` ends after the command and its engine, and ends an engine that hangs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-# What the engine runs, and what that imports before it knows which functions it is to call.
-WORKER = "pyflink.fn_execution.beam.beam_boot"
+# What a worker imports before it knows which functions it is to call.
 _IMPORTED = (
     "apache_beam.portability.api.org.apache.beam.model.fn_execution.v1.beam_fn_api_pb2_grpc",
     "pyflink.fn_execution.beam.beam_sdk_worker_main",
@@ -51,6 +50,7 @@ def start(folder: Path, engine_ends_s: float = _ENGINE_ENDS_S) -> None:
     """
     # Here, for what runs below has no packages (-S).
     from jobs.resources import PYTHON
+    from udfs.worker import WORKER
 
     path, script = folder / _SOCKET, folder / _SCRIPT
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -8,7 +8,7 @@ import sys
 import threading
 
 # What the engine runs as its worker's main module.
-_WORKER = "pyflink.fn_execution.beam.beam_boot"
+WORKER = "pyflink.fn_execution.beam.beam_boot"
 # prctl(2)
 _SET_DEATH_SIGNAL = 1
 _SAMPLER = "apache_beam.runners.worker.statesampler"
@@ -42,7 +42,7 @@ def end_with_the_engine() -> None:
     would stay for ever, with its memory.
     """
     specification = getattr(sys.modules["__main__"], "__spec__", None)
-    if specification is not None and specification.name == _WORKER:
+    if specification is not None and specification.name == WORKER:
         end_with_parent()
 
 

@@ -13,7 +13,7 @@ import pytest
 from apache_beam.runners.worker import statesampler
 from apache_beam.utils.counters import CounterFactory
 
-from udfs.worker import _WORKER, stop_sampling
+from udfs.worker import WORKER, stop_sampling
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,7 @@ time.sleep({sleep_s})
 """
 
 
-@pytest.mark.parametrize(("name", "ends"), [(_WORKER, True), ("another", False)])
+@pytest.mark.parametrize(("name", "ends"), [(WORKER, True), ("another", False)])
 def test_a_worker_ends_when_the_engine_ends_its_script_and_nothing_else_does(name: str, ends: bool) -> None:
     code = CODE.format(name=name, sleep_s=600 if ends else 1)
     command = SCRIPT.format(python=sys.executable, code=shlex.quote(code))

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from jobs import workers
+from udfs.worker import WORKER
 
 ROOT = Path(__file__).resolve().parents[2]
 # It lives until its input ends.
@@ -27,7 +27,7 @@ workers.start(Path(sys.argv[1]))
 print(workers.executable(Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
-BOOT = ["-m", workers.WORKER]
+BOOT = ["-m", WORKER]
 
 
 @pytest.fixture
@@ -103,8 +103,10 @@ from jobs import workers
 folder = Path(sys.argv[1])
 workers.start(folder, engine_ends_s=1.0)
 engine = subprocess.Popen([folder / "java", sys.argv[2]])
-print(engine.pid, flush=True)
+while Path(f"/proc/{engine.pid}/comm").read_text() != "java\\n":
+    pass  # its caller goes on a moment before it has its name
 workers.watch(folder)
+print(engine.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -116,8 +118,6 @@ def test_an_engine_that_hangs_is_ended_after_its_command(tmp_path: Path, hangs: 
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         engine = psutil.Process(int(process.stdout.readline()))
         (server,) = (each for each in psutil.Process(process.pid).children() if each != engine)
-        while not (tmp_path / "engine.pid").exists():
-            time.sleep(0.05)
         run(tmp_path, *BOOT)  # it has looked for the engine by now
         process.kill()
         psutil.wait_procs([engine, server], timeout=60)
