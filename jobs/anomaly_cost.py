@@ -55,7 +55,7 @@ def anomaly_cost(
     run_sql(t_env, "views", "4*")
     frames = stages.awake(t_env, "detector_frames")
     detected = stages.keyed(t_env, "detect", frames, lambda row: "", Types.STRING()).force_non_parallel()
-    judged = stages.processed(detected, "judge", lambda row: row[2], Types.STRING())
+    judged = stages.judged(detected)
     newest(t_env, "incidents", judged)
     each(t_env, "verdicts", judged)
 

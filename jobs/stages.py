@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from py4j.java_gateway import JavaObject
 from pyflink.common import Row, WatermarkStrategy
 from pyflink.common.typeinfo import TypeInformation
 from pyflink.datastream import DataStream
@@ -21,7 +22,7 @@ from udfs import assemble, changelog, collect, columns, meter
 from udfs.attribute import Attribute, rate_card
 from udfs.detect import Detect, DetectAsItComes, DetectAtEnd
 from udfs.follow import Follow
-from udfs.judge import Judge
+from udfs.judge import Judge, judge_slot
 from udfs.pure.windows import HOUR_MS
 from udfs.rank import Rank
 
@@ -112,12 +113,19 @@ class Stages:
         self, sent: DataStream, verb: str, key: Callable[[Row], object], key_type: TypeInformation
     ) -> DataStream:
         """Send rows, by ``key``, through the stage ``verb``; the rows that it sends."""
-        keyed = sent.key_by(key, key_type)
-        stage = keyed.process(getattr(self, verb), changelog.ROW_TYPE).name(verb).uid(verb)
-        finds_key = keyed._j_data_stream.getTransformation().getInputs().get(0)
+        return self._staged(sent, sent.key_by(key, key_type), verb)
+
+    def judged(self, detected: DataStream) -> DataStream:
+        """Send cases through ``judge``, side by side, off the slot in which ``detect`` works."""
+        return self._staged(detected, detected.partition_custom(judge_slot, lambda row: row), "judge")
+
+    def _staged(self, sent: DataStream, dealt: DataStream, verb: str) -> DataStream:
+        """Have ``verb`` work on what was ``sent`` as it is ``dealt`` to its slots."""
+        stage = dealt.process(getattr(self, verb), changelog.ROW_TYPE).name(verb).uid(verb)
+        deals = _dealing(dealt._j_data_stream.getTransformation())
         # One operator of Python's with what stands before it, where that is one of ours.
-        finds_key.setParallelism(sent._j_data_stream.getParallelism())
-        for transformation in (finds_key, stage._j_data_stream.getTransformation()):
+        deals.setParallelism(sent._j_data_stream.getParallelism())
+        for transformation in (deals, stage._j_data_stream.getTransformation()):
             # What an operator was given goes before what the run has (PythonConfigUtil).
             settings = transformation.getOperator().getConfiguration()
             for name, value in self._settings(verb).items():
@@ -130,6 +138,13 @@ class Stages:
         if verb == "detect" and not self.is_endless:
             found[_BUNDLE_SIZE] = str(DETECT_AT_END_BUNDLE)
         return found
+
+
+def _dealing(transformation: JavaObject) -> JavaObject:
+    """The operator before the exchange that leads to ``transformation``: it finds the key, or the slot, of a row."""
+    while transformation.getClass().getSimpleName() != "PartitionTransformation":
+        transformation = transformation.getInputs().get(0)
+    return transformation.getInputs().get(0)
 
 
 def stages_of(configuration: Config) -> Stages:

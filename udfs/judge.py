@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 from pyflink.common import Row
-from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from udfs import metrics
 from udfs.changelog import payload_row
@@ -21,7 +21,7 @@ from udfs.pure.judge import judge
 from udfs.pure.predict import ModelsOfWorker, Predictor, Usual
 from udfs.pure.remembered import Remembered
 from udfs.pure.unit_cost import demand
-from udfs.pure.windows import window_start
+from udfs.pure.windows import MINUTE_MS, window_start
 
 # Spans of a minute that are judged together, about; more are judged side by side.
 PART_SPANS = 10_000
@@ -60,7 +60,17 @@ def minute_of(event_key: str) -> str:
     return event_key.partition(PART)[0]
 
 
-class Judge(KeyedProcessFunction):
+def judge_slot(row: Row, slots: int) -> int:
+    """The slot that a row of ``detect`` goes to, the same for all of a minute's part. Cases keep off the first where
+    there are others: ``detect``, which is one whatever the cluster, works there, and a slot has one Python worker."""
+    kind, _, key, _ = row
+    if kind != CASES or slots == 1:
+        return 0
+    minute, _, part = key.partition(PART)
+    return 1 + (int(minute) // MINUTE_MS + int(part or 0)) % (slots - 1)
+
+
+class Judge(ProcessFunction):
     """Rows of ``detect`` by minute and part: cases -> verdicts, incidents and requests; all other rows pass.
 
     Without state: a case holds all that its verdicts depend on. The models are the worker's, loaded once; the case says
@@ -89,7 +99,7 @@ class Judge(KeyedProcessFunction):
         self._model_ms = metrics.Gauge(context, "model_ms")
         self._models_left_out = metrics.Gauge(context, "models_left_out")
 
-    def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
+    def process_element(self, row: Row, context: ProcessFunction.Context) -> Iterator[Row]:
         kind, minute_ms, key, payload = row
         if kind != CASES:
             yield row

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import orjson
 from pyflink.common import Row, RowKind
-from pyflink.datastream import KeyedProcessFunction
+from pyflink.datastream import KeyedProcessFunction, ProcessFunction
 
 from udfs.attribute import ALLOCATIONS
 from udfs.changelog import END_OF_INPUT
@@ -64,7 +64,7 @@ class Stage:
     """One key of a keyed function. ``sent``: (kind, time_ms, event_key, payload) in order, ``rows``: what
     stands of them, by the first three."""
 
-    def __init__(self, function: KeyedProcessFunction, key: str) -> None:
+    def __init__(self, function: KeyedProcessFunction | ProcessFunction, key: str) -> None:
         self._function, self._key = function, key
         self._states: dict[tuple[str, str], object] = {}
         self.now_ms = 0

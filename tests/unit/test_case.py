@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_detect import World, minute
-from udfs.judge import CASES, INCIDENTS, PART, REQUESTS, VERDICTS, Judge, case_rows, minute_of
+from udfs.changelog import payload_row
+from udfs.judge import CASES, INCIDENTS, PART, REQUESTS, VERDICTS, Judge, case_rows, judge_slot, minute_of
 from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import LAG_MINUTES, Detector
 from udfs.pure.judge import judge
 from udfs.pure.predict import DEFAULT_MODEL, DEFAULT_MODELS, MaskedSpanModel
 from udfs.pure.verdicts import merged
+from udfs.pure.windows import MINUTE_MS
 from udfs.pure.workload import Work
 
 WARM = 40
@@ -86,3 +89,21 @@ def test_parts_that_are_no_more_say_so(case: Case) -> None:
         stage._take(stage._function.process_element(row, stage))
     assert [kind for kind, *_ in stage.sent] == [VERDICTS, *[INCIDENTS, REQUESTS] * 3]
     assert [payload for kind, *_, payload in stage.sent if kind == INCIDENTS][1:] == [[[], {}]] * 2
+
+
+def test_cases_keep_off_the_slot_of_detect_and_all_of_a_part_goes_one_way() -> None:
+    def slot(minute_number: int, part: int, slots: int) -> int:
+        case = replace(Case.without_traces(minute_number * MINUTE_MS), part=part)
+        (row,) = case_rows(case, is_open=False)
+        assert judge_slot(row, slots) == judge_slot(row, slots)
+        return judge_slot(row, slots)
+
+    for slots in (1, 2, 3, 8):
+        found = {slot(number, part, slots) for number in range(29_000_000, 29_000_040) for part in range(3)}
+        assert found == set(range(1, slots)) or slots == 1 and found == {0}
+    # A minute of many spans is no slot's alone.
+    assert len({slot(29_000_000, part, 4) for part in range(3)}) == 3
+
+
+def test_what_is_no_case_goes_to_the_first_slot() -> None:
+    assert {judge_slot(payload_row("ahead_traces", 0, trace_id, b""), 3) for trace_id in ("a", "b", "c")} == {0}
