@@ -13,10 +13,11 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import Request, urlopen
 
@@ -31,7 +32,7 @@ _BUILD_S = 1_800
 _SCALE = re.compile(r"/apis/apps/v1/namespaces/([^/]+)/(deployment|statefulset|replicaset)s/([^/]+)/scale")
 
 
-def kubeconfig(folder: Path, url: str) -> Path:
+def kubeconfig(folder: Path, url: str, token: str = TOKEN) -> Path:
     """A file that leads to ``url``, whose certificate nobody knows."""
     path = folder / "kubeconfig"
     path.write_text(
@@ -39,7 +40,7 @@ def kubeconfig(folder: Path, url: str) -> Path:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "c", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
-            "users": [{"name": "u", "user": {"token": TOKEN}}],
+            "users": [{"name": "u", "user": {"token": token}}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         })
@@ -208,11 +209,12 @@ class RealApi(_Server):
 
     def _is_ready(self) -> bool:
         try:
-            return self._ask("GET", "/readyz").strip() == "ok"
+            return self.ask("GET", "/readyz").strip() == "ok"
         except OSError:
             return False
 
-    def _ask(self, method: str, path: str, body: object = None) -> str:
+    def ask(self, method: str, path: str, body: object = None) -> str:
+        """What it answers to the administrator."""
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         context = ssl.create_default_context()
@@ -223,7 +225,7 @@ class RealApi(_Server):
     def deploy(self, namespace: str, name: str, replicas: int, is_new: bool) -> None:
         """Make a deployment, and first its namespace where that is new."""
         if is_new:
-            self._ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+            self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
         labels = {"app": name}
         spec = {
             "replicas": replicas,
@@ -233,13 +235,30 @@ class RealApi(_Server):
                 "spec": {"containers": [{"name": "c", "image": "registry.example/none"}]},
             },
         }
-        self._ask(
+        self.ask(
             "POST", f"/apis/apps/v1/namespaces/{namespace}/deployments", {"metadata": {"name": name}, "spec": spec}
         )
 
+    def apply(self, objects: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Make what manifests hold; as the server has it."""
+        made = []
+        for each in objects:
+            group, _, version = each["apiVersion"].rpartition("/")
+            namespace = each["metadata"].get("namespace")
+            path = f"/apis/{group}/{version}" if group else f"/api/{version}"
+            path += f"/namespaces/{namespace}" if namespace else ""
+            made.append(json.loads(self.ask("POST", f"{path}/{each['kind'].lower()}s?fieldValidation=Strict", each)))
+        return made
+
+    def token(self, namespace: str, account: str) -> str:
+        """Of a service account."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        return json.loads(self.ask("POST", path, asked))["status"]["token"]
+
     def replicas(self, namespace: str, name: str) -> int:
         """Of a deployment."""
-        return json.loads(self._ask("GET", f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"))["spec"][
+        return json.loads(self.ask("GET", f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"))["spec"][
             "replicas"
         ]
 

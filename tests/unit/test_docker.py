@@ -20,6 +20,7 @@ import yaml
 from jobs.config import flatten, load_engine_settings
 from jobs.resources import ROOT
 from jobs.tables import SCHEMAS
+from udfs.pure.resources import Resources
 from udfs.pure.windows import WINDOW_MS
 
 DOCKER = ROOT / "docker"
@@ -273,8 +274,9 @@ def test_secrets_of_the_manifest_are_references() -> None:
         assert variable["name"] == "ENABLE_BUILT_IN_PLUGINS" or "secretKeyRef" in variable["valueFrom"], variable
 
 
-def test_the_collector_writes_the_topics_that_the_job_reads() -> None:
-    config = _yaml(DOCKER / "collector" / "config.yaml")
+@pytest.mark.parametrize("name", ["config.yaml", "kubernetes.yaml"])
+def test_the_collector_writes_the_topics_that_the_job_reads(name: str) -> None:
+    config = _yaml(DOCKER / "collector" / name)
     kafka = config["exporters"]["kafka"]
     for signal, topic in (("traces", "otlp_spans"), ("metrics", "otlp_metrics"), ("logs", "otlp_logs")):
         assert kafka[signal] == {"topic": topic, "encoding": "otlp_proto"}
@@ -284,6 +286,28 @@ def test_the_collector_writes_the_topics_that_the_job_reads() -> None:
             assert set(pipeline[kind]) <= set(config[kind])
     broker = _services()["kafka"]["environment"]
     assert kafka["producer"]["max_message_bytes"] <= broker["KAFKA_MESSAGE_MAX_BYTES"]
+
+
+def test_the_collector_of_a_node_has_its_configuration_and_what_that_asks_of_the_environment() -> None:
+    folder = DOCKER / "collector"
+    kit = _yaml(folder / "kustomization.yaml")
+    manifests = list(yaml.safe_load_all((folder / "daemonset.yaml").read_text(encoding="utf-8")))
+    pod = next(of for of in manifests if of["kind"] == "DaemonSet")["spec"]["template"]["spec"]
+    [container], [volume] = pod["containers"], pod["volumes"]
+    assert kit["resources"] == ["daemonset.yaml"]
+    [made] = kit["configMapGenerator"]
+    assert made["name"] == volume["configMap"]["name"] and made["files"] == ["kubernetes.yaml"]
+    assert container["args"] == [f"--config={container['volumeMounts'][0]['mountPath']}/kubernetes.yaml"]
+    asked = set(re.findall(r"\$\{env:(\w+)\}|node_from_env_var: (\w+)", (folder / "kubernetes.yaml").read_text()))
+    assert {name for pair in asked for name in pair if name} <= {variable["name"] for variable in container["env"]}
+    version = re.search(r"^COLLECTOR_IMAGE=(\S+)$", (DOCKER / ".env").read_text(), re.M)
+    assert version and container["image"] == version[1]
+
+
+def test_the_collector_of_a_node_reads_the_labels_that_tell_its_pool() -> None:
+    labels = _yaml(DOCKER / "collector" / "kubernetes.yaml")["processors"]["k8s_attributes"]["extract"]["labels"]
+    told = {label["tag_name"] for label in labels if label["from"] == "node"}
+    assert {name for name in Resources().attributes if name.startswith("k8s.node.label.")} <= told
 
 
 def test_all_topics_are_made() -> None:
