@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -102,4 +104,51 @@ def pagerduty_error(event: Any) -> str | None:
             return "payload.custom_details must be an object"
         if any(set(link) - {"href", "text"} or not link.get("href") for link in event.get("links", [])):
             return "links must have a href and may have a text"
+    return None
+
+
+# "Event field format for event collection", and the web service's fields, in ServiceNow's product documentation.
+_EVENT_FIELDS = {
+    "source": 100, "event_class": 100, "node": 100, "type": 100, "resource": 100, "message_key": 1024, "severity": 1,
+    "resolution_state": 10, "time_of_event": 19, "description": 4000, "additional_info": 1 << 16,
+}  # fmt: skip
+
+
+def servicenow_error(body: Any) -> str | None:
+    """What ServiceNow's event management would refuse events for, or cut."""
+    if not isinstance(body, dict) or set(body) != {"records"} or not body["records"]:
+        return "records must be a list of events, and all that is there"
+    for event in body["records"]:
+        if unknown := set(event) - set(_EVENT_FIELDS):
+            return f"em_event has no field {sorted(unknown)[0]}"
+        for name, text in event.items():
+            if not isinstance(text, str) or len(text) > _EVENT_FIELDS[name]:
+                return f"{name} must be text of at most {_EVENT_FIELDS[name]} characters"
+        if not (event.get("source") and event.get("message_key") and (event.get("node") or event.get("event_class"))):
+            return "source, message_key, and node or event_class must be told"
+        if event.get("severity") not in tuple("012345"):
+            return "severity must be 0 to 5"
+        if event.get("resolution_state") not in ("New", "Closing"):
+            return "resolution_state must be New or Closing"
+        try:
+            datetime.strptime(event["time_of_event"], "%Y-%m-%d %H:%M:%S")
+        except (KeyError, ValueError):
+            return "time_of_event must be like 2026-01-01 10:30:00"
+        if not isinstance(json.loads(event.get("additional_info", "{}")), dict):
+            return "additional_info must be a JSON object as text"
+    return None
+
+
+def slack_error(body: Any) -> str | None:
+    """What Slack would refuse a message of an incoming webhook for, split or cut: "Truncating really long messages",
+    "Formatting text for app surfaces"."""
+    text = body.get("text")
+    if set(body) != {"text"} or not isinstance(text, str) or not text.strip():
+        return "text is missing"
+    if len(text) > 4_000:
+        return "text has over 4,000 characters"
+    if re.search("[<>]", re.sub(r"<https?://[^<>|\s]+\|[^<>|]+>", "", text)):
+        return "a < or > outside of a link is not escaped"
+    if re.search(r"&(?!amp;|lt;|gt;)", re.sub(r"<[^>]*>", "", text)):
+        return "an & outside of a link is not escaped"
     return None

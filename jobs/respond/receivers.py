@@ -28,6 +28,10 @@ ALERT_LASTS = timedelta(hours=4)
 
 # PagerDuty and ServiceNow cut what is longer.
 _SUMMARY_CHARS = 1024
+# ServiceNow, "Event field format for event collection": of source, node, type and resource.
+_SERVICENOW_CHARS = 100
+# Slack makes several messages of what is longer.
+_SLACK_CHARS = 4_000
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -191,9 +195,9 @@ def _servicenow(receiver: Receiver, message: Message, number: int, now: datetime
         "source": "anomaly-cost",
         "event_class": "anomaly-cost",
         "message_key": message.thread,
-        "node": message.incident["otel_service_name"],
+        "node": message.incident["otel_service_name"][:_SERVICENOW_CHARS],
         "type": message.incident.get("anomaly_kind") or "",
-        "resource": message.incident.get("culprit_operation") or "",
+        "resource": (message.incident.get("culprit_operation") or "")[:_SERVICENOW_CHARS],
         "severity": "0" if message.event == RESOLVED else str(_SERVICENOW[message.severity]),
         "resolution_state": "Closing" if message.event == RESOLVED else "New",
         "time_of_event": now.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
@@ -209,8 +213,10 @@ def _slack(receiver: Receiver, message: Message, number: int, now: datetime) -> 
     links = "".join(
         f"\n<{quote(url, safe=':/?#[]@!$&()*+,;=%')}|trace {place}>" for place, url in enumerate(_links(message), 1)
     )
-    changed = "".join(f"\n{_escaped(change)}" for change in _changes(message.incident))
-    text = f"*{message.severity}* {_escaped(summary(message))}{changed}{links}"
+    text = f"*{message.severity}* {_escaped(summary(message)[:_SUMMARY_CHARS])}{links}"
+    for change in map(_escaped, _changes(message.incident)):
+        if len(text) + 1 + len(change) <= _SLACK_CHARS:
+            text += f"\n{change}"
     return Request(receiver.url, _JSON, orjson.dumps({"text": text}))
 
 

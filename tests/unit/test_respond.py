@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from cloudevents.core.exceptions import CloudEventValidationError
 
 from jobs.config import ROOT
 from jobs.errors import UsageError
-from jobs.respond.policy import KINDS, Policy, load
+from jobs.respond.policy import KINDS, SEVERITIES, Policy, load
 from jobs.respond.receivers import ALERT_LASTS, asks, post, request
 from jobs.respond.watch import ESCALATED, GRACE, OPENED, RESOLVED, RESTATED, Message, Told, decide
+from tests.receiver import pagerduty_error, servicenow_error, slack_error
 
 NOW = datetime(2026, 1, 1, 10, 40, tzinfo=UTC)
 EVENTS = (OPENED, ESCALATED, RESTATED, RESOLVED)
@@ -409,6 +411,41 @@ def test_servicenow_gets_an_event_and_a_closing_one(policy: Policy) -> None:
     [ended] = sent(policy, "tickets", "resolved")[1]["records"]
     assert (ended["severity"], ended["resolution_state"]) == ("0", "Closing")
     assert ended["message_key"] == record["message_key"]
+
+
+# An incident whose texts are as long as they may be, and hostile.
+LONG = {
+    "otel_service_name": "s" * 300,
+    "culprit_operation": "GET /" + "x" * 5_000,
+    "evidence": "<!channel> & " * 500,
+    "changes": orjson.dumps([
+        {"what": "version", "from": f"{number}<b>", "to": "&" * 50, "at": "2026-01-01T10:28:00Z"}
+        for number in range(200)
+    ]).decode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("pager", pagerduty_error), ("tickets", servicenow_error), ("boss", slack_error)]
+)
+def test_a_receiver_finds_nothing_wrong_in_what_it_gets(
+    policy: Policy, name: str, error: Callable[[Any], str | None]
+) -> None:
+    for event, severity, of in product(EVENTS, SEVERITIES, ({}, LONG, {"changes": "[]", "exemplar_urls": []})):
+        body = sent(policy, name, event, severity, **of)[1]
+        assert error(body) is None, (event, severity, of)
+
+
+def test_what_a_receiver_would_refuse_is_found(policy: Policy) -> None:
+    """The test above would pass on one that takes all."""
+    [record] = sent(policy, "tickets")[1]["records"]
+    for wrong in ({"severity": "6"}, {"severity": 1}, {"node": "n" * 101}, {"resolution_state": "Open"}, {"cost": "1"},
+                  {"time_of_event": "2026-01-01T10:30:00Z"}, {"additional_info": "[]"}, {"source": ""}):  # fmt: skip
+        assert servicenow_error({"records": [record | wrong]}), wrong
+    assert servicenow_error([record]) and servicenow_error({"records": []})
+    for text in ("", "a <b>", "a & b", "<javascript:x|y>", "x" * 4_001):
+        assert slack_error({"text": text}), text
+    assert slack_error({"text": "a", "channel": "#b"}) and slack_error({"texts": "a"})
 
 
 def test_a_hostile_name_mentions_nobody_in_a_chat(policy: Policy) -> None:
