@@ -39,6 +39,7 @@ COMMANDS = {
     "budgets": Command("jobs.budgets", "tell how budgets stand, and what the month will cost", "budgets"),
     "respond": Command("jobs.respond.__main__", "tell people and programs of incidents, by a policy", "respond"),
     "exporter": Command("jobs.exporter", "serve cost, incidents and budgets to Prometheus", "exporter"),
+    "superset": Command("jobs.superset", "write a dashboard that Superset imports", "postgres"),
     "ask": Command("jobs.ask", "answer questions about PostgreSQL's tables, over MCP", "ask"),
     "replay-rejects": Command("jobs.replay_rejects", "send rejected records again"),
     "train": Command("jobs.train_detector", "train a detector on traces of your own", "train"),
