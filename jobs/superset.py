@@ -30,6 +30,7 @@ VIEWS = {
     "anomaly_costs_by_day": "day",
     "costs_by_day": "day",
     "unallocated_costs_by_day": "day",
+    "shared_costs_by_day": "day",
     "budget_months": "month",
     "unit_costs_by_day": "day",
 }
@@ -137,6 +138,12 @@ CHARTS: tuple[tuple[Chart, ...], ...] = (
               _by_day("cost", "reason")),
         Chart("... by resource", "unallocated_costs_by_day", "table", _totals(
             "cost", ["resource_id", "dimension", "reason"], "cost")),
+    ),
+    (
+        Chart("Cost that all share, by who bears it", "shared_costs_by_day", "echarts_timeseries_bar",
+              _by_day("cost", "otel_service_name")),
+        Chart("... by team and kind", "shared_costs_by_day", "table", _totals(
+            "cost", ["team", "shared_kind", "divided_by"], "cost")),
     ),
     (
         Chart("Budgets of the month", "budget_months", "table", _rows(

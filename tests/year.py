@@ -21,7 +21,8 @@ _CENTS = "0.000000000001 * (1 + (extract(epoch from at)::bigint * 7919 + length(
 _FILL = f"""
     insert into cost_allocations (window_start, resource_id, dimension, otel_service_name, usage, resource_cost,
         allocated_cost, billing_currency, cost_status)
-    select at, case service when '__unallocated__' then 'vol-1' else 'i-1' end, 'cpu', service,
+    select at, case when service <> '__unallocated__' then 'i-1'
+            when extract(hour from at at time zone 'UTC') < 6 then 'nat-1' else 'vol-1' end, 'cpu', service,
         case service when '__unallocated__' then null else 1 end, 1, {_CENTS}, currency, {_STATUS}
     from {_HALF_HOURS}, unnest(array['web', 'cart', '__idle__', '__unallocated__']) as service,
         unnest(array['USD', 'EUR']) as currency;

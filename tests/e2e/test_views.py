@@ -15,6 +15,7 @@ from jobs.config import ROOT
 from jobs.migrate import migrate, read_migrations
 from tests.services import Database
 from tests.year import fill
+from udfs.pure.resources import SHARED_BY_ALL, UNMEASURED
 
 pytestmark = pytest.mark.services
 
@@ -39,6 +40,9 @@ SUMS = {
         ("sum(cost)", "sum(windows)"),
         ("sum(allocated_cost) filter (where left(otel_service_name, 2) = '__')",
          "count(*) filter (where left(otel_service_name, 2) = '__')"),
+    ),
+    "shared_costs_by_day": (
+        "cost_allocations", ("sum(cost)",), ("sum(allocated_cost) filter (where resource_id = 'nat-1')",),
     ),
     "restatements_by_day": (
         "cost_allocations",
@@ -307,3 +311,52 @@ def test_they_come_to_a_database_that_had_rows_before(database: Database, tmp_pa
                 (date(2026, 1, 5), "__no_team__", Decimal("1.000000000001"))
             ]
             assert connection.execute("select windows from public.restatements_by_day").fetchall() == [(1,)]
+
+
+def test_shared_cost_is_borne_by_own_cost_to_the_last_decimal(database: Database) -> None:
+    def cost(resource_id: str, service: str, amount: str, currency: str = "USD", day: str = "2026-01-05") -> tuple:
+        usage = None if service == "__unallocated__" else 1
+        return f"{day}T10:00Z", resource_id, "other", service, usage, 1, Decimal(amount), currency, "billed"
+
+    balancer = "arn:aws:elasticloadbalancing:eu-west-1:1:loadbalancer/app/a/b"
+    costs = [
+        *(cost("i-1", service, "0.5") for service in ("a", "b", "c")),
+        cost("i-1", "__system__", "7"),
+        cost("nat-1", "__unallocated__", "1"),
+        cost("nat-2", "__unallocated__", "-2.000000000001", day="2026-01-06"),
+        cost("i-1", "a", "3", day="2026-01-06"),
+        cost("i-1", "b", "1", day="2026-01-06"),
+        cost(balancer, "__unallocated__", "5", "EUR"),
+        cost("vol-1", "__unallocated__", "9"),
+        # Somebody is known to have used this one.
+        cost("nat-3", "a", "0.25", "SEK"),
+    ]
+    with database.another("shared") as address:
+        migrate(address)
+        with psycopg.connect(address, options="-c search_path=public") as connection:
+            connection.cursor().executemany(
+                "insert into cost_allocations (window_start, resource_id, dimension, otel_service_name, usage,"
+                " resource_cost, allocated_cost, billing_currency, cost_status)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                costs,
+            )
+            found = connection.execute(
+                "select extract(day from day)::int, shared_kind, billing_currency, otel_service_name, cost, divided_by"
+                " from shared_costs_by_day order by 1, 2, 3, 4"
+            ).fetchall()
+    own, nobody = "own cost of the day", "nobody to bear it"
+    assert found == [
+        (5, "NAT or egress", "USD", "a", Decimal("0.333333333334"), own),
+        (5, "NAT or egress", "USD", "b", Decimal("0.333333333333"), own),
+        (5, "NAT or egress", "USD", "c", Decimal("0.333333333333"), own),
+        (5, "load balancer", "EUR", "__unallocated__", Decimal("5"), nobody),
+        (6, "NAT or egress", "USD", "a", Decimal("-1.500000000001"), own),
+        (6, "NAT or egress", "USD", "b", Decimal("-0.500000000000"), own),
+    ]
+
+
+def test_what_is_shared_is_told_by_the_forms_that_resources_has(year: psycopg.Connection) -> None:
+    for kind, patterns in UNMEASURED.items():
+        for pattern in patterns:
+            [[found]] = year.execute("select anomaly_cost.shared_kind(%s)", [pattern.replace("%", "x")]).fetchall()
+            assert found == (kind if kind in SHARED_BY_ALL else None), pattern
