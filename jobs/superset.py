@@ -287,7 +287,7 @@ def read_columns(url: str) -> dict[str, tuple[str, list[Column]]]:
     return found
 
 
-def write(path: Path, files: Iterator[tuple[str, dict[str, Any]]]) -> None:
+def write(path: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> None:
     """The ZIP file. Superset wants all of it in one folder."""
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
         for name, content in files:
@@ -302,7 +302,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.superset
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.zip")
     try:
         arguments = parser.parse_args(argv)
-        files = bundle(read_columns(arguments.tables), arguments.connect or arguments.tables)
+        files = [*bundle(read_columns(arguments.tables), arguments.connect or arguments.tables)]
         write(arguments.output, files)
     except (UsageError, JobError, OSError) as error:
         return ended("superset", error)

@@ -84,6 +84,13 @@ def test_a_database_without_the_views_is_told_in_one_line(database: Database, tm
     assert not (tmp_path / "none.zip").exists()
 
 
+def test_a_login_that_holds_a_password_is_refused_and_nothing_is_written(url: str, tmp_path: Path, capsys) -> None:
+    assert (
+        main(["--tables", url, "--connect", "postgresql://bi:secret@b/c", "--output", str(tmp_path / "none.zip")]) == 2
+    )
+    assert "PGPASSWORD" in capsys.readouterr().err and not (tmp_path / "none.zip").exists()
+
+
 def _query(chart: Chart) -> dict[str, Any]:
     """What Superset asks for a chart."""
     params = chart.params
