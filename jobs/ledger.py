@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
@@ -29,7 +30,7 @@ create table if not exists meta (name text primary key, value text not null) wit
 create table if not exists taken (scope text primary key, signature text not null) without rowid;
 create table if not exists billed (
     scope text, key text, identity text not null, version text not null, copy integer not null, cells blob not null,
-    primary key (scope, key)
+    cost text, primary key (scope, key)
 ) without rowid;
 create index if not exists billed_identity on billed (identity);
 create table if not exists sent (identity text, key text, record blob not null, primary key (identity, key))
@@ -68,6 +69,9 @@ class Ledger:
             self._db.execute("begin immediate")
             self._db.execute("commit")
             self._db.executescript(_TABLES)
+            if not self._db.execute("select 1 from pragma_table_info('billed') where name = 'cost'").fetchone():
+                # Of an earlier release: what it took in has no cost here.
+                self._db.execute("alter table billed add column cost text")
             told = json.dumps(list(about))
             known = self._meta("about")
             if known is None:
@@ -103,9 +107,11 @@ class Ledger:
                     continue
                 identity = f"={value['key']}" if value["charge_class"] == CORRECTION else str(value["identity"])
                 db.execute(
-                    "insert or replace into billed values (?, ?, ?, ?, ?, ?)",
-                    (delivery.scope, value["key"], identity, value["version"], copy, _packed(_record(cells))),
-                )
+                    "insert or replace into billed (scope, key, identity, version, copy, cells, cost)"
+                    " values (?, ?, ?, ?, ?, ?, ?)",
+                    (delivery.scope, value["key"], identity, value["version"], copy, _packed(_record(cells)),
+                     str(value["cost"])),
+                )  # fmt: skip
                 db.execute("insert or ignore into touched values (?)", (identity,))
             # Each delivery is a snapshot later than any before it, so that no record is one that was taken back.
             snapshot_ms = max(delivery.time_ms - delivery.time_ms % _SECOND_MS, self._last_ms() + _SECOND_MS)
@@ -137,23 +143,26 @@ class Ledger:
     def _compare(self, identity: str, snapshot: str) -> None:
         """Put into the outbox what makes of the rows that were sent those that stand: of the greatest version."""
         db = self._db
-        standing = {
-            key: (copy, cells)
-            for key, copy, cells in db.execute(
-                "select key, copy, cells from billed where identity = :i and version = (select max(version) from billed"
-                " where identity = :i)",
-                {"i": identity},
-            )
-        }
+        versions: dict[str, dict[str, tuple[int, bytes]]] = defaultdict(dict)
+        costs: dict[str, Decimal] = defaultdict(Decimal)
+        for version, key, copy, cells, cost in db.execute(
+            "select version, key, copy, cells, cost from billed where identity = ?", (identity,)
+        ):
+            versions[version][key] = copy, cells
+            costs[version] += Decimal(cost or "NaN")
+        standing = versions[max(versions)] if versions else {}
+        # Of two deliveries that stand side by side the later one restates the earlier, which isn't sent.
+        is_restated = identity[0] != "=" and len({cost for cost in costs.values() if cost.is_finite()}) > 1
         sent = dict(db.execute("select key, record from sent where identity = ?", (identity,)).fetchall())
-        if standing.keys() == sent.keys():
+        if standing.keys() == sent.keys() and all(is_restated == _says_restated(record) for record in sent.values()):
             return
+        restated = {"x_Restated": "true"} if is_restated else {}
         for key, (copy, cells) in sorted(standing.items()):
             if identity[0] == "=":
                 times = db.execute("select times from gone where key = ?", (key,)).fetchone()
                 copy += _COPIES * (times[0] if times else 0)
             number = {"x_CopyNumber": copy} if copy > 1 else {}
-            record = _packed(json.loads(zlib.decompress(cells)) | {"x_SnapshotTime": snapshot} | number)
+            record = _packed(json.loads(zlib.decompress(cells)) | {"x_SnapshotTime": snapshot} | number | restated)
             db.execute("insert into outbox (identity, record) values (?, ?)", (identity, record))
             db.execute("insert or replace into sent values (?, ?, ?)", (identity, key, record))
         for key, record in sorted(sent.items()):
@@ -189,6 +198,10 @@ def _record(cells: Mapping[str, object]) -> dict[str, object]:
         for name, value in cells.items()
         if value is not None and value != "" and str(name).strip().casefold() not in DELIVERY_COLUMNS
     }
+
+
+def _says_restated(record: bytes) -> bool:
+    return "x_Restated" in json.loads(zlib.decompress(record))
 
 
 def _packed(record: Mapping[str, object]) -> bytes:

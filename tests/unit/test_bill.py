@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +19,7 @@ from jobs import bill
 from jobs.bill import load, look
 from jobs.errors import JobError, UsageError
 from jobs.ledger import Ledger
-from tests.bills import LAYOUTS, SAMPLE_COST, Export, correction, recency, sample, snapshots
+from tests.bills import LAYOUTS, SAMPLE_COST, Export, correction, recency, sample, snapshots, text_of
 from udfs.pure.bills import Place, place
 from udfs.pure.focus import charge_key
 from udfs.pure.focus_record import collect_charge_record
@@ -128,6 +130,54 @@ def test_the_topic_is_the_bill_at_each_delivery(tmp_path, rows, layout):
     random.Random(3).shuffle(topic.records)
     topic.records += topic.records[::3]
     assert topic.stands() == before
+
+
+def test_of_snapshots_that_lie_side_by_side_the_later_corrects_the_earlier(tmp_path, rows):
+    """As in a bounded run: files with a date in their name, each with the whole month."""
+    few = [row for row in rows if Decimal(row["EffectiveCost"]) > 0][:6]
+    write, where = writer(tmp_path / "bill"), place(str(tmp_path / "bill"))
+    topic, ledger = Topic(), Ledger(tmp_path / "state", ABOUT)
+
+    hours = iter(range(24))
+
+    def deliver(name: str, costs: int) -> dict[str, tuple]:
+        month = [row | {"EffectiveCost": str(Decimal(row["EffectiveCost"]) * costs)} for row in few[:4]] + few[4:]
+        write(name, text_of(month, list(few[0])), datetime(2024, 10, 1, next(hours), tzinfo=UTC))
+        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
+        assert topic.stands() == in_directory(where), name
+        return topic.stands()
+
+    def restated(found: dict[str, tuple]) -> list[bool]:
+        return sorted(of[2] for of in found.values())
+
+    assert restated(deliver("bill-2024-10-01.csv", 1)) == [False] * 6
+    assert restated(deliver("bill-2024-10-02.csv", 3)) == [False, False, True, True, True, True]
+    assert restated(deliver("bill-2024-10-03.csv", 3)) == [False, False, True, True, True, True]
+    # The first two were wrong and are written anew: nothing was restated.
+    deliver("bill-2024-10-01.csv", 3)
+    sent = len(topic.records)
+    ledger.close()
+    ledger = Ledger(tmp_path / "state", ABOUT)
+    assert look(where, ledger, topic.deliver, "EffectiveCost", print) and len(topic.records) == sent
+    assert restated(topic.stands()) == [False] * 6
+
+
+def test_a_state_of_an_earlier_release_goes_on(tmp_path, rows):
+    """It knows no costs: what was taken in by it restates nothing."""
+    few = [row for row in rows if Decimal(row["EffectiveCost"]) > 0][:3]
+    write, where, topic = writer(tmp_path / "bill"), place(str(tmp_path / "bill")), Topic()
+    with closing(Ledger(tmp_path / "state", ABOUT)) as ledger:
+        write("bill-2024-10-01.csv", text_of(few, list(few[0])), datetime(2024, 10, 1, tzinfo=UTC))
+        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
+    with closing(sqlite3.connect(tmp_path / "state")) as state:
+        state.execute("alter table billed drop column cost")
+        state.commit()
+    with closing(Ledger(tmp_path / "state", ABOUT)) as ledger:
+        dearer = [row | {"EffectiveCost": str(Decimal(row["EffectiveCost"]) * 3)} for row in few]
+        write("bill-2024-10-02.csv", text_of(dearer, list(few[0])), datetime(2024, 10, 2, tzinfo=UTC))
+        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
+    assert total(topic.stands()) == sum(Decimal(row["EffectiveCost"]) for row in dearer)
+    assert not any(of[2] for of in topic.stands().values())
 
 
 def test_exactly_what_changed_is_sent(tmp_path, rows):

@@ -104,11 +104,14 @@ WITHDRAWN_COLUMN = "x_withdrawn"
 # How the key of such a record ends.
 WITHDRAWN_KEY = "/withdrawn"
 
+# Filled where an earlier delivery, which whoever sent the record knows and did not send, had another cost.
+RESTATED_COLUMN = "x_restated"
+
 # Its word ``false`` says that the provider has yet to complete the time that the row is for.
 COMPLETE_COLUMN = "x_TimeSectorComplete"
 
 # What says by which delivery, and which row of it, a charge came: nothing about the charge.
-DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN, WITHDRAWN_COLUMN))
+DELIVERY_COLUMNS = frozenset((*VERSION_COLUMNS, COPY_COLUMN, WITHDRAWN_COLUMN, RESTATED_COLUMN))
 
 # Exports that are cut into parts: AWS ("bill-00001.csv.gz"), Azure and Spark ("part_0_0001.csv").
 _PART = re.compile(r"(?:[-_.]?part[-_]?\d+(?:[-_]\d+)*|-\d{5})$", re.IGNORECASE)
@@ -491,6 +494,7 @@ def collect_charge(
     sku_id, focus_service_name, provider_name, list_unit_price, pricing_quantity, pricing_unit,
     consumed_quantity, consumed_unit, charge_category, charge_class; tags: {name: text or None}
     withdrawn: True in what takes the row of this key and version back (WITHDRAWN_COLUMN); else it is not there
+    restated: True where an earlier delivery had another cost (RESTATED_COLUMN); else it is not there
     is_incomplete: True where the provider says that its time is not complete (COMPLETE_COLUMN); else it is not
         there, and never in a correction, which is of what was complete
 
@@ -577,6 +581,8 @@ def _charge(
         charge["billed_resource_id"] = as_billed
     if row.text(WITHDRAWN_COLUMN):
         charge["withdrawn"] = True
+    if row.text(RESTATED_COLUMN):
+        charge["restated"] = True
     if charge_class != CORRECTION and (row.text(COMPLETE_COLUMN) or "").casefold() == "false":
         charge["is_incomplete"] = True
     try:

@@ -75,7 +75,7 @@ def standing(charges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     delivered: the charge of the same ``key`` and ``version``, whichever came first.
 
     returns: sorted by key, each with ``is_restated``: an earlier version of it is known, and the
-        versions' costs differ.
+        versions' costs differ; or it says so itself.
     """
     found: dict[str, dict[str, Any]] = {}
     corrections: dict[str, Mapping[str, Any]] = {}
@@ -95,7 +95,7 @@ def standing(charges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for by_version in versions.values():
         costs = {sum(to_units(charge["cost"]) for charge in of_version.values()) for of_version in by_version.values()}
         for key, charge in by_version[max(by_version)].items():
-            found[key] = {**charge, "is_restated": len(costs) > 1}
+            found[key] = {**charge, "is_restated": len(costs) > 1 or bool(charge.get("restated"))}
     return [found[key] for key in sorted(found)]
 
 
