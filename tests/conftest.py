@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.lengths import LENGTHS, LONG
+
 Tables = dict[str, pa.Table]
 
 # No test depends on how fast the machine is.
@@ -55,6 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("train"):
             item.add_marker("slow")
             item.add_marker(pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed: make train"))
+        if item.get_closest_marker("long_only"):
+            item.add_marker("long")
+            item.add_marker(pytest.mark.skipif(LENGTHS is not LONG, reason="it is long: make test-long"))
         if item.get_closest_marker("node"):
             item.add_marker("slow")
             reason = "npm is not installed (Debian: apt-get install npm), which brings Azurite"

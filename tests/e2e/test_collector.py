@@ -22,7 +22,7 @@ from tests.services import Broker, kafka_broker
 from tests.streamed import Producer, create_topics, run, send_charges
 from udfs.pure.windows import HOUR_MS
 
-pytestmark = [pytest.mark.services, pytest.mark.long]
+pytestmark = [pytest.mark.services, pytest.mark.long_only]
 
 INSTANCE, ACCOUNT, REGION = "i-0abcdef1234567890", "111122223333", "eu-west-1"
 NODE = "ip-10-0-0-7.eu-west-1.compute.internal"

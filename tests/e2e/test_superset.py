@@ -103,7 +103,7 @@ def _query(chart: Chart) -> dict[str, Any]:
     }
 
 
-@pytest.mark.long
+@pytest.mark.long_only
 def test_all_of_it_is_there_once(server: Superset) -> None:
     [dashboard] = server.ask("GET", "/api/v1/dashboard/")["result"]
     assert dashboard["dashboard_title"] == "Anomaly cost"
@@ -115,7 +115,7 @@ def test_all_of_it_is_there_once(server: Superset) -> None:
         assert all(column["description"] for column in dataset["columns"]), dataset["table_name"]
 
 
-@pytest.mark.long
+@pytest.mark.long_only
 @EVERY_CHART
 def test_a_chart_has_rows(server: Superset, chart: Chart) -> None:
     datasets = server.ask("GET", "/api/v1/dataset/?q=(page_size:100)")["result"]
