@@ -143,18 +143,18 @@ class Ledger:
     def _compare(self, identity: str, snapshot: str) -> None:
         """Put into the outbox what makes of the rows that were sent those that stand: of the greatest version."""
         db = self._db
-        versions: dict[str, dict[str, tuple[int, bytes]]] = defaultdict(dict)
-        costs: dict[str, Decimal] = defaultdict(Decimal)
-        for version, key, copy, cells, cost in db.execute(
-            "select version, key, copy, cells, cost from billed where identity = ?", (identity,)
-        ):
-            versions[version][key] = copy, cells
-            costs[version] += Decimal(cost or "NaN")
-        standing = versions[max(versions)] if versions else {}
-        # Of two deliveries that stand side by side the later one restates the earlier, which isn't sent.
-        is_restated = identity[0] != "=" and len({cost for cost in costs.values() if cost.is_finite()}) > 1
+        standing = {
+            key: (copy, cells)
+            for key, copy, cells in db.execute(
+                "select key, copy, cells from billed where identity = :i and version = (select max(version) from billed"
+                " where identity = :i)",
+                {"i": identity},
+            )
+        }
+        is_restated = self._is_restated(identity)
         sent = dict(db.execute("select key, record from sent where identity = ?", (identity,)).fetchall())
-        if standing.keys() == sent.keys() and all(is_restated == _says_restated(record) for record in sent.values()):
+        # What was sent of a charge says the same in each row.
+        if standing.keys() == sent.keys() and is_restated == any(map(_says_restated, [*sent.values()][:1])):
             return
         restated = {"x_Restated": "true"} if is_restated else {}
         for key, (copy, cells) in sorted(standing.items()):
@@ -172,6 +172,15 @@ class Ledger:
                 db.execute("delete from sent where identity = ? and key = ?", (identity, key))
             if identity[0] == "=":
                 db.execute("insert into gone values (?, 1) on conflict do update set times = times + 1", (key,))
+
+    def _is_restated(self, identity: str) -> bool:
+        """Whether deliveries that stand side by side differ in what a charge costs: the latest alone is sent."""
+        if identity[0] == "=":
+            return False
+        costs: dict[str, Decimal] = defaultdict(Decimal)
+        for version, cost in self._db.execute("select version, cost from billed where identity = ?", (identity,)):
+            costs[version] += Decimal(cost or "NaN")
+        return len({cost for cost in costs.values() if cost.is_finite()}) > 1
 
     def _refuse(self, cells: Mapping[str, object], reject: str) -> None:
         """Rows that can't be used are sent once, for the job to reject them."""
