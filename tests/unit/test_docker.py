@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from jobs.config import flatten, load_engine_settings
 from jobs.resources import ROOT
@@ -376,6 +380,37 @@ def test_the_job_is_submitted_once_and_from_its_newest_checkpoint(tmp_path: Path
         *("run", "-d", "-m", "jobmanager:8081", *restored),
         *("-pyfs", code, "-py", f"{code}/jobs/anomaly_cost.py", "--input", "kafka://k:9092"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_dashboards_hold_what_grafana_has_types_for(path: Path) -> None:
+    """Read into the types of Grafana's own SDK, panels' and queries' options among them, and written again: a key that
+    they don't know, or a value of another type, doesn't come back."""
+    register_default_plugins()
+    dashboard = json.loads(path.read_text(encoding="utf-8"))
+    assert list(_lost(dashboard, json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard))))) == []
+
+
+def test_a_key_that_grafana_does_not_know_is_found() -> None:
+    """The test above would pass on types that keep whatever they get."""
+    register_default_plugins()
+    dashboard = json.loads(DASHBOARDS[0].read_text(encoding="utf-8"))
+    panel = dashboard["panels"][0]
+    panel["options"]["colourMode"] = panel["gridPosition"] = "value"
+    back = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+    assert list(_lost(dashboard, back)) == [".panels[0].gridPosition", ".panels[0].options.colourMode"]
+
+
+def _lost(told: object, back: object, path: str = "") -> Iterator[str]:
+    """Paths of what ``told`` has and ``back`` hasn't, or otherwise."""
+    if isinstance(told, dict) and isinstance(back, dict):
+        for key in sorted(told):
+            yield from _lost(told[key], back.get(key), f"{path}.{key}")
+    elif isinstance(told, list) and isinstance(back, list) and len(told) == len(back):
+        for number, (one, other) in enumerate(zip(told, back)):
+            yield from _lost(one, other, f"{path}[{number}]")
+    elif told != back:
+        yield path
 
 
 @pytest.mark.parametrize("name", _targets("rawSql"))
