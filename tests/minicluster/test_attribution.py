@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests.bills import SAMPLE, SAMPLE_COST
 from tests.literal import (
     HOUR_MS,
     MINUTE_MS,
@@ -552,3 +553,9 @@ def test_a_price_that_rose_in_the_hour_before_the_stall_is_among_its_changes(tab
         {"what": "price of sku-False at node-False", "at": "2025-03-03T13:00:00Z",
          "from": "0.0371 USD per Hours", "to": "0.13711 USD per Hours"}
     ]  # fmt: skip
+
+
+def test_the_providers_sample_is_accounted_for_to_the_last_decimal(job) -> None:
+    """A bill alone, of 1,000 real rows."""
+    rows = job(SAMPLE.parents[1])["cost_allocations"].to_pylist()
+    assert sum(row["allocated_cost"] for row in rows) == Decimal(SAMPLE_COST)

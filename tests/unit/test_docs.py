@@ -7,19 +7,11 @@ import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
 from jobs.config import JOB_SETTINGS
-
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "docker" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+from tests.pages import BY_HAND, ELSEWHERE, PAGES, ROOT, Told, commands, is_seen_to
 
 # What settings of the engine, and of Kafka's clients, begin with.
 ENGINE = ("execution.", "kafka.", "parallelism.", "pipeline.", "python.", "rest.", "state.", "table.", "taskmanager.")
@@ -82,3 +74,20 @@ def test_a_file_that_the_pages_name_is_there() -> None:
     for page in PAGES:
         for name in re.findall(r"`((?:jobs|udfs|simulator|sql|docker|tests|docs)/[\w./-]+)`", page.read_text("utf-8")):
             assert (ROOT / name).exists() or list(ROOT.glob(f"{name}*")), f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("told", list(commands()), ids=lambda told: f"{told.page}: {told.line[:60]}")
+def test_a_command_of_the_pages_is_called(told: Told) -> None:
+    """By tests/e2e/test_pages.py as it stands there, by another test, or by people, for a reason."""
+    assert is_seen_to(told.line)
+
+
+@pytest.mark.parametrize("pattern", ELSEWHERE)
+def test_another_test_calls_what_it_is_said_to(pattern: str) -> None:
+    file, words = ELSEWHERE[pattern]
+    assert words in (ROOT / file).read_text("utf-8")
+
+
+@pytest.mark.parametrize("pattern", [*ELSEWHERE, *BY_HAND])
+def test_a_page_tells_what_is_called(pattern: str) -> None:
+    assert any(re.fullmatch(pattern, told.line) for told in commands())
