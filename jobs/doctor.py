@@ -51,6 +51,7 @@ _COUNTED_IN = {
     "memory": (_HOUR_S << 30, "GiB-hours"),
     "io": (1, "operations"),
     "network": (10**9, "GB"),
+    "gpu": (_HOUR_S, "GPU-hours"),
 }
 
 
@@ -85,7 +86,7 @@ def diagnose(
 
 def _charges(bill: Path | str, cost_column: str) -> tuple[list[dict], int]:
     """The accepted charges of a bill's current deliveries, and how many rows were rejected."""
-    deliveries = billing.find(bill, cost_column)
+    deliveries = billing.find(bill, cost_column, "doctor").deliveries
     if not deliveries:
         raise UsageError(f"no bill in {bill} (.csv, .csv.gz, .parquet)")
     charges: list[dict] = []

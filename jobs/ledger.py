@@ -22,6 +22,8 @@ BATCH = 10_000
 
 # Times of snapshots are compared as text, so they have whole seconds.
 _SECOND_MS = 1000
+# Of the way in which ``focus`` tells charges apart.
+_IDENTITIES = "2"
 # A correction that comes back after it was taken back is another copy of itself, beyond all that a bill has.
 _COPIES = 1_000_000
 
@@ -30,7 +32,7 @@ create table if not exists meta (name text primary key, value text not null) wit
 create table if not exists taken (scope text primary key, signature text not null) without rowid;
 create table if not exists billed (
     scope text, key text, identity text not null, version text not null, copy integer not null, cells blob not null,
-    cost text, primary key (scope, key)
+    cost text not null, primary key (scope, key)
 ) without rowid;
 create index if not exists billed_identity on billed (identity);
 create table if not exists sent (identity text, key text, record blob not null, primary key (identity, key))
@@ -69,15 +71,16 @@ class Ledger:
             self._db.execute("begin immediate")
             self._db.execute("commit")
             self._db.executescript(_TABLES)
-            if not self._db.execute("select 1 from pragma_table_info('billed') where name = 'cost'").fetchone():
-                # Of an earlier release: what it took in has no cost here.
-                self._db.execute("alter table billed add column cost text")
             told = json.dumps(list(about))
             known = self._meta("about")
             if known is None:
                 self._set("about", told)
+                self._set("identities", _IDENTITIES)
             elif known != told:
                 raise UsageError(f"--state {path}: is of {' '.join(json.loads(known))}, not of {' '.join(about)}")
+            elif self._meta("identities") != _IDENTITIES:
+                raise UsageError(f"--state {path}: is of an earlier release, which told charges apart otherwise; begin"
+                                 " with a new file, and the job with a new state")  # fmt: skip
         except sqlite3.Error as error:
             raise JobError(f"{path}: can't be used as state: {error}") from None
 
@@ -179,8 +182,8 @@ class Ledger:
             return False
         costs: dict[str, Decimal] = defaultdict(Decimal)
         for version, cost in self._db.execute("select version, cost from billed where identity = ?", (identity,)):
-            costs[version] += Decimal(cost or "NaN")
-        return len({cost for cost in costs.values() if cost.is_finite()}) > 1
+            costs[version] += Decimal(cost)
+        return len(set(costs.values())) > 1
 
     def _refuse(self, cells: Mapping[str, object], reject: str) -> None:
         """Rows that can't be used are sent once, for the job to reject them."""

@@ -3,6 +3,9 @@ its folder ``billing``, or where ``billing.from`` says."""
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 
 from pyflink.table import DataTypes, StreamTableEnvironment, Table
@@ -47,18 +50,25 @@ def create(
     assert scratch is not None, "a directory is read by way of a folder of the run's own"
     links = scratch / "input"
     files = telemetry.link(source, links)
-    deliveries = billing.find(source / billing.FOLDER if bill is None else bill, cost_column)
-    if not (deliveries or files.usable):
+    charges = billing.find(source / billing.FOLDER if bill is None else bill, cost_column)
+    if not (charges.deliveries or files.usable):
         wanted = ", ".join(f"{stream}/*{telemetry.ENDINGS[1]}" for stream in telemetry.FOLDERS)
         raise UsageError(f"--input {source}: nothing to read, it must hold some of {wanted}, {billing.FOLDER}/*.csv")
     run_sql(t_env, "ddl/directory", input=sql_path(links))
-    t_env.create_temporary_view("rejected_files", _texts(t_env, "reject", files.rejects))
+    t_env.create_temporary_view("rejected_files", _texts(t_env, "reject", [*files.rejects, *charges.rejects]))
     # A worker reads a delivery whole, for identical rows of it are numbered.
-    t_env.create_temporary_view("bill_deliveries", _texts(t_env, "delivery", deliveries))
+    t_env.create_temporary_view("bill_deliveries", _texts(t_env, "delivery", charges.deliveries))
     return "bill_deliveries, lateral table(collect_charges(delivery))"
 
 
 def _texts(t_env: StreamTableEnvironment, column: str, values: list[str]) -> Table:
     """A table of one column of STRING."""
     row = DataTypes.ROW([DataTypes.FIELD(column, DataTypes.STRING())])
-    return t_env.from_elements([(value,) for value in values], row)
+    # PyFlink makes a folder for them, of which it removes the file, at this process's end, and not the folder.
+    folder = tempfile.mkdtemp(prefix="anomaly_cost.")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    usual, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        return t_env.from_elements([(value,) for value in values], row)
+    finally:
+        tempfile.tempdir = usual

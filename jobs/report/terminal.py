@@ -110,6 +110,8 @@ def _summary(summary: Summary) -> list[str]:
             f" = {fmt.exact(money.allocated)} allocated + {fmt.exact(money.idle)} idle"
             f" + {fmt.exact(money.unallocated)} unallocated" + (f"; {fmt.exact(money.leak)} LOST" if money.leak else "")
         )
+        if money.provisional:
+            lines.append(f"  {fmt.exact(money.provisional)} of it is provisional: its bill has yet to come")
     if not summary.rejected:
         return [*lines, "no record rejected"]
     rejected = sum(records for *_, records in summary.rejected)

@@ -162,22 +162,16 @@ def test_of_snapshots_that_lie_side_by_side_the_later_corrects_the_earlier(tmp_p
     assert restated(topic.stands()) == [False] * 6
 
 
-def test_a_state_of_an_earlier_release_goes_on(tmp_path, rows):
-    """It knows no costs: what was taken in by it restates nothing."""
-    few = [row for row in rows if Decimal(row["EffectiveCost"]) > 0][:3]
-    write, where, topic = writer(tmp_path / "bill"), place(str(tmp_path / "bill")), Topic()
-    with closing(Ledger(tmp_path / "state", ABOUT)) as ledger:
-        write("bill-2024-10-01.csv", text_of(few, list(few[0])), datetime(2024, 10, 1, tzinfo=UTC))
-        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
+def test_a_state_of_an_earlier_release_is_refused(tmp_path):
+    """It tells charges apart by other identities: each would be sent again, beside itself."""
+    Ledger(tmp_path / "state", ABOUT).close()
     with closing(sqlite3.connect(tmp_path / "state")) as state:
-        state.execute("alter table billed drop column cost")
+        state.execute("delete from meta where name = 'identities'")
         state.commit()
-    with closing(Ledger(tmp_path / "state", ABOUT)) as ledger:
-        dearer = [row | {"EffectiveCost": str(Decimal(row["EffectiveCost"]) * 3)} for row in few]
-        write("bill-2024-10-02.csv", text_of(dearer, list(few[0])), datetime(2024, 10, 2, tzinfo=UTC))
-        assert look(where, ledger, topic.deliver, "EffectiveCost", print)
-    assert total(topic.stands()) == sum(Decimal(row["EffectiveCost"]) for row in dearer)
-    assert not any(of[2] for of in topic.stands().values())
+    with pytest.raises(
+        UsageError, match="is of an earlier release.*begin with a new file, and the job with a new state"
+    ):
+        Ledger(tmp_path / "state", ABOUT)
 
 
 def test_exactly_what_changed_is_sent(tmp_path, rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from jobs import billing, doctor
 from jobs.bill import look
 from jobs.errors import JobError
 from jobs.ledger import Ledger
-from tests.bills import Export, recency, sample, snapshots
+from tests.bills import Export, recency, sample, snapshots, text_of
 from tests.services import Azurite, azurite, free_port, google_storage
 from tests.unit.test_bill import Topic, in_directory, stands, total
 from udfs.pure import bills, blobs
@@ -136,7 +137,7 @@ def test_the_topic_is_the_bill_at_each_delivery(store, layout):
         if what == "closed":
             assert total(topic.stands()) == sum(Decimal(row["EffectiveCost"]) for row in rows)
     # What a worker of the bounded run reads.
-    texts = billing.find(store.url, "EffectiveCost")
+    texts = billing.find(store.url, "EffectiveCost").deliveries
     charges = [value for text in texts for _, _, value in bills.collect(text, "EffectiveCost")]
     assert stands(charges) == topic.stands()
 
@@ -156,7 +157,7 @@ def test_what_the_provider_says_is_complete_holds_in_both_runs(store):
         store.write("exports/billing_period/2024-09.csv", (header + period).encode(), datetime(2024, 10, 1, tzinfo=UTC))
         where = bills.place(store.url)
         assert look(where, ledger, topic.deliver, "EffectiveCost", print)
-        texts = billing.find(store.url, "EffectiveCost")
+        texts = billing.find(store.url, "EffectiveCost").deliveries
         charges = [value for text in texts for _, _, value in bills.collect(text, "EffectiveCost")]
         assert stands(charges) == topic.stands()
         assert total(topic.stands()) == sum(Decimal(row["EffectiveCost"]) for row in rows)
@@ -274,6 +275,28 @@ def test_wrong_google_credentials_are_one_line(google_endpoint, impatient, monke
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(credentials))
     with pytest.raises(JobError, match=rf"^gs://{BUCKET}/cost: [^\n]*{credentials}[^\n]*$"):
         billing.find(f"gs://{BUCKET}/cost?endpoint_override={google_endpoint}&scheme=http", "EffectiveCost")
+
+
+def test_half_of_a_delivery_is_none(store):
+    """AWS overwrites the parts of a month, then the manifest: a run between the two reads neither."""
+    rows = sample()[::6]
+    export = Export("aws_overwrite", store.write, list(rows[0]))
+    export.deliver(rows)
+    assert len(billing.find(store.url, "EffectiveCost").deliveries) == 1
+    time.sleep(1.1)  # a store tells whole seconds
+    part = "exports/focus/data/BILLING_PERIOD=2024-09/focus-00001.csv"
+    store.write(part, text_of(rows[:1], list(rows[0])), None)
+    with pytest.raises(JobError, match=r"focus-Manifest.json: its delivery is not complete: .*00001.csv is newer"):
+        billing.find(store.url, "EffectiveCost")
+    export.deliver(rows)
+    assert len(billing.find(store.url, "EffectiveCost").deliveries) == 1
+
+
+def test_a_prefix_may_have_blanks(s3):
+    s3.write("my bills/bill.csv", text_of(sample()[:3], list(sample()[0])), None)
+    at = s3.url.replace("/cost?", "/cost/my bills?")
+    [text] = billing.find(at, "EffectiveCost").deliveries
+    assert len(list(bills.collect(text, "EffectiveCost"))) == 3
 
 
 def test_wrong_aws_credentials_are_one_line(s3, s3_endpoint, monkeypatch, impatient):

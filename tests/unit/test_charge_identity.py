@@ -229,3 +229,25 @@ def test_what_takes_a_charge_back_offers_no_price():
     row = OLD | {"ListUnitPrice": "0.1", "ConsumedQuantity": "4"}
     assert charge_row(collect_charge(row))[3] is not None
     assert charge_row(collect_charge(row | {"x_Withdrawn": "2024-09-21T00:00:00Z"}))[3:6] == (None, None, None)
+
+
+AZURE = "/subscriptions/S-1/resourceGroups/MC_prod/providers/Microsoft.Compute/virtualMachines/vm-1"
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (AZURE, AZURE.lower()),
+        ("arn:aws:ec2:eu-1:1:instance/i-0abc", "i-0abc"),
+        ("//compute.googleapis.com/projects/p/zones/z/instances/7", "projects/p/zones/z/instances/7"),
+    ],
+    ids=["Azure", "AWS", "Google"],
+)
+def test_a_resource_that_is_spelt_otherwise_in_a_later_snapshot_is_the_same(first, second, tmp_path):
+    """What the first snapshot charged is not counted beside what the second one does."""
+    write(tmp_path, "2024-09-19.csv", [OLD | {"ResourceId": first, "x_SnapshotTime": "2024-09-19T00:00:00Z"}])
+    later = {"ResourceId": second, "x_SnapshotTime": "2024-09-20T00:00:00Z", "EffectiveCost": "2"}
+    write(tmp_path, "2024-09-20.csv", [OLD | later])
+    charges = from_directory(tmp_path)
+    assert len({charge["identity"] for charge in charges}) == 1
+    assert [Decimal(charge["cost"]) for charge in standing(charges)] == [2]

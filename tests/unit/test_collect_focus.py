@@ -297,6 +297,9 @@ def test_a_machine_is_as_large_as_its_sku_says():
     machine = row(SkuPriceDetails='{"CoreCount": 8, "MemorySize": "16 GiB"}')
     assert collect_charge(machine)["machine"] == {"cpu": "8", "memory": str(16 * 2**30)}
     assert collect_charge(machine | {"ConsumedUnit": "vCPU-Hours"})["machine"] is None
+    # Azure tells vCPUs alone: what its cores can give is known, what its memory can isn't.
+    assert collect_charge(row(SkuPriceDetails='{"CoreCount": 8}'))["machine"] == {"cpu": "8"}
+    assert collect_charge(row(SkuPriceDetails='{"MemorySize": 16}'))["machine"] is None
     licence = machine | {"ChargeDescription": "Windows Server licence, per hour"}
     assert collect_charge(licence)["is_licence"]
 

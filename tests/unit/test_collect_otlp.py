@@ -559,6 +559,16 @@ def test_each_gpu_of_a_pod_is_a_series_of_its_own():
     assert len({row[2] for row in points_of(sent, POD)}) == 2
 
 
+def test_the_video_engines_of_a_gpu_are_no_use_of_its_cores():
+    """OpenTelemetry's hw.gpu.task: general, encoder or decoder, or nothing."""
+    shares = {"general": 0.6, "encoder": 0.2, "decoder": 0.1}
+    sent = [
+        metric("hw.gpu.utilization", unit="1", asDouble=share, attributes=attributes(hw__id="a", hw__gpu__task=task))
+        for task, share in shares.items()
+    ]
+    assert [row[6] for row in points_of(sent, POD)] == [0.6]
+
+
 def test_a_gpu_that_no_pod_has_is_told():
     sent = metric("DCGM_FI_DEV_GPU_UTIL", attributes=attributes(UUID="GPU-1", Hostname="n"))
     _, _, rejects = collect_metrics(request("metrics", [sent], attributes(k8s__node__name="node-1")))

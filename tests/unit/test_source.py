@@ -223,7 +223,7 @@ def test_a_reader_gets_the_requests_of_whatever_the_engine_reads(tmp_path: Path)
 
 def charged(where: Path) -> str:
     """The sum of the bill as the job reads it."""
-    deliveries = billing.find(where, "EffectiveCost")
+    deliveries = billing.find(where, "EffectiveCost").deliveries
     charges = [value for text in deliveries for _, _, value in bills.collect(text, "EffectiveCost")]
     return f"{to_decimal(sum(to_units(each['cost']) for each in standing(charges))).normalize():f}"
 
@@ -265,6 +265,13 @@ def test_what_of_a_bill_is_not_read_is_named(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "x/bill.xlsx").write_bytes(b"PK")
     (tmp_path / "x/metadata/BILLING_PERIOD=2025-03/x-Manifest.json").unlink()
     assert charged(tmp_path) == "32"
+    # What may come to be read is no reject.
+    [text] = billing.find(tmp_path, "EffectiveCost").rejects
+    rejected = json.loads(text)
+    assert (rejected["stream"], rejected["code"]) == ("focus_charges", "file_skipped")
+    assert rejected["payload"] == f"{tmp_path.name}/x/bill.xlsx"
+    capsys.readouterr()
+    assert charged(tmp_path) == "32"
     assert capsys.readouterr().err.splitlines() == [
         f"anomaly_cost: {tmp_path}/x/data/BILLING_PERIOD=2025-03/x-00001.csv: skipped, its manifest"
         " x/metadata/BILLING_PERIOD=2025-03/*-Manifest.json is not there (yet)",
@@ -280,4 +287,4 @@ def test_a_bill_that_is_none_is_named(tmp_path: Path) -> None:
         billing.find(tmp_path, "EffectiveCost")
     with pytest.raises(JobError, match="^ftp://x: ftp:// is not known"):
         billing.find("ftp://x", "EffectiveCost")
-    assert billing.find(tmp_path / "nowhere", "EffectiveCost") == []
+    assert billing.find(tmp_path / "nowhere", "EffectiveCost") == ([], [])

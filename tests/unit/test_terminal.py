@@ -98,6 +98,14 @@ def test_the_summary_accounts_for_every_trace_dollar_and_reject(tmp_path):
     assert "2 records rejected\n  2 of focus_charges: no currency" in text
 
 
+def test_what_no_bill_told_yet_is_shown(tmp_path):
+    costs = [
+        allocation("cart", "0.6", "0.6"), allocation("web", "0.25", "0.25", resource_id="b", cost_status="provisional")
+    ]  # fmt: skip
+    text = ranked_table(write_outputs(tmp_path, cost_allocations=costs), width=120)
+    assert "USD 0.85 charged" in text and "\n  0.25 of it is provisional: its bill has yet to come" in text
+
+
 def test_money_that_leaks_is_shown(tmp_path):
     leaky = [allocation("cart", "0.6", "1")]
     assert "0.4 LOST" in ranked_table(write_outputs(tmp_path, cost_allocations=leaky), width=120)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
+from urllib.parse import unquote
 
 import orjson
 
@@ -170,7 +171,7 @@ def place(url: str) -> Place:
 
     scheme = _SCHEME.match(url)
     if not scheme or scheme[1] == "file":
-        folder = str(Path(url.removeprefix("file://")).resolve())
+        folder = str(Path(unquote(url.removeprefix("file://")) if scheme else url).resolve())
         return Place(folder, folder, _Arrow(pyarrow.fs.LocalFileSystem(), folder), False)
     if scheme[1] not in SCHEMES:
         raise NoSuchPlace(f"{url}: {scheme[1]}:// is not known, give a folder or {', '.join(SCHEMES)}://")
@@ -183,7 +184,8 @@ def place(url: str) -> Place:
 
 
 def _patient(url: str, scheme: str) -> str:
-    """With how long Google's client tries."""
+    """As a client takes it: blanks as a URL has them, and with how long Google's tries."""
+    url = url.replace(" ", "%20")
     if scheme not in _GOOGLE or _GOOGLE_RETRY in url:
         return url
     return f"{url}{'&' if '?' in url else '?'}{_GOOGLE_RETRY}={_GOOGLE_RETRY_S}"

@@ -62,10 +62,18 @@ class Object(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A file that is not read, and why."""
+    """A file that is not read, and why.
+
+    Attributes:
+        is_none: whether it is no file of a bill, as it stands: nothing that comes later makes one of it.
+        is_all: whether it is the manifest of a delivery that is being written, and no other delivery of its scope is
+            there.
+    """
 
     path: str
     reason: str
+    is_none: bool = False
+    is_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def current(
         if path in objects and _MANIFEST.search(path):
             content = _json(text)
             if content is None:
-                skipped.append(Skipped(path, "not JSON, so the files of this manifest are not read"))
+                skipped.append(Skipped(path, "not JSON, so the files of this manifest are not read", is_none=True))
             else:
                 parsed[path] = content
     beside = {path: text for path, text in manifests.items() if path in objects and not _MANIFEST.search(path)}
@@ -146,7 +154,7 @@ def current(
     skipped = [each for each in skipped if each.path not in metadata.tables]
     skipped += [Skipped(path, reason) for path, reason in metadata.unread.items()]
     skipped += [
-        Skipped(path, f"not a bill by its name ({', '.join(ENDINGS)})")
+        Skipped(path, f"not a bill by its name ({', '.join(ENDINGS)})", is_none=True)
         for path in objects
         if not is_bill(path) and not is_manifest(path) and not _is_beside(path)
     ]
@@ -156,8 +164,8 @@ def current(
 def told(skipped: Iterable[Skipped], most: int = 3) -> Iterator[str]:
     """A line for each file that is not read, or for each reason, where it holds for more than ``most`` files."""
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for path, reason in skipped:
-        by_reason[reason].append(path)
+    for each in skipped:
+        by_reason[each.reason].append(each.path)
     for reason, paths in sorted(by_reason.items()):
         if len(paths) <= most:
             yield from (f"{path}: skipped, {reason}" for path in paths)
@@ -194,6 +202,7 @@ def _chosen(scope: str, candidates: Iterable[_Candidate], listing: _Listing) -> 
     objects = listing.objects
     whole: list[_Candidate] = []
     skipped: list[Skipped] = []
+    is_written = False
     for candidate in sorted(candidates, reverse=True):
         if whole and not listing.metadata.is_append(whole[0].manifest):
             break
@@ -208,8 +217,9 @@ def _chosen(scope: str, candidates: Iterable[_Candidate], listing: _Listing) -> 
             continue
         why = f"{missing[0]} is not there yet" if missing else f"{newer[0]} is newer: it is being written again"
         skipped.append(Skipped(candidate.manifest, f"its delivery is not complete: {why}"))
+        is_written |= bool(newer)
     if not whole:
-        return None, skipped
+        return None, [each._replace(is_all=is_written) for each in skipped]
     files = tuple(dict.fromkeys(path for candidate in reversed(whole) for path in candidate.files))
     signed = *files, *(candidate.manifest for candidate in reversed(whole))
     return _delivery(scope, files, whole[0].time_ms, True, objects, signed), skipped

@@ -309,7 +309,9 @@ class FocusRow:
                 value = _NUMBERS.sub("#", value)
             parts.append(value or "")
         # The tags of a resource are its own, and may change.
-        parts += [self.resource_id, ""] if self.resource_id else ["", _canonical("tags", self["Tags"]) or ""]
+        # Providers spell an id now in one way, now in another: Azure in any case, AWS with and without its ARN.
+        own = self.resource_id
+        parts += [canonical(own), ""] if own else ["", _canonical("tags", self["Tags"]) or ""]
         # Units are spelt in many ways. FOCUS 1.1 allows SkuId to stand for a price's missing id.
         parts.append(unit_kind(self.text("ConsumedUnit", "PricingUnit") or ""))
         price_id = self.text("SkuPriceId")
@@ -411,7 +413,8 @@ def _parts(row: FocusRow) -> list[list[str]]:
 
 def _weights(details: Mapping[str, object]) -> dict[str, Decimal]:
     """Shares of cpu, memory and, where it has any, gpu in a machine's list price, to 12 decimals."""
-    size = _machine_size(details) or {"cpu": Decimal(1), "memory": GENERAL_PURPOSE_GIB_PER_VCPU}
+    told = _machine_size(details) or {"cpu": Decimal(1)}
+    size = {"cpu": told["cpu"], "memory": _EXACT.multiply(told["cpu"], GENERAL_PURPOSE_GIB_PER_VCPU)} | told
     prices = {"cpu": VCPU_HOUR_USD, "memory": GIB_HOUR_USD, "gpu": GPU_HOUR_USD}
     of_each = {dimension: _EXACT.multiply(count, prices[dimension]) for dimension, count in size.items()}
     whole = sum(of_each.values(), Decimal())
@@ -424,25 +427,30 @@ def _weights(details: Mapping[str, object]) -> dict[str, Decimal]:
 
 
 def _machine_size(details: Mapping[str, object]) -> dict[str, Decimal] | None:
-    """Cores, GiB of memory and GPUs of a machine; None where SkuPriceDetails doesn't tell the first two. CoreCount,
-    MemorySize and GpuCount are FOCUS-defined properties."""
+    """Cores of a machine, and GiB of its memory and its GPUs where they are told; None where SkuPriceDetails doesn't
+    tell the cores. CoreCount, MemorySize and GpuCount are FOCUS-defined properties."""
     by_name = {_column_name(key): _filled(value) for key, value in details.items()}
     memory = by_name.get("memorysize")
     if isinstance(memory, str):
         memory = re.sub(r"\s*gi?b$", "", memory, flags=re.IGNORECASE)
+    cores, gib, gpus = (
+        _size(value, name)
+        for name, value in (
+            ("CoreCount", by_name.get("corecount")), ("MemorySize", memory), ("GpuCount", by_name.get("gpucount")),
+        )
+    )  # fmt: skip
+    if cores is None:
+        return None
+    return {"cpu": cores, **({"memory": gib} if gib else {}), **({"gpu": gpus} if gpus else {})}
+
+
+def _size(value: object, name: str) -> Decimal | None:
+    """A size that can be one."""
     try:
-        cores = _decimal(by_name.get("corecount"), "CoreCount")
-        gib = _decimal(memory, "MemorySize")
+        size = _decimal(value, name)
     except RejectedRecord:
         return None
-    try:
-        gpus = _decimal(by_name.get("gpucount"), "GpuCount")
-    except RejectedRecord:
-        gpus = None
-    if not (cores and gib and _MIN_SIZE < cores < MONEY_BOUND and _MIN_SIZE < gib < MONEY_BOUND):
-        return None
-    has_gpus = gpus is not None and _MIN_SIZE < gpus < MONEY_BOUND
-    return {"cpu": cores, "memory": gib, **({"gpu": gpus} if has_gpus and gpus else {})}
+    return size if size and _MIN_SIZE < size < MONEY_BOUND else None
 
 
 def _in_bytes(dimension: str, count: Decimal) -> Decimal:

@@ -781,6 +781,7 @@ class _UsageMetric(NamedTuple):
 # Metrics of which not every point counts.
 _CADVISOR_CPU = "container_cpu_usage_seconds_total"
 _DCGM = ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_GPU_UTIL")
+_GPU_USE = "hw.gpu.utilization"
 _BLOCK_IO = "container.blockio.io_serviced_recursive"
 _NETWORK_IO = "k8s.pod.network.io"
 
@@ -941,7 +942,8 @@ def _is_duplicate_or_unbilled(name: str, attributes: dict[str, str]) -> bool:
         return attributes.get("operation", "read").lower() not in ("read", "write")
     if name == _CADVISOR_CPU:  # a pod's cgroup has no container label and sums its containers
         return bool(attributes.get("pod")) and not attributes.get("container")
-    return False
+    # A video engine of a device works beside its cores, and isn't billed.
+    return name == _GPU_USE and attributes.get("hw.gpu.task", "general") != "general"
 
 
 def _start_ns(value: object, kind: str, time_ns: int) -> int:
