@@ -6,13 +6,9 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 
 _LOCK = "lock"
-# A new folder has its lock within so many seconds.
-_MAKING_S = 60
 # The lock of each folder is held as long as this process lives.
 _locks: list[int] = []
 
@@ -33,14 +29,9 @@ def make(parent: Path, prefix: str) -> Path:
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether a process has ``folder``. One without a lock is of a process that is about to make it, or of an engine
-    that wrote on when its folder was taken away."""
+    """Whether a process has ``folder``; of one without a lock nobody knows."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        with suppress(OSError):
-            return time.time() - folder.stat().st_mtime < _MAKING_S
-        return True
     except OSError:
         return True
     try:

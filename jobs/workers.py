@@ -6,7 +6,7 @@ output, are the worker's. Any other call is Python's own.
 
     engine -> script `python -m pyflink.fn_execution.beam.beam_boot ARGUMENTS` -> socket -> fork -> worker
 
-``serve`` ends after the command and its engine, and ends an engine that hangs.
+``serve`` ends after the command and its engine, ends an engine that hangs, and takes their folder away.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import runpy
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,7 +46,8 @@ _ENGINE_ENDS_S = 30.0
 def start(folder: Path, engine_ends_s: float = _ENGINE_ENDS_S) -> None:
     """Start the process that workers are forked from; it ends with this one and its engine.
 
-    folder: where the socket and the script go. Where its name is too long for a socket, each worker imports for itself.
+    folder: where the socket and the script go; it goes with the engine. Where its name is too long for a socket, each
+        worker imports for itself.
     engine_ends_s: how long the engine (``watch``) may take to end then.
     """
     # Here, for what runs below has no packages (-S).
@@ -128,7 +130,7 @@ def ask(path: str, arguments: list[str]) -> int:
 def serve(listener: socket.socket, alive: int, folder: Path, engine_ends_s: float) -> None:
     """Fork a worker for each who asks, and end it with who asked, until ``alive`` ends; then end them all.
 
-    An engine that hangs is ended, too, when so many seconds have gone.
+    An engine that hangs is ended, too, when so many seconds have gone. The folder goes last.
     """
     engine: int | None = None
     for module in _IMPORTED:
@@ -155,6 +157,9 @@ def serve(listener: socket.socket, alive: int, folder: Path, engine_ends_s: floa
                 os.kill(pid, signal.SIGKILL)
             if engine is not None and not select.select([engine], [], [], engine_ends_s)[0]:
                 signal.pidfd_send_signal(engine, signal.SIGKILL)
+                select.select([engine], [], [], engine_ends_s)
+            # Not before: an engine that ends makes folders again of which it has files open.
+            shutil.rmtree(folder, ignore_errors=True)
             return
         if listener.fileno() in ready:
             asker, _ = listener.accept()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +21,8 @@ sys.stdin.readline()
 
 def test_what_a_killed_process_left_goes_and_what_is_held_stays(tmp_path: Path) -> None:
     (tmp_path / "other-1").mkdir()
-    # Its process is about to lock it, or an engine wrote on when its process had gone.
+    # Of nobody knows whom.
     (tmp_path / "own-without-a-lock").mkdir()
-    old = tmp_path / "own-without-a-lock-for-long"
-    old.mkdir()
-    os.utime(old, (0, 0))
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -74,7 +74,13 @@ def test_what_workers_are_forked_from_ends_with_its_owner_however_that_ends(
     ends(owner)
     psutil.wait_procs([server], timeout=60)
     assert not server.is_running()
-    # A worker that is asked for now imports for itself.
+    assert not tmp_path.exists()  # and their folder with it
+
+
+def test_without_what_workers_are_forked_from_each_imports_for_itself(owner: subprocess.Popen, tmp_path: Path) -> None:
+    (server,) = psutil.Process(owner.pid).children()
+    server.kill()
+    psutil.wait_procs([server], timeout=60)
     found = run(tmp_path, *BOOT, PYTHONVERBOSE="1")
     assert "No id provided." in found.stdout and "import 'site'" in found.stderr
 
