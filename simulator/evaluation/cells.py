@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import pandas as pd
 
 from simulator.config import CASES, DEPLOY, MIXES, STORM
 from simulator.evaluation import measures as m
-from simulator.evaluation import money
+from simulator.evaluation import money, window
 from simulator.evaluation.detection import Detector, detect, judge, minutes_to_detect, stated
 from simulator.evaluation.measures import Measures
 from simulator.evaluation.rule import RuleDetector, reference_until_ms
@@ -33,14 +35,18 @@ from simulator.evaluation.worlds import (
     ROOT,
     Source,
     World,
+    WorldError,
     code_of,
     digest,
     load,
     of_given,
+    opened,
+    sampled,
     shifts_of_case,
     simulate,
 )
 from udfs.pure import detect as pure
+from udfs.pure.assemble import ERROR, OWN_ERROR, Trace
 from udfs.pure.case import Case
 from udfs.pure.judge import judge as judge_case
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
@@ -58,12 +64,24 @@ SIMULATED = {
     "half severity": ("--severity", "0.5"),
     "3 % anomalous": ("--anomaly-rate", "0.03"),
     "25 % anomalous": ("--anomaly-rate", "0.25"),
+    "10 % sampled": (),
+    "1 % sampled": (),
+    "W = 5 min": (),
+    "W = 15 min": (),
+    "W = 60 min": (),
 }
 assert {*MIXES, *CASES} < {*SIMULATED}
+# The same worlds as "source" has, of which a sampler leaves so many traces, or by another attribution window.
+SAMPLED = {"10 % sampled": 0.1, "1 % sampled": 0.01}
+WINDOWS = {f"W = {minutes} min": minutes for minutes in window.MINUTES}
 
 # Detectors. All rankings but the rule's are over the verdicts of the first.
 DETECTOR, RULE = "detector", "simple rule"
-ABLATIONS = ("without the Transformer", "the source's threshold", "without metrics")
+ABLATIONS = (
+    "without the Transformer", "the source's threshold", "without metrics", "without logs", "without the call tree",
+)  # fmt: skip
+# The first detector by its first word for each minute: what followed does not restate it.
+AT_ONCE = "without restatement"
 
 # Rankings beside those of ``money``.
 BY_RULE, RANDOM, ORACLES_TRACES, ORACLE, HINDSIGHT = (
@@ -127,12 +145,28 @@ def key_of(cell: Cell, code: str) -> str:
 
 
 def run(cell: Cell, key: str, file: Path) -> float:
-    """Write the result of a cell, whole or not at all; its wall seconds."""
+    """Write the result of a cell, whole or not at all; its wall seconds.
+
+    Raises:
+        WorldError: a world can't be made or read.
+    """
+    if minutes := WINDOWS.get(cell.family):
+        begun = time.monotonic()
+        by_window = [sys.executable, "-m", window.__name__, str(minutes), __name__]
+        done = subprocess.run([*by_window, json.dumps(asdict(cell)), key, str(file)], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise WorldError(f"{cell.name}: {done.stderr.strip()[-500:]}")
+        return time.monotonic() - begun
+    return _run(cell, key, file, "simulator")
+
+
+def _run(cell: Cell, key: str, file: Path, simulator: str) -> float:
+    """As ``run``, in this process. simulator: the module that makes the world, and what stands before its options."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(cell.place) if cell.place else Path(folder) / "world"
         if not cell.place:
-            simulate(directory, cell.options)
+            simulate(directory, cell.options, simulator)
         found = evaluate(cell, directory)
     seconds = time.monotonic() - begun
     partial = file.with_suffix(f".{os.getpid()}.partial")
@@ -145,6 +179,8 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
     """Measures and series of a world."""
     source = cell.source(directory)
     world = load(directory, is_calm=source.is_calm)
+    if cell.family in SAMPLED:
+        world = sampled(world, SAMPLED[cell.family])
     model = MaskedSpanModel(DEFAULT_MODEL)
     known: list[MinuteResult] = []  # what who knows the truth says; by the same cases, so that none is judged twice
     has_costs = (directory / "truth" / "costs.parquet").is_file() and len(world.faults) > 0
@@ -166,6 +202,8 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
             pure.Detector(Usual()),
             pure.Detector(model, pure.EMA),
             _Unmetered(pure.Detector(model)),
+            _Blind(pure.Detector(model), _without_logs),
+            _Blind(pure.Detector(model), _without_tree),
         )
         detectors |= dict(zip(ABLATIONS, without, strict=True))
     measures: dict[str, dict[str, Measures]] = {"detection": {}}
@@ -182,6 +220,9 @@ def evaluate(cell: Cell, directory: Path) -> dict[str, Any]:
         said[arm] = results
         if arm == DETECTOR and not world.is_real:
             series["calibration"] = calibration(last, world.truth)
+        if arm == DETECTOR and cell.ablations:
+            measures["detection"][AT_ONCE], _ = judge(first, world, source)
+            said[AT_ONCE] = list({result.minute_ms: result for result in reversed(results)}.values())[::-1]
     if has_costs:
         of_money, more = _money(world, directory, said, known)
         measures |= of_money
@@ -196,8 +237,33 @@ class _Unmetered:
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
 
-    def step(self, minute_ms: int, traces: Sequence[bytes], usage: Mapping) -> list[MinuteResult]:
+    def step(self, minute_ms: int, traces: Sequence[bytes | Trace], usage: Mapping) -> list[MinuteResult]:
         return self._detector.step(minute_ms, traces, {})
+
+
+class _Blind:
+    """A detector that sees traces by what ``view`` leaves of them."""
+
+    def __init__(self, detector: pure.Detector[MinuteResult], view: Callable[[Trace], Trace]) -> None:
+        self._detector, self._view = detector, view
+
+    def step(self, minute_ms: int, traces: Sequence[bytes | Trace], usage: Mapping) -> list[MinuteResult]:
+        return self._detector.step(minute_ms, [self._view(opened(trace)) for trace in traces], usage)
+
+
+def _without_logs(trace: Trace) -> Trace:
+    spans = trace.spans.copy()
+    spans["error_logs"] = 0
+    return trace._replace(spans=spans)
+
+
+def _without_tree(trace: Trace) -> Trace:
+    """Spans that nobody called: a service's time is all of its span's."""
+    spans = trace.spans.copy()
+    spans["parent"], spans["depth"], spans["repeats"] = -1, 0, 0
+    spans["own_ns"] = spans["duration_ns"]
+    spans["flags"] &= ERROR | OWN_ERROR
+    return trace._replace(spans=spans)
 
 
 def _known(measures: Measures) -> dict[str, float | None]:
@@ -259,6 +325,10 @@ def _money(
     for name, of in MISPRICED.items():
         wrong = m.repairs(rows, money.excess_at(ranked, *of), faults, costs, BUDGETS)
         dollars[f"{money.OURS}, {name}"] = _dollars(wrong, worth, every)
+    if AT_ONCE in said:
+        first = money.ranked(said[AT_ONCE], bill.allocations)
+        at_once = m.repairs(first[money.KEYS], money.merits(first)[money.OURS], faults, costs, BUDGETS)
+        dollars[f"{money.OURS}, {AT_ONCE}"] = _dollars(at_once, worth, every)
     random = np.random.default_rng(0)
     shuffles = (pd.Series(random.random(len(ranked))) for _ in range(SHUFFLES))
     shuffled = [_dollars(m.repairs(ranked[money.KEYS], of, faults, costs, BUDGETS), worth, every) for of in shuffles]
@@ -318,3 +388,8 @@ def _own_part(culprit: str, explanation: str) -> float | None:
     parts = [(of["x_OtelServiceName"], abs(float(of["x_Cost"]))) for of in orjson.loads(explanation)["x_ExcessUsage"]]
     whole = math.fsum(cost for _, cost in parts)
     return math.fsum(cost for service, cost in parts if service == culprit) / whole if whole else None
+
+
+if __name__ == "__main__":
+    told = Cell(**json.loads(sys.argv[1]))
+    _run(told, sys.argv[2], Path(sys.argv[3]), f"{window.__name__} {WINDOWS[told.family]} simulator")

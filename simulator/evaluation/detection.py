@@ -46,7 +46,7 @@ class Detector(Protocol):
     def step(
         self,
         minute_ms: int,
-        traces: Sequence[bytes],
+        traces: Sequence[bytes | Trace],
         usage: Mapping[tuple[str, str], Mapping[str, float]],
     ) -> list[MinuteResult]: ...
 

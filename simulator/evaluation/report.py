@@ -19,6 +19,7 @@ import pandas as pd
 from simulator.evaluation import money
 from simulator.evaluation.cells import (
     ABLATIONS,
+    AT_ONCE,
     BY_RULE,
     DETECTOR,
     HINDSIGHT,
@@ -67,10 +68,11 @@ WHAT = {
     ORACLES_TRACES: "excess cost, of the true traces and culprits",
     **{f"{money.OURS}, {name}": "the same, if repairs came so late" for name in LATER},
     **{f"{money.OURS}, {name}": "the same, with such a price book" for name in MISPRICED},
+    f"{money.OURS}, {AT_ONCE}": "the same, by the first word for each minute",
     ORACLE: "true cost of each window",
     HINDSIGHT: "the most that k repairs avert, known only afterwards",
 }
-SENSITIVITY = tuple(f"{money.OURS}, {name}" for name in (*LATER, *MISPRICED))
+SENSITIVITY = tuple(f"{money.OURS}, {name}" for name in (*LATER, *MISPRICED, AT_ONCE))
 # What a person on call sees of a detector: measure of cells, title, decimals.
 SEEN = (
     ("F1", "F1", 3), ("precision", "precision", 3), ("recall", "recall", 3), ("accuracy", "accuracy", 3),
@@ -126,6 +128,7 @@ def write(file: Path, long: pd.DataFrame, figures: Sequence[Drawn], about: dict[
         dollars="\n".join(_dollars(long, billing) for billing in _billings(long)),
         tests="\n".join(_tests(long, billing) for billing in _billings(long)),
         ladder="\n".join(_ladder(long, billing) for billing in _billings(long)),
+        settings=_settings(long),
         detection=_detection(long),
         attribution=_attribution(long),
         figures="\n".join(_figure(figure, about) for figure in figures),
@@ -270,6 +273,21 @@ def _ladder(long: pd.DataFrame, billing: str) -> str:
     return _html_table(["stage", *(f"k = {k}" for k in AIM_BUDGETS)], rows, f"{billing} bills: USD averted a world")
 
 
+def _settings(long: pd.DataFrame) -> str:
+    """A row a family that has dollars, by its first kind of bill."""
+    own = long[long["table"] == "dollars"]
+    rows = []
+    for family in dict.fromkeys(own["family"]):
+        billing = own.loc[own["family"] == family, "billing"].iloc[0]
+        cell = partial(_cell, long, family, billing)
+        n = own.loc[own["family"] == family, "world"].nunique()
+        averted = (cell("dollars", arm, f"saved, k = {SHOWN}", 2) for arm in (money.OURS, ORACLE, HINDSIGHT))
+        known = [cell("attribution", "excess", name, 2) for name in ("attribution A", "share on right service")]
+        rows.append([family, str(n), cell("detection", DETECTOR, "F1", 3), *known, *averted])
+    head = ["", "worlds", "F1", "A", "on the right service", f"averted, k = {SHOWN}", "order by true cost", "hindsight"]
+    return _html_table(head, rows)
+
+
 def _detection(long: pd.DataFrame) -> str:
     own = long[long["table"] == "detection"]
     tables = []
@@ -281,7 +299,7 @@ def _detection(long: pd.DataFrame) -> str:
         cell = partial(_cell, long, family, billing, "detection")
         rows = [
             [arm, *(cell(arm, name, places) for name, _, places in known)]
-            for arm in (DETECTOR, RULE, *ABLATIONS)
+            for arm in (DETECTOR, RULE, AT_ONCE, *ABLATIONS)
             if (of_family["arm"] == arm).any()
         ]
         n = of_family["world"].nunique()

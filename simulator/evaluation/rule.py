@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simulator.evaluation.detection import verdict
-from simulator.evaluation.worlds import World
-from udfs.pure.assemble import SEPARATOR, unpack
+from simulator.evaluation.worlds import World, opened
+from udfs.pure.assemble import SEPARATOR, Trace
 from udfs.pure.frame import Frame
 from udfs.pure.irregular import MAD_TO_SIGMA
 from udfs.pure.verdicts import MinuteResult, incidents
@@ -49,12 +49,12 @@ class RuleDetector:
         self._threshold = np.inf
 
     def step(
-        self, minute_ms: int, traces: Sequence[bytes], usage: Mapping[tuple[str, str], Mapping[str, float]]
+        self, minute_ms: int, traces: Sequence[bytes | Trace], usage: Mapping[tuple[str, str], Mapping[str, float]]
     ) -> list[MinuteResult]:
         """Verdicts of this minute, with the first one beyond the reference also of those before."""
         if not traces:
             return []
-        frame = Frame(sorted(map(unpack, traces), key=lambda trace: trace.trace_id))
+        frame = Frame(sorted(map(opened, traces), key=lambda trace: trace.trace_id))
         if self._waiting is None:
             return [self._judge(minute_ms, frame)]
         self._waiting.append((minute_ms, frame))

@@ -13,15 +13,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from zlib import crc32
 
 import pandas as pd
 
 from simulator.config import DEPLOY, MINUTES_PER_DAY, RELEASE_SHARES
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR, unpack
-from udfs.pure.offline import Consumer, Minutes, UsageByMinute, assemble_all, by_minute, collect_traces, meter_consumers
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
+from udfs.pure.offline import Consumer, UsageByMinute, assemble_all, by_minute, collect_traces, meter_consumers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +47,7 @@ class World:
     ``is_anomalous``. ``start_ms`` is NaN for a trace without spans.
     """
 
-    minutes: Minutes  # packed traces
+    minutes: Mapping[int, Sequence[bytes | Trace]]  # packed traces, or unpacked ones
     usage: UsageByMinute  # by minute, then (service, pod), then dimension
     truth: pd.DataFrame
     faults: pd.DataFrame
@@ -114,6 +115,26 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
     )
 
 
+def opened(trace: bytes | Trace) -> Trace:
+    """A trace of ``World.minutes``."""
+    return trace if isinstance(trace, Trace) else unpack(trace)
+
+
+def sampled(world: World, chance: float) -> World:
+    """What a sampler by trace ids leaves of a world, and says so: traces count for those that it left out."""
+    kept = {
+        minute: [
+            trace._replace(weight=trace.weight / chance)
+            for trace in map(opened, traces)
+            if crc32(trace.trace_id.encode()) < chance * 2**32
+        ]
+        for minute, traces in world.minutes.items()
+    }
+    ids = {trace.trace_id for traces in kept.values() for trace in traces}
+    spans = sum(len(trace.spans) for traces in kept.values() for trace in traces)
+    return replace(world, minutes=kept, truth=world.truth[world.truth["trace_id"].isin(ids)], spans=spans)
+
+
 def _calm(trace_ids: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Truth and faults where nothing is wrong."""
     truth = pd.DataFrame({"trace_id": list(trace_ids), "is_anomalous": False})
@@ -123,13 +144,13 @@ def _calm(trace_ids: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def simulate(output: Path, options: Sequence[str], module: str = "simulator") -> None:
-    """Make a world in ``output`` by a module's command, in place of nothing or all.
+    """Make a world in ``output`` by a module's command, in place of nothing or all. module: and its first arguments.
 
     Raises:
         WorldError: the command's last words.
     """
     partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
-    command = [sys.executable, "-m", module, "--output", str(partial), *options]
+    command = [sys.executable, "-m", *module.split(), "--output", str(partial), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise WorldError(f"{' '.join(command)} exits {done.returncode}: {done.stderr.strip()[-500:]}")

@@ -15,13 +15,16 @@ import orjson
 import pandas as pd
 import pytest
 
-from simulator.evaluation import cells, claims, figures, money, report
+from simulator.evaluation import cells, claims, figures, money, report, window, worlds
 from simulator.evaluation import measures as m
 from simulator.evaluation.__main__ import main
 from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
 from simulator.evaluation.grid import FULL, QUICK, long
 from simulator.evaluation.statistics import Estimate, compare, estimate, ratio
 from simulator.evaluation.worlds import World
+from tests.literal import NOON_MS, span, span_request
+from udfs.pure.assemble import SPAN, Trace, assemble, unpack
+from udfs.pure.otlp import collect_spans
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = ROOT / "simulator/evaluation/results/table_3.json"
@@ -257,3 +260,53 @@ def test_given_worlds_are_cells_of_their_own(tmp_path: Path) -> None:
         "source-metered-1-0.5d-8000", "source-machine-1-0.5d-8000", "source-mixed-1-0.5d-8000",
         "worlds-one", "live-traceweaver-two", "recorded-train-ticket",
     ]  # fmt: skip
+
+
+# ---- what is left out, and other settings ------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_another_window_is_the_truths_and_the_jobs(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    cells.run(Cell("W = 15 min", "metered", 7, 0.15, 6000), "key", file)
+    found = orjson.loads(file.read_bytes())
+    assert found["cell"]["family"] == "W = 15 min"
+    # 3.6 hours are 15 windows, one of them of 9 minutes.
+    assert {len(of) for of in found["series"]["remaining"].values()} == {15}
+    assert found["measures"]["attribution"]["excess"]["attribution A"] is not None
+
+
+def test_a_window_comes_before_whoever_reads_it() -> None:
+    with pytest.raises(RuntimeError, match=r"^W is read by udfs\.pure\.\w+ already$"):
+        window.attribute_by(15)
+
+
+@pytest.mark.slow
+def test_each_ablation_has_its_verdicts(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    cells.run(Cell("source", "metered", 7, 0.2, 8000, ablations=True), "key", file)
+    of = orjson.loads(file.read_bytes())["measures"]["detection"]
+    assert of.keys() == {cells.DETECTOR, cells.RULE, cells.AT_ONCE, *cells.ABLATIONS}
+    assert of["without the call tree"]["F1"] < of[cells.DETECTOR]["F1"]
+    assert f"{money.OURS}, {cells.AT_ONCE}" in orjson.loads(file.read_bytes())["measures"]["dollars"]
+
+
+def test_without_the_call_tree_each_span_is_nobodys_callee_and_all_of_its_time_its_own() -> None:
+    resource = {"attributes": []}
+    spans = [span(1, 1, None, NOON_MS, 20, name="GET"), span(1, 2, 1, NOON_MS + 4, 10, name="charge")]
+    fragments = collect_spans(json.dumps(span_request((resource, spans))).encode())[0]
+    [(trace_id, of_trace)] = fragments.items()
+    trace = unpack(assemble(trace_id, [of_trace])[1])
+    blind = cells._without_tree(trace)
+    assert trace.spans["parent"].tolist() == [-1, 0] and blind.spans["parent"].tolist() == [-1, -1]
+    assert trace.spans["own_ns"][0] < trace.spans["duration_ns"][0]
+    assert blind.spans["own_ns"].tolist() == trace.spans["duration_ns"].tolist()
+
+
+def test_what_a_sampler_left_counts_for_the_rest() -> None:
+    traces = [Trace(f"{number:032x}", 0, 0, ["a"], ["a"], [""], np.zeros(2, SPAN), [""]) for number in range(1000)]
+    truth = pd.DataFrame({"trace_id": [trace.trace_id for trace in traces], "is_anomalous": False})
+    kept = worlds.sampled(World({0: traces}, {}, truth, pd.DataFrame(), frozenset()), 0.1)
+    assert 60 < len(kept.minutes[0]) < 140 and {trace.weight for trace in kept.minutes[0]} == {10.0}
+    assert kept.truth["trace_id"].tolist() == [trace.trace_id for trace in kept.minutes[0]]
+    assert kept.spans == 2 * len(kept.minutes[0])
