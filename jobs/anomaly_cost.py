@@ -7,7 +7,9 @@ collect -> price    -> attribute -------------+
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -93,7 +95,10 @@ def prepare(t_env: StreamTableEnvironment, configuration: Config, outputs: Seque
 
 
 def main(argv: list[str], prog: str = config.PROG) -> int:
-    """Exit status: 0, 2 for wrong use, 1 for what failed; the last two with one line."""
+    """Exit status: 0, 2 for wrong use, 1 for what failed, 130 where it is stopped; the last three with one line."""
+    if not on_cluster() and threading.current_thread() is threading.main_thread():
+        # A container's stop is a Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         configuration = config.load(argv, prog)
         if on_cluster():

@@ -72,16 +72,21 @@ class Shell:
         return told
 
     @contextmanager
-    def keeps(self, line: str, words: Mapping[str, object]) -> Iterator[Callable[[str, Callable[[], object]], None]]:
-        """A command that goes on until it is stopped by Ctrl-C; gives what waits until something is so."""
+    def keeps(
+        self, line: str, words: Mapping[str, object], stop: signal.Signals = signal.SIGINT
+    ) -> Iterator[Callable[[str, Callable[[], object]], None]]:
+        """A command that goes on until it is stopped; gives what waits until something is so."""
         process = self._start(line, words)
         # Nobody reads what it prints before it ends.
         process.stdout.close()
         try:
             yield lambda what, condition: wait(f"{what} of {line}", condition, ended(process))
             assert process.poll() is None, process.stderr.read()
+            end(process, stop)
+            assert process.returncode == 130, f"{line}: {process.returncode}"
         finally:
-            end(process)
+            if process.poll() is None:
+                end(process)
 
 
 def test_from_nothing_to_a_report(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def _go(at: Shell, broker: Broker, url: str, client: object, endpoint: str, chat
 
     job = "anomaly-cost run --input kafka://HOST:9092 --output postgresql://USER@HOST/DATABASE --state DIR"
     places = {"kafka://HOST:9092": broker.url, **tables, "DIR": f"{folder / 'state'} --set 'idle.after=15 s'"}
-    with at.keeps(job, places) as job_until:
+    with at.keeps(job, places, signal.SIGTERM) as job_until:
         load = ".venv/bin/locust -f simulator/locustfile.py --headless -u 4 -r 4 -t 60s --input DIR --speed 60"
         at.types(
             load,
