@@ -31,5 +31,5 @@ def moment(text: str, told: str, kinds: str = "a time") -> datetime:
     except ValueError:
         raise UsageError(f"{told}: must be {kinds} as 2025-03-03T00:00Z") from None
     if found.tzinfo is None:
-        raise UsageError(f"{told}: say the time zone, as in {text}Z")
+        raise UsageError(f"{told}: say the time and its zone, as in {found.isoformat(timespec='minutes')}Z")
     return found

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal
 import psycopg
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import ToolAnnotations
+from mcp.types import Tool, ToolAnnotations
 from psycopg.rows import dict_row
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from jobs.arguments import Parser
@@ -77,7 +77,11 @@ class Answer(TypedDict):
 _Text = Annotated[str, Field(min_length=1, max_length=1_000)]
 Service = Annotated[_Text, Field(description="Exact name of the service, as in the rows (OpenTelemetry service.name)")]
 AnyService = Annotated[_Text | None, Field(description="Only this service, by its exact name; leave out for all")]
-Currency = Annotated[_Text | None, Field(description="Only amounts in this currency, as USD; leave out for all")]
+Currency = Annotated[
+    _Text | None,
+    AfterValidator(lambda name: name and name.upper()),
+    Field(description="Only amounts in this currency, as USD; leave out for all"),
+]
 Since = Annotated[date | None, Field(description="First day, UTC, as 2026-01-31; default: six days before the last")]
 Until = Annotated[date | None, Field(description="Last day, UTC, inclusive; default: the newest day of the tables")]
 Incident = Annotated[_Text, Field(description="incident_id of a row of top_incidents")]
@@ -541,9 +545,26 @@ class Tables:
         return since, until
 
 
+class _Server(MCPServer):
+    """One whose tools take their own arguments alone: who asks for a team must not be told of everybody."""
+
+    async def list_tools(self) -> list[Tool]:
+        tools = await super().list_tools()
+        for tool in tools:
+            tool.input_schema["additionalProperties"] = False
+        return tools
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        for tool in await self.list_tools():
+            known = tool.input_schema.get("properties", {})
+            if tool.name == name and (unknown := sorted(arguments.keys() - known)):
+                raise ToolError(f"{name} has no argument {unknown[0]}; it has {', '.join(known)}")
+        return await super().call_tool(name, arguments, context)
+
+
 def server(tables: Tables) -> MCPServer:
     """The server of the tools, on no transport yet."""
-    made: MCPServer = MCPServer("anomaly-cost", instructions=INSTRUCTIONS, log_level="WARNING", subscriptions=False)
+    made: MCPServer = _Server("anomaly-cost", instructions=INSTRUCTIONS, log_level="WARNING", subscriptions=False)
     tools: tuple[tuple[Callable[..., Answer], str], ...] = (
         (tables.top_incidents, "Costliest incidents"),
         (tables.explain_incident, "Explain an incident"),

@@ -211,6 +211,10 @@ def main(argv: list[str], prog: str = "python -m jobs.exporter") -> int:
     try:
         arguments = parser.parse_args(argv)
         address(arguments.tables)
+        if not 0 <= arguments.port < 1 << 16:
+            raise UsageError(f"--port {arguments.port}: must be 0 to 65535")
+        if arguments.services < 1:
+            raise UsageError(f"--services {arguments.services}: must be 1 or more")
         server, thread = serve(arguments.tables, arguments.port, arguments.services)
         print(f"exporter: http://0.0.0.0:{server.server_port}/metrics", file=sys.stderr, flush=True)
         thread.join()

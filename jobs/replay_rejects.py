@@ -181,7 +181,9 @@ def main(argv: list[str], prog: str = "python -m jobs.replay_rejects") -> int:
     parser = Parser(prog=prog, description="Send rejected records again.")
     parser.add_argument("--tables", required=True, metavar="URL", help="directory of tables, or postgresql://…")
     parser.add_argument("--to", required=True, metavar="URL", help="kafka://HOST:PORT[,HOST:PORT]")
-    parser.add_argument("--reason-code", action="append", default=[], choices=sorted(Code), help="several add up")
+    parser.add_argument(
+        "--reason-code", action="append", default=[], choices=sorted(map(str, Code)), help="several add up"
+    )
     parser.add_argument("--since", metavar="TIME", help="rejected at this time or later, as 2025-03-03T00:00Z")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SETTING_HELP)
     try:

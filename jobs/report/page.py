@@ -75,7 +75,7 @@ def _headline(excess: Excess) -> str:
     share = fmt.percent(_share(excess.on_the_bill or 0, whole))
     figures = [
         ("Excess cost", money(excess.excess, currency), fmt.counted(excess.incidents, "incident")),
-        ("Projected a month", money(excess.monthly, currency), "if they recur as they did"),
+        ("Projected a month", money(excess.monthly, currency), "each culprit's latest, if it recurs"),
         ("On the bill", money(excess.on_the_bill, currency), f"{share} of the excess"),
         ("Billed", money(whole - excess.provisional, currency), "its windows' bill is there"),
         ("Provisional", money(excess.provisional, currency), "may change with the bill"),
@@ -159,7 +159,7 @@ def _open_section(summary: Summary) -> str:
         for one in summary.money
         if one.provisional
     ]
-    lines = ["Nothing is provisional: the bill is there for every window."]
+    lines = ["Nothing is provisional: the bill is there for every window."] if summary.money else []
     if parts or summary.provisional_ranked:
         lines = [
             f"{', '.join(parts) or 'No cost'} and {summary.provisional_ranked:,} of"
@@ -257,12 +257,14 @@ def write_report(
     template = TEMPLATE.read_text(encoding="utf-8")
     with Tables(tables, since) as opened:
         summary = opened.summary()
-        subtitle = "No cost and no anomaly in this run"
+        later = f" since {fmt.utc(int(since.timestamp() * 1000))} UTC" if since else ""
+        subtitle = f"No cost and no anomaly in this run{later}"
         if summary.start_ms is not None:
             subtitle = (
                 f"{fmt.utc(summary.start_ms)} to {fmt.utc(summary.end_ms)} UTC,"
                 f" {summary.windows:,} windows of 30 minutes"
             )
+            subtitle += f"; what was before {later.removeprefix(' since ')} is left out" if later else ""
         page = Template(template).substitute(
             script_hash=_script_hash(template),
             refresh="" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">',
@@ -272,8 +274,11 @@ def write_report(
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     written = target.with_name(f".{target.name}")
-    written.write_text(page, encoding="utf-8")
-    written.replace(target)
+    try:
+        written.write_text(page, encoding="utf-8")
+        written.replace(target)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _write_again(*report: Any) -> None:
@@ -299,6 +304,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m jobs.report")
         since = moment(arguments.since, f"--since {arguments.since}") if arguments.since else None
         if arguments.watch is not None and arguments.watch < 1:
             raise UsageError(f"--watch {arguments.watch}: must be a second or more")
+        if arguments.input and not arguments.input.is_dir():
+            raise UsageError(f"--input {arguments.input}: no such directory")
         write_report(arguments.tables, arguments.input, arguments.html, since, arguments.watch)
         print(arguments.html, flush=True)
         while arguments.watch is not None:

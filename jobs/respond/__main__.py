@@ -29,6 +29,7 @@ from jobs.kafka import FEEDBACK, SETTING_HELP, client_settings, producer, python
 from jobs.migrate import migrate
 from jobs.postgres import FORM
 from jobs.postgres import connection as connect
+from jobs.report import format as fmt
 from jobs.respond import queue
 from jobs.respond.actions import Actions
 from jobs.respond.feedback import forward
@@ -185,9 +186,8 @@ def _work(connection: psycopg.Connection, policy: Policy, send: Callable | None,
     queue.begin(connection)
     respond = Respond(connection, policy)
     connection.execute("listen anomaly_cost_incidents")
-    print(
-        f"respond: tells {len(policy.receivers)} receivers by {len(policy.routes)} routes", file=sys.stderr, flush=True
-    )
+    receivers, routes = fmt.counted(len(policy.receivers), "receiver"), fmt.counted(len(policy.routes), "route")
+    print(f"respond: tells {receivers} by {routes}", file=sys.stderr, flush=True)
     while True:
         respond.look()
         respond.send()

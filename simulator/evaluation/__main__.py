@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jobs.arguments import Parser
+from jobs.errors import UsageError, ended
 from simulator.config import BILLINGS
 from simulator.evaluation.cells import SIMULATED, code_version
 from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_parquet
@@ -27,7 +29,7 @@ from simulator.evaluation.worlds import GIVEN, WorldError
 
 
 def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespace]:
-    parser = argparse.ArgumentParser(prog=prog, description="The source's claims beside what this project does.")
+    parser = Parser(prog=prog, description="The source's claims beside what this project does.")
     add = parser.add_argument
     add(
         "--output",
@@ -65,7 +67,10 @@ def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespa
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.evaluation") -> int:
     """Run what ``argv`` asks for; the exit status."""
-    plan, found = _plan(argv, prog)
+    try:
+        plan, found = _plan(argv, prog)
+    except UsageError as error:
+        return ended("evaluation", error)
     begun = time.monotonic()
 
     def say(line: str) -> None:

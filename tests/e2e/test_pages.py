@@ -168,7 +168,7 @@ def _go(at: Shell, broker: Broker, url: str, client: object, endpoint: str, chat
     at.types(
         "for name in otlp_spans otlp_metrics otlp_logs focus_charges incident_feedback; do kafka-topics.sh"
         " --bootstrap-server HOST:9092 --create --if-not-exists --partitions 4 --topic $name"
-        " --config retention.ms=604800000; done",
+        " --config retention.ms=604800000 --config max.message.bytes=4194304; done",
         # The past of the world below.
         {"HOST:9092": broker.bootstrap, "604800000": "-1"},
     )
@@ -208,9 +208,14 @@ def _go(at: Shell, broker: Broker, url: str, client: object, endpoint: str, chat
         job_until("incident", lambda: rows("select 1 from incidents where excess_cost > 0 limit 1"))
         job_until("reject", lambda: rows("select 1 from rejected_records limit 1"))
 
+    met = at.types(
+        "anomaly-cost doctor --input DIR --bill s3://BUCKET/PREFIX",
+        {"DIR": world, "s3://BUCKET/PREFIX": prefix},
+    )
+    assert "in use, of which 0 met no charge" in met
     where = (
-        'psql postgresql://USER@HOST/DATABASE -c "select resource_id, sum(allocated_cost) from cost_allocations where'
-        " otel_service_name = '__unallocated__' group by 1 order by 2 desc limit 20\""
+        'psql postgresql://USER@HOST/DATABASE -c "select resource_id, billing_currency, sum(allocated_cost) from'
+        " cost_allocations where otel_service_name = '__unallocated__' group by 1, 2 order by 3 desc limit 20\""
     )
     assert "resource_id" in at.types(where, tables)
     report = folder / "report.html"

@@ -120,3 +120,9 @@ def test_wrong_use_ends_in_one_line(
 def test_the_page_names_all_tools(tools: dict[str, Tool]) -> None:
     page = (ROOT / "docs" / "ask.md").read_text("utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(tools)
+
+
+def test_an_argument_that_a_tool_does_not_have_is_an_error(tools: dict[str, Tool]) -> None:
+    """An assistant that asks for a team would take what all teams cost for it."""
+    assert all(tool.input_schema["additionalProperties"] is False for tool in tools.values())
+    assert "top_incidents has no argument team; it has state, " in call("top_incidents", team="payments")

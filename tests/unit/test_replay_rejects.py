@@ -197,7 +197,7 @@ def test_the_command_says_what_it_sent_and_what_it_left(
     assert "sent: otlp_spans 1; told in part only, and left: file_broken 1" in capsys.readouterr().out
     assert taken == [("otlp_spans", b"{a")]
     assert replay_rejects.main(["--tables", tables, "--to", "kafka://h:9092", "--since", "2025-03-03T13:00"]) == 2
-    assert "say the time zone" in capsys.readouterr().err
+    assert "say the time and its zone" in capsys.readouterr().err
     is_secured = True
     monkeypatch.setenv("KAFKA_USERNAME", "u")
     monkeypatch.setattr(Producer, "DEFAULT_CONFIG", {}, raising=False)

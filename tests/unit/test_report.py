@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -408,7 +409,7 @@ def test_the_headline_is_what_incidents_cost_and_how_settled_that_is(tmp_path):
     html = report(tmp_path, ranked_anomalies=rows, incidents=incidents, cost_allocations=RUN["cost_allocations"])
     text = headline(Page(html).text)
     assert "Excess cost 15.50 USD 3 incidents" in text
-    assert "Projected a month 120.00 USD if they recur as they did" in text
+    assert "Projected a month 120.00 USD each culprit's latest, if it recurs" in text
     assert "On the bill 2.00 USD 12.9 % of the excess" in text
     assert "Billed 13.50 USD" in text and "Provisional 2.00 USD" in text
     assert "Open incidents 1 7.00 USD an hour" in text
@@ -652,7 +653,9 @@ def test_a_watched_report_is_written_again_and_outlives_what_fails(tmp_path, mon
         (["--html", "r.html"], 2, "--tables"),
         (["--tables", "x", "--html", "r.html", "--watch", "0"], 2, "a second or more"),
         (["--tables", "x", "--html", "r.html", "--since", "yesterday"], 2, "must be a time"),
-        (["--tables", "x", "--html", "r.html", "--since", "2026-01-01T00:00"], 2, "time zone"),
+        (["--tables", "x", "--html", "r.html", "--since", "2026-01-01T00:00"], 2, "time and its zone"),
+        (["--tables", "x", "--html", "r.html", "--since", "2026-01-01"], 2, "as in 2026-01-01T00:00Z"),
+        (["--tables", "x", "--html", "r.html", "--input", "nowhere"], 2, "--input nowhere: no such directory"),
         (["--tables", "postgresql://ann:secret@host/db", "--html", "r.html"], 2, "PGPASSWORD"),
         (["--tables", "postgresql://ann@127.0.0.1:9/db", "--html", "r.html"], 1, "127.0.0.1"),
     ],
@@ -662,3 +665,20 @@ def test_wrong_use_and_a_database_that_is_away_are_one_line(tmp_path, monkeypatc
     assert main(arguments) == status
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and "secret" not in error
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    """... and a page without cost does not call its bill complete."""
+    target = tmp_path / "report.html"
+    write_report(write_outputs(tmp_path / "output", **RUN), None, target, datetime(2030, 1, 1, tzinfo=UTC))
+    later = Page(target.read_text(encoding="utf-8")).text
+    assert "No cost and no anomaly in this run since 2030-01-01 00:00 UTC" in later
+    assert "Nothing is provisional" not in later
+
+
+def test_a_page_that_can_not_be_written_leaves_nothing(tmp_path):
+    folder = write_outputs(tmp_path / "tables", **RUN)
+    (tmp_path / "page").mkdir()
+    with pytest.raises(OSError):
+        write_report(Path(folder), None, tmp_path / "page")
+    assert {path.name for path in tmp_path.iterdir()} == {"tables", "page"}
