@@ -18,18 +18,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from jobs.arguments import Parser
-from jobs.errors import UsageError, ended
 from simulator.config import BILLINGS
 from simulator.evaluation.cells import SIMULATED, code_version
 from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_parquet
 from simulator.evaluation.worlds import GIVEN, WorldError
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are a line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with 2."""
+        self.exit(2, f"evaluation: {message} (--help tells the arguments)\n")
+
+
 def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespace]:
-    parser = Parser(prog=prog, description="The source's claims beside what this project does.")
+    parser = _Parser(prog=prog, description="The source's claims beside what this project does.")
     add = parser.add_argument
     add(
         "--output",
@@ -67,10 +73,7 @@ def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespa
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.evaluation") -> int:
     """Run what ``argv`` asks for; the exit status."""
-    try:
-        plan, found = _plan(argv, prog)
-    except UsageError as error:
-        return ended("evaluation", error)
+    plan, found = _plan(argv, prog)
     begun = time.monotonic()
 
     def say(line: str) -> None:

@@ -132,7 +132,7 @@ def test_reading_begins_where_it_is_told_to(start: str, expected: dict[str, str]
     assert expected.items() <= options("otlp_spans", start=start).items()
 
 
-@pytest.mark.parametrize(("start", "why"), [("yesterday", "must be"), ("2025-03-03T01:00", "time zone")])
+@pytest.mark.parametrize(("start", "why"), [("yesterday", "must be"), ("2025-03-03T01:00", "time and its zone")])
 def test_a_start_that_says_nothing_is_told(start: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         options("otlp_spans", start=start)
