@@ -40,13 +40,12 @@ from simulator.evaluation.worlds import (
     digest,
     load,
     of_given,
-    opened,
     sampled,
     shifts_of_case,
     simulate,
 )
 from udfs.pure import detect as pure
-from udfs.pure.assemble import ERROR, OWN_ERROR, Trace
+from udfs.pure.assemble import ERROR, OWN_ERROR, Trace, opened
 from udfs.pure.case import Case
 from udfs.pure.judge import judge as judge_case
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual

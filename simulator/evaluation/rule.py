@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simulator.evaluation.detection import verdict
-from simulator.evaluation.worlds import World, opened
-from udfs.pure.assemble import SEPARATOR, Trace
+from simulator.evaluation.worlds import World
+from udfs.pure.assemble import SEPARATOR, Trace, opened
 from udfs.pure.frame import Frame
 from udfs.pure.irregular import MAD_TO_SIGMA
 from udfs.pure.verdicts import MinuteResult, incidents

@@ -21,7 +21,7 @@ from zlib import crc32
 import pandas as pd
 
 from simulator.config import DEPLOY, MINUTES_PER_DAY, RELEASE_SHARES
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, opened, unpack
 from udfs.pure.offline import Consumer, UsageByMinute, assemble_all, by_minute, collect_traces, meter_consumers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,21 +115,18 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
     )
 
 
-def opened(trace: bytes | Trace) -> Trace:
-    """A trace of ``World.minutes``."""
-    return trace if isinstance(trace, Trace) else unpack(trace)
+def sample(traces: Iterable[bytes | Trace], chance: float) -> list[Trace]:
+    """What a sampler by trace ids leaves of traces, and says so: these count for those that it left out."""
+    return [
+        trace._replace(weight=trace.weight / chance)
+        for trace in map(opened, traces)
+        if crc32(trace.trace_id.encode()) < chance * 2**32
+    ]
 
 
 def sampled(world: World, chance: float) -> World:
-    """What a sampler by trace ids leaves of a world, and says so: traces count for those that it left out."""
-    kept = {
-        minute: [
-            trace._replace(weight=trace.weight / chance)
-            for trace in map(opened, traces)
-            if crc32(trace.trace_id.encode()) < chance * 2**32
-        ]
-        for minute, traces in world.minutes.items()
-    }
+    """A world of which a sampler leaves so many traces."""
+    kept = {minute: sample(traces, chance) for minute, traces in world.minutes.items()}
     ids = {trace.trace_id for traces in kept.values() for trace in traces}
     spans = sum(len(trace.spans) for traces in kept.values() for trace in traces)
     return replace(world, minutes=kept, truth=world.truth[world.truth["trace_id"].isin(ids)], spans=spans)

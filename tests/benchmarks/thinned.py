@@ -13,8 +13,8 @@ import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
-from zlib import crc32
 
+from simulator.evaluation.worlds import sample
 from udfs.pure.assemble import SEPARATOR, Trace, unpack
 from udfs.pure.detect import Detector
 from udfs.pure.dimensions import WATCHED
@@ -32,11 +32,7 @@ def detected(minutes: dict[int, list[Trace]], usage: dict, chance: float) -> tup
     results: dict[int, MinuteResult] = {}
     count = 0
     for minute_ms in sorted({*minutes, *usage}):
-        kept = [
-            trace._replace(weight=trace.weight / chance)
-            for trace in minutes.get(minute_ms, [])
-            if crc32(trace.trace_id.encode()) < chance * 2**32
-        ]
+        kept = sample(minutes.get(minute_ms, []), chance)
         count += len(kept)
         for result in detector.step(minute_ms, kept, usage.get(minute_ms, {})):
             results[result.minute_ms] = result

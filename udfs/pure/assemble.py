@@ -201,3 +201,8 @@ def unpack(packed: bytes) -> Trace:
     traits = more[3] if len(more) > 3 else {}
     spans = np.frombuffer(packed, SPAN, offset=start + length)
     return Trace(trace_id, start_ns, root, operations, pods, hosts, spans, versions, weight, traits)
+
+
+def opened(trace: bytes | Trace) -> Trace:
+    """A trace, packed or read already."""
+    return trace if isinstance(trace, Trace) else unpack(trace)

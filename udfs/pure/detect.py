@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, unpack
+from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, opened
 from udfs.pure.baselines import Baselines
 from udfs.pure.beliefs import Beliefs
 from udfs.pure.case import Believed, Case, Cells, cells_of
@@ -126,9 +126,8 @@ class Detector(Generic[Told]):
         usage: (service, pod) -> dimension -> amount in this minute; empty where there is none.
         returns: of this minute, and of those of LAG_MINUTES before, told anew by all that came since.
         """
-        opened = [trace if isinstance(trace, Trace) else unpack(trace) for trace in traces]
-        opened.sort(key=lambda trace: trace.trace_id)
-        frame = Frame(opened) if opened else None
+        read = sorted(map(opened, traces), key=lambda trace: trace.trace_id)
+        frame = Frame(read) if read else None
         reading = self._baselines.read(minute_ms, frame) if frame else None
         overuse = self._watch(minute_ms, usage, frame, reading)
         results = []
