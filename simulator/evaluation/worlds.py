@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
@@ -53,7 +53,7 @@ class World:
     faults: pd.DataFrame
     names: frozenset[str]  # of the services that usage and traces tell
     spans: int = 0
-    consumers: tuple[Consumer, ...] = ()  # what each used of which resource
+    consumers: tuple[Consumer, ...] = ()  # what each used of which resource, by window
 
     @property
     def is_real(self) -> bool:
@@ -88,8 +88,8 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
     clock.append(time.process_time())
     minutes = assemble_all(fragments)
     clock.append(time.process_time())
-    consumers = list(meter_consumers(directory, owners))
-    usage = by_minute(consumers)
+    consumers: list[Consumer] = []
+    usage = by_minute(_windows_kept(meter_consumers(directory, owners), consumers))
     clock.append(time.process_time())
 
     spans, started, names = 0, {}, {service for used in usage.values() for service, _ in used}
@@ -113,6 +113,13 @@ def load(directory: Path, say: Callable[[str], None] = lambda line: None, is_cal
         spans,
         tuple(consumers),
     )
+
+
+def _windows_kept(consumers: Iterable[Consumer], kept: list[Consumer]) -> Iterator[Consumer]:
+    """The same consumers; what each used by window is added to ``kept``: by minute there is too much of it."""
+    for consumer in consumers:
+        kept.append(consumer._replace(usage={"windows": consumer.usage["windows"]}))
+        yield consumer
 
 
 def sample(traces: Iterable[bytes | Trace], chance: float) -> list[Trace]:
