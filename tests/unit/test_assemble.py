@@ -97,6 +97,41 @@ def test_the_gap_between_a_call_and_its_server_span_is_not_the_callers() -> None
     assert (rows["call"]["own"], rows["call"]["answered"]) == (40, True)  # 80 long, 40 covered
 
 
+@pytest.mark.parametrize("skew_ms", [-500, -15, -1, 0, 1, 5, 9, 500])
+def test_the_clock_of_the_callees_host_has_no_say_in_the_gap(skew_ms: float) -> None:
+    rows = columns(
+        assembled(
+            span("handle", "", "shop", 0, 30, SERVER),
+            span("call", "handle", "shop", 5, 25, CLIENT),
+            span("serve", "call", "cart", 10 + skew_ms, 16 + skew_ms, SERVER),
+        )
+    )
+    assert rows["call"]["own"] == 20 - 6
+    assert rows["serve"]["own"] == 6
+    assert rows["handle"]["own"] == 10
+
+
+def test_an_answer_that_lasts_longer_than_its_call_is_where_its_clock_says() -> None:
+    """The caller gave up: nothing tells how long it waited before the callee began."""
+    rows = columns(
+        assembled(
+            span("call", "", "shop", 5, 25, CLIENT),
+            span("serve", "call", "cart", 10, 40, SERVER),
+        )
+    )
+    assert rows["call"]["own"] == 5
+
+
+def test_a_message_sent_by_a_client_is_not_moved_into_its_sending() -> None:
+    rows = columns(
+        assembled(
+            span("send", "", "shop", 5, 25, CLIENT),
+            span("work", "send", "mail", 100, 110, CONSUMER),
+        )
+    )
+    assert rows["send"]["own"] == 75
+
+
 def test_a_call_that_nobody_answers_keeps_its_time() -> None:
     rows = columns(
         assembled(

@@ -3,7 +3,7 @@
 Grain: one trace; spans as (start_ns, span_id, end_ns, parent_span_id, service, pod, operation,
 kind, error, peer), each span_id once, in ascending order. All times are ns.
 
-Time that a span spends waiting for its children is not its own. Three rules go beyond that:
+Time that a span spends waiting for its children is not its own. Four rules go beyond that:
 
 1. A span that only stands for a remote call (OTel kinds CLIENT and PRODUCER; where the emitter
    gives no kinds, a span inside a service whose only child is another service's) is *answered*
@@ -12,6 +12,9 @@ Time that a span spends waiting for its children is not its own. Three rules go 
 2. A childless span beside an answered call, in the same service, waits for it where the two
    overlap (an asynchronous gateway's handler does).
 3. An error is a span's own unless a child has one, too.
+4. A CLIENT span waits for its answer. An answer that fits into it and seems to lie outside, in whole or in part, was
+   timed by another clock: it is moved into the call, as Jaeger does (its clock skew adjuster), so that the gap is the
+   difference of two durations and no clock has a say in it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-UNSPECIFIED, CLIENT, PRODUCER = 0, 3, 4
+UNSPECIFIED, CLIENT, PRODUCER, CONSUMER = 0, 3, 4, 5
 
 # (start_ns, span_id, end_ns, parent_span_id, service, pod, operation, kind, error, peer)
 Span = tuple[int, str, int, str, str, str, str, int, int, str]
@@ -85,11 +88,14 @@ def call_tree(spans: Sequence[Span]) -> CallTree:
             continue
         uncovered = end - start
         reach = start
-        remote = erring = False
+        remote = erring = is_moved = False
         for child in below:
-            a, _, b, _, child_service, _, _, _, child_error, _ = spans[child]
+            a, _, b, _, child_service, _, _, child_kind, child_error, _ = spans[child]
             if child_service != service:
                 remote = True
+                if kind == CLIENT and child_kind != CONSUMER and (a < start or b > end) and b - a <= end - start:
+                    a, b = (start, start + b - a) if a < start else (end - b + a, end)
+                    is_moved = True
             if child_error:
                 erring = True
             if a < reach:
@@ -107,7 +113,7 @@ def call_tree(spans: Sequence[Span]) -> CallTree:
             is_call[i] = is_answered[i] = parent >= 0 and spans[parent][SERVICE] == service
         if is_answered[i]:
             # A message is taken up after it was sent: the time in the broker lies behind the span.
-            lag = next(spans[c][START] for c in below if spans[c][SERVICE] != service) - end
+            lag = 0 if is_moved else next(spans[c][START] for c in below if spans[c][SERVICE] != service) - end
             own_ns[i] = lag if lag > 0 else uncovered
         else:
             own_ns[i] = uncovered
