@@ -262,6 +262,18 @@ def test_a_surge_that_slows_everybody_is_nobodys_fault(warm) -> None:
         assert flagged([result]) <= 0.1, step
 
 
+def test_a_service_that_nears_its_capacity_is_slow_by_its_demand_alone(warm) -> None:
+    """Nobody else feels it; as slow at the usual demand it is at fault."""
+    asked, slow = [], []
+    for detector, more in ((warm(), asked), (warm(), slow)):
+        for step in range(60):
+            traces = round(TRACES * (1 + 1.5 * step / 60))
+            queueing = World(slow={"stock": (1 - 0.3) / (1 - 0.3 * traces / TRACES)})
+            more += run(detector, queueing, first=WARM + step, traces=traces if more is asked else TRACES)
+    assert flagged(asked) < 0.02
+    assert flagged(slow[-20:]) > 0.8
+
+
 def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:
     kept, moved = warm(), warm()
     for number in range(WARM, WARM + 8):

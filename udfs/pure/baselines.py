@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from udfs.pure.callers import Callers
 from udfs.pure.channels import GAP, LEAF, OWN, TIMES
 from udfs.pure.children import Children
 from udfs.pure.counts import ERROR_RATE, FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
+from udfs.pure.demand import Demand, requests_of
 from udfs.pure.frame import Frame
 from udfs.pure.load import Load
 from udfs.pure.reading import (
@@ -70,12 +72,18 @@ class Baselines:
         self._looked_up = 0  # operations whose peers were looked for among the services that are known
         self._service_hash = np.zeros(1, np.int64)  # (1 + services,) below SHAPES; 0: nobody
         self._load = Load()
+        self._demand = Demand()
         self._replicas = Replicas()
         self._children = Children()
         self._callers = Callers()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an earlier release, which knew of no demand, too."""
+        self.__dict__.update({"_demand": Demand()} | state)
+
     def read(self, minute_ms: int, frame: Frame) -> Reading:
-        """Compare a minute with the past. Names are entered and the load's level follows; nothing else is learnt."""
+        """Compare a minute with the past. Names are entered, the load's level and the demand follow; nothing else is
+        learnt."""
         operation = self._enter(minute_ms, frame)
         service = self._service_of[operation]
         is_entry = ~frame.has_parent | (service[frame.parent] != service)
@@ -104,14 +112,18 @@ class Baselines:
         load_slot = blamed * TIMES + channel
         raw_log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
         telling = np.flatnonzero(known & (channel == OWN))
-        surplus = raw_log_time[telling] - self.times.location[profile[telling]]
+        requests = requests_of(frame, groups, service, callee, is_entry, is_silent, len(self.services))
+        self._demand.follow(minute_ms, requests)
+        asked = self._demand.shift()[load_slot]
+        surplus = (raw_log_time - asked)[telling] - self.times.location[profile[telling]]
         self._load.follow(service[telling], surplus, self.times.scale[profile[telling]])
-        load = self._load.shift()[load_slot]
+        load = self._load.shift()[load_slot] + asked
         replica = self._replicas.enter(minute_ms, frame, self.services.names, load_slot, channel == GAP)
         offset, uncertainty = self._replicas.offset(replica)
         log_time = raw_log_time - load - offset
         surplus = log_time - self.times.location[profile]
-        variance = self._time_variance(profile, LOAD_TOLERANCE * load) + uncertainty
+        tolerance = np.hypot(LOAD_TOLERANCE * load, self._demand.unknown()[blamed])
+        variance = self._time_variance(profile, tolerance) + uncertainty
         slowness = time_weight(surplus, variance)
         slow_level = np.searchsorted(SLOW_LEVELS, slowness)
         slowness = np.minimum(slowness, self.counts.slow_limit(profile, slow_level))
@@ -253,7 +265,10 @@ class Baselines:
         operation = reading.operation
         known = reading.is_known
         surplus = reading.raw_log_time - self.times.location[reading.profile]
-        self._load.learn(reading.load_slot[known], (surplus - self._replicas.offset(reading.replica)[0])[known])
+        felt = surplus - self._replicas.offset(reading.replica)[0]
+        asked = self._demand.shift()[reading.load_slot]
+        self._load.learn(reading.load_slot[known], (felt - asked)[known])
+        self._demand.learn(reading.load_slot[known], (felt - (reading.load - asked))[known])
         timed = np.where(reading.is_timed, times, 0.0)
         self._replicas.learn(reading.replica, surplus - reading.load, np.where(known, timed, 0.0))
         self.times.learn(reading.profile, reading.log_time, timed)
@@ -329,6 +344,7 @@ class Baselines:
         self.spans[gone] = self.samples[gone] = self.minutes[gone] = 0.0
         slots = (gone[:, None] * TIMES + np.arange(TIMES)).ravel()
         self._load.reset(slots)
+        self._demand.reset(gone)
         self.wander.reset(slots)
         self._callee_of[np.isin(self._callee_of, gone)] = -1
         self._peer_of[np.isin(self._peer_of, gone)] = -1
