@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from simulator.evaluation import money
-from simulator.evaluation.cells import DETECTOR, HINDSIGHT, ORACLE, SHOWN
-from simulator.evaluation.statistics import Estimate, compare, estimate, ratio
+from simulator.evaluation.cells import BY_RULE, DETECTOR, HINDSIGHT, ORACLE, RANDOM, SHOWN
+from simulator.evaluation.statistics import Estimate, Paired, compare, estimate, ratio
 
 METERED = "metered"
 
@@ -33,8 +33,10 @@ TABLE_3 = {
 AIM_BUDGETS = (3, 5, 10)
 AIM_OF_ORACLE = {METERED: 0.90, "mixed": 0.90, "machine": 0.80}
 
-# The paired test of our savings against those of AIOps only has to be as sure.
+# The paired test of our savings against those of AIOps only has to be as sure, corrected for all tests of the bill.
 P_MOST = 0.001
+# What our order is tested against.
+OTHERS = (money.FINOPS, RANDOM, BY_RULE, money.AIOPS, money.NAIVE, money.SOURCES, money.S_EXCESS)
 
 REPRODUCED, BETTER, SHORT, UNDECIDED = "reproduced", "better", "short", "undecided"
 # The same of an arm to compare with, of which neither is good or bad.
@@ -93,6 +95,17 @@ def savings(long: pd.DataFrame, arm: str, k: int, of: str, billing: str, family:
     return ratio(parts.tolist(), wholes.reindex(parts.index).tolist())
 
 
+def tests(long: pd.DataFrame, billing: str) -> dict[tuple[str, int], Paired]:
+    """Our savings less those of each of OTHERS at each of AIM_BUDGETS, as a share of all that anomalies cost."""
+    differences = {}
+    for k in AIM_BUDGETS:
+        ours = values(long, "dollars", money.OURS, f"saved, k = {k}", "source", billing)
+        for arm in OTHERS:
+            theirs = values(long, "dollars", arm, f"saved, k = {k}", "source", billing)
+            differences[arm, k] = [our - their for our, their in zip(ours, theirs, strict=True)]
+    return compare(differences)
+
+
 def table_3(long: pd.DataFrame, billing: str = METERED) -> list[Row]:
     """The source's Table 3, with ours on its protocol, or on what stands for it."""
     rows = []
@@ -134,14 +147,10 @@ def aims(long: pd.DataFrame) -> list[Aim]:
             flagged = estimate(values(long, "detection", DETECTOR, "normal flagged", family, billing))
             found.append((f"normal traces left alone, {family}", 0.99, flagged._replace(mean=1 - flagged.mean)))
     aims = [Aim(what, least, of, of.mean >= least) for what, least, of in found]
-    ours, theirs = (savings(long, arm, SHOWN, ORACLE, METERED).mean for arm in (money.OURS, money.AIOPS))
-    gain, p = Estimate(ours - theirs, math.nan, found[0][2].n), _p(long)
-    what = f"dollars at k = {SHOWN}, of the oracle's, above AIOps only, with p < {P_MOST} (it is {p:.2g})"
+    ours, theirs, oracles = (
+        _by_world(long, "dollars", arm, f"USD, k = {SHOWN}", "source", METERED)
+        for arm in (money.OURS, money.AIOPS, ORACLE)
+    )
+    gain, p = ratio((ours - theirs).tolist(), oracles.tolist()), tests(long, METERED)[money.AIOPS, SHOWN].p_holm
+    what = f"dollars at k = {SHOWN}, of the oracle's, above AIOps only, with p < {P_MOST} by Holm (it is {p:.2g})"
     return [*aims[:3], Aim(what, 0.25, gain, gain.mean >= 0.25 and p < P_MOST), *aims[3:]]
-
-
-def _p(long: pd.DataFrame) -> float:
-    """Of the savings' paired difference from AIOps only."""
-    measure = f"saved, k = {SHOWN}"
-    ours, theirs = (values(long, "dollars", arm, measure, "source", METERED) for arm in (money.OURS, money.AIOPS))
-    return compare({0: [our - their for our, their in zip(ours, theirs, strict=True)]})[0].p

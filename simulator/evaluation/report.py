@@ -45,10 +45,11 @@ from simulator.evaluation.claims import (
     aims,
     savings,
     table_3,
+    tests,
     values,
 )
 from simulator.evaluation.figures import Drawn
-from simulator.evaluation.statistics import Estimate, compare, estimate
+from simulator.evaluation.statistics import Estimate, estimate
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -234,20 +235,13 @@ def _dollars(long: pd.DataFrame, billing: str) -> str:
 
 
 def _tests(long: pd.DataFrame, billing: str) -> str:
-    others = [arm for arm in RANKINGS if arm not in (money.OURS, ORACLES_TRACES, ORACLE, HINDSIGHT)]
-    differences = {}
-    for k in AIM_BUDGETS:
-        ours = values(long, "dollars", money.OURS, f"saved, k = {k}", "source", billing)
-        for arm in others:
-            theirs = values(long, "dollars", arm, f"saved, k = {k}", "source", billing)
-            differences[arm, k] = [our - their for our, their in zip(ours, theirs, strict=True)]
-    found = compare(differences)
+    found = tests(long, billing)
     rows = [
         [f"{money.OURS} less {arm}", str(k), _of(of.difference, 3), _p(of.p), _p(of.p_holm), _number(of.effect, None)]
         for (arm, k), of in found.items()
     ]
     head = ["difference of savings", "k", "mean, ± 95 %", "p, paired t", "p, Holm", "effect d_z"]
-    n = found[others[0], AIM_BUDGETS[0]].difference.n
+    n = next(iter(found.values())).difference.n
     if n < 2:
         return f"<p>{html.escape(billing)} bills: one world, so no test.</p>"
     return _html_table(head, rows, f"{billing} bills, {n} worlds, {len(found)} tests")

@@ -114,6 +114,28 @@ def test_a_verdict_is_by_the_interval_and_a_wide_one_decides_nothing(mean: float
     assert claims.verdict(Estimate(mean, half, 10), 0.87) == word
 
 
+def dollars(by_arm: dict[str, list[float]]) -> pd.DataFrame:
+    """Of arms in worlds 1, 2, ... of the source's family with metered bills, whatever k is; the faults cost 10."""
+    rows = [
+        ("source", claims.METERED, str(world), "dollars", arm, f"{name}, k = {k}", value / share)
+        for arm, values in by_arm.items()
+        for world, value in enumerate(values, 1)
+        for k in claims.AIM_BUDGETS
+        for name, share in (("USD", 1), ("saved", 10))
+    ]
+    return pd.DataFrame(rows, columns=["family", "billing", "world", "table", "arm", "measure", "value"])
+
+
+def test_what_we_avert_above_others_has_an_interval_and_is_as_sure_as_all_tests_together_let_it_be() -> None:
+    ours, theirs = [7.0, 8.0, 7.2, 7.9], [4.0, 5.2, 4.1, 4.5]
+    told = dollars({money.OURS: ours, ORACLE: [8.0] * 4} | dict.fromkeys(claims.OTHERS, theirs))
+    [aim] = [aim for aim in claims.aims(told) if "above AIOps only" in aim.what]
+    gain = ratio([our - their for our, their in zip(ours, theirs)], [8.0] * 4)
+    assert (aim.ours, aim.ours.n) == (gain, 4) and gain.half > 0
+    of = claims.tests(told, claims.METERED)[money.AIOPS, claims.SHOWN]
+    assert of.p < claims.P_MOST < of.p_holm and f"(it is {of.p_holm:.2g})" in aim.what and not aim.is_met
+
+
 def test_a_chance_is_binned_by_how_far_a_score_is_above_its_threshold() -> None:
     verdicts = pd.DataFrame({
         "trace_id": ["a", "b", "c"], "anomaly_score": [9.0, 5.0, 99.0], "threshold": [7.0, 7.0, 7.0],
