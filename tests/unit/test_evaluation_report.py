@@ -205,6 +205,30 @@ def test_a_figures_style_is_that_of_its_legend_too(monkeypatch: pytest.MonkeyPat
     assert legend.get_texts()[0].get_fontsize() == figures.STYLE["font.size"]
 
 
+# ---- the report's words ------------------------------------------------------------------------
+
+
+def detected(*values: tuple[str, float, float]) -> pd.DataFrame:
+    """Of the detector in worlds 1 and 2 of the releases: a measure and its two values."""
+    rows = [
+        ("deploy", claims.METERED, str(world), "detection", cells.DETECTOR, measure, value)
+        for measure, *of in values
+        for world, value in enumerate(of, 1)
+    ]
+    return pd.DataFrame(rows, columns=["family", "billing", "world", "table", "arm", "measure", "value"])
+
+
+def test_a_world_that_is_never_quiet_is_told_and_so_are_faults_that_were_not_found() -> None:
+    told = report._detection(detected(("minutes to quiet", 30.0, math.nan), ("faults detected", 0.5, 0.7)))
+    assert "<td>30, never in 1 of 2</td>" in told and "faults detected</th>" in told
+
+
+def test_culprits_are_told_by_what_a_person_on_call_sees_too() -> None:
+    told = report._detection(detected(("AC@1", 0.9, 0.9), ("AC@1 of its time", 0.5, 0.5)))
+    assert "<td>0.90 ± 0.00</td><td>0.50 ± 0.00</td>" in told
+    assert "AC@1 is the share of faults" in " ".join(report.TEMPLATE.read_text().split())
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 
