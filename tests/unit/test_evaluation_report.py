@@ -229,6 +229,14 @@ def test_culprits_are_told_by_what_a_person_on_call_sees_too() -> None:
     assert "AC@1 is the share of faults" in " ".join(report.TEMPLATE.read_text().split())
 
 
+def test_what_falls_short_is_told_to_the_digit_that_shows_it_and_so_is_a_wait_for_the_bill() -> None:
+    arms = {HINDSIGHT: [9.0] * 3, money.OURS: [7.0] * 3, f"{money.OURS}, an hour later": [3.0] * 3}
+    told = report._misses(dollars(arms | dict.fromkeys(claims.OTHERS, [4.0] * 3) | {money.S_EXCESS: [7.02] * 3}))
+    assert "S with excess averts more than our order does, 0.780 of hindsight where ours has 0.778." in told
+    assert told.count("averts more than our order") == len(claims.AIM_BUDGETS)
+    assert "wait an hour for its bill, and AIOps only need not, that would avert more: 0.444" in told
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 
