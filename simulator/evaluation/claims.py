@@ -2,7 +2,7 @@
 
 The source's figures are those of its Table 3: 20 services, 7 days, 50,000 requests a day, 12 % of the traces anomalous,
 windows of 30 minutes. It doesn't say of what its savings are a share, nor how many repairs a day they take. Ours are of
-what SHOWN repairs a day can avert at most (hindsight), which no order exceeds.
+about what SHOWN repairs a day can avert at most (hindsight).
 """
 
 from __future__ import annotations

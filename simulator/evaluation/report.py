@@ -72,7 +72,7 @@ WHAT = {
     **{f"{money.OURS}, {name}": "the same, with such a price book" for name in MISPRICED},
     f"{money.OURS}, {AT_ONCE}": "the same, by the first word for each minute",
     ORACLE: "true cost of each window",
-    HINDSIGHT: "the most that k repairs avert, known only afterwards",
+    HINDSIGHT: "about the most that k repairs avert, known only afterwards",
 }
 SENSITIVITY = tuple(f"{money.OURS}, {name}" for name in (*LATER, *MISPRICED, AT_ONCE))
 # What a person on call sees of a detector: measure of cells, title, decimals.

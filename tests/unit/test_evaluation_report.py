@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 import pytest
 
+from simulator.config import WARM_UP_MAX_HOURS, WARM_UP_SHARE
 from simulator.evaluation import cells, claims, figures, money, report, window, worlds
 from simulator.evaluation import measures as m
 from simulator.evaluation.__main__ import main
@@ -235,6 +236,19 @@ def test_what_falls_short_is_told_to_the_digit_that_shows_it_and_so_is_a_wait_fo
     assert "S with excess averts more than our order does, 0.780 of hindsight where ours has 0.778." in told
     assert told.count("averts more than our order") == len(claims.AIM_BUDGETS)
     assert "wait an hour for its bill, and AIOps only need not, that would avert more: 0.444" in told
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["α is the mean score", "c_s is all that the service cost", "excess is what its anomalies used beyond the usual",
+     "S is another order than of dollars", "about the most", "twelve hours at most", "the whole bill"],
+)  # fmt: skip
+def test_the_report_says_what_its_words_mean_and_what_every_order_is_given(what: str) -> None:
+    assert what in " ".join(report.TEMPLATE.read_text().split())
+
+
+def test_a_world_begins_with_the_quiet_that_the_report_tells() -> None:
+    assert (WARM_UP_SHARE, WARM_UP_MAX_HOURS) == (0.25, 12)
 
 
 # ---- the command -------------------------------------------------------------------------------
