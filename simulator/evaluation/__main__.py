@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from typing import Any, NoReturn
 from simulator.config import BILLINGS
 from simulator.evaluation.cells import SIMULATED, code_version
 from simulator.evaluation.grid import FULL, QUICK, Plan, complete, long, write_parquet
-from simulator.evaluation.worlds import GIVEN, WorldError
+from simulator.evaluation.worlds import GIVEN, ROOT, WorldError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,6 +73,44 @@ def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespa
     return (replace(plan, ablations=False) if found.no_ablations else plan), found
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder is a checkout of, and whether it has been changed since; None if it is none."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + (", changed" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _about(command: str, plan: Plan, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What made results, for people: of worlds that are given nothing is planned."""
+    from simulator.evaluation.figures import in_runs
+
+    families = list(dict.fromkeys(of["cell"]["family"] for of in results))
+    made = [family for family in families if family in SIMULATED]
+    size = f"{plan.days * 24:g} hours, {plan.requests_per_day:,} requests a day, 12 % anomalous, W = 30 min"
+    size += "" if {*made} <= {"source"} else ", but where the name of a family says otherwise"
+    parts = [size] if made else []
+    parts += ["others as given"] if len(made) < len(families) else []
+    return {
+        "command": command,
+        "code": code_version(),
+        **({"commit": commit} if (commit := commit_of(ROOT)) else {}),
+        "worlds": f"{len(results)}, of {', '.join(families)}",
+        "seeds": in_runs(plan.seeds) if made else "none",
+        "each": "; ".join(parts) if made else "as given",
+        "spans": f"{sum(of['spans'] for of in results):,}",
+        "time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes, world by world",
+    }
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.evaluation") -> int:
     """Run what ``argv`` asks for; the exit status."""
     plan, found = _plan(argv, prog)
@@ -88,15 +128,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.eva
     from simulator.evaluation import figures, report
 
     words = ["DIR" if word == str(found.output) else word for word in (sys.argv[1:] if argv is None else argv)]
-    about = {
-        "command": " ".join([prog, *words]),
-        "code": code_version(),
-        "worlds": f"{len(results)}, of {', '.join(dict.fromkeys(of['cell']['family'] for of in results))}",
-        "seeds": figures.in_runs(plan.seeds),
-        "each": f"{plan.days * 24:g} hours, {plan.requests_per_day:,} requests a day, 12 % anomalous, W = 30 min",
-        "spans": f"{sum(of['spans'] for of in results):,}",
-        "time": f"{sum(of['seconds'] for of in results) / 60:.0f} minutes, world by world",
-    }
+    about = _about(" ".join([prog, shlex.join(words)]), plan, results)
     table = long(results)
     write_parquet(table, found.output / "measures.parquet", about)
     summary = {"about": about, **report.summary(table)}

@@ -328,7 +328,8 @@ def _figure(figure: Drawn, about: dict[str, Any]) -> str:
     image = base64.b64encode(figure.png).decode()
     of_all = f"Plan: seeds {about['seeds']}, {about['each']}; {about['time']}."
     command, code = html.escape(about["command"]), html.escape(about["code"])
-    made = f" {html.escape(of_all)} Made by <code>{command}</code>, code {code}."
+    commit = f", commit {html.escape(about['commit'])}" if "commit" in about else ""
+    made = f" {html.escape(of_all)} Made by <code>{command}</code>, code {code}{commit}."
     return (
         f'<figure><h3>{html.escape(figure.title)}</h3><img alt="{html.escape(figure.title)}"'
         f' src="data:image/png;base64,{image}"><figcaption>{html.escape(figure.caption)}{made}</figcaption></figure>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from simulator.config import WARM_UP_MAX_HOURS, WARM_UP_SHARE
 from simulator.evaluation import cells, claims, figures, money, report, window, worlds
 from simulator.evaluation import measures as m
-from simulator.evaluation.__main__ import main
+from simulator.evaluation.__main__ import _about, commit_of, main
 from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
 from simulator.evaluation.grid import FULL, QUICK, long
 from simulator.evaluation.statistics import Estimate, compare, estimate, ratio
@@ -309,6 +310,30 @@ def test_the_report_has_the_stored_figures_and_needs_no_network(output: Path) ->
     assert len(re.findall(r'src="data:image/png;base64,', text)) == 8
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert text.count("seeds 701 to 703") >= 5 and str(output) not in text
+
+
+def test_what_made_a_result_is_told_as_it_was() -> None:
+    def of(*families: str) -> dict[str, str]:
+        found = [{"cell": {"family": family}, "spans": 1000, "seconds": 60} for family in families]
+        return _about("evaluate", replace(QUICK, families=families), found)
+
+    assert of("source")["each"] == "12 hours, 8,000 requests a day, 12 % anomalous, W = 30 min"
+    assert of("source", "W = 5 min")["each"].endswith(", but where the name of a family says otherwise")
+    assert of("source", "worlds")["each"].endswith("; others as given")
+    assert (of("worlds")["each"], of("worlds")["seeds"]) == ("as given", "none")
+
+
+def test_a_checkout_is_known_by_its_commit_and_nothing_else_is(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    assert commit_of(tmp_path) is None
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "First"]):
+        subprocess.run([*git, *words], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", commit_of(tmp_path) or "")
+    (tmp_path / "inner").mkdir()
+    assert commit_of(tmp_path / "inner") is None
+    (tmp_path / "code.py").write_text("")
+    subprocess.run([*git, "add", "code.py"], check=True)
+    assert (commit_of(tmp_path) or "").endswith(", changed")
 
 
 def test_wrong_use_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
