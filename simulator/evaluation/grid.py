@@ -94,7 +94,7 @@ def complete(plan: Plan, output: Path, jobs: int, say: Callable[[str], None]) ->
     code = code_version()
     keys = {cell: key_of(cell, code) for cell in plan.cells()}
     files = {cell: folder / f"{cell.name}-{key}.json" for cell, key in keys.items()}
-    missing = [cell for cell, file in files.items() if not file.is_file()]
+    missing = [cell for cell, file in files.items() if _stored(file, keys[cell]) is None]
     say(f"{len(keys)} cells, {len(missing)} to compute, code {code}")
     number = count(1)
     in_processes(
@@ -104,6 +104,15 @@ def complete(plan: Plan, output: Path, jobs: int, say: Callable[[str], None]) ->
         lambda cell, seconds: say(f"{next(number)} of {len(missing)}: {cell.name}, {seconds:.0f} s"),
     )
     return [orjson.loads(file.read_bytes()) for file in files.values()], len(missing)
+
+
+def _stored(file: Path, key: str) -> dict[str, Any] | None:
+    """The result in a file; None if there is none, or not the whole of it, or another's."""
+    try:
+        found = orjson.loads(file.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+    return found if isinstance(found, dict) and found.get("key") == key else None
 
 
 def long(results: Sequence[dict[str, Any]]) -> pd.DataFrame:

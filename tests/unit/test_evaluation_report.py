@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from simulator.config import WARM_UP_MAX_HOURS, WARM_UP_SHARE
-from simulator.evaluation import cells, claims, figures, money, report, window, worlds
+from simulator.evaluation import cells, claims, figures, grid, money, report, window, worlds
 from simulator.evaluation import measures as m
 from simulator.evaluation.__main__ import _about, commit_of, main
 from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
@@ -181,6 +181,28 @@ def test_a_result_is_of_its_code_and_of_its_settings_alone() -> None:
     cell = Cell("source", "metered", 1, 1.0, 1000)
     assert key_of(cell, "a") == key_of(replace(cell), "a")
     assert len({key_of(cell, "a"), key_of(cell, "b"), key_of(replace(cell, seed=2), "a")}) == 3
+
+
+def test_a_result_that_is_not_whole_or_is_anothers_is_computed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def compute(work: object, tasks: dict, *_: object) -> None:
+        for cell, key, file in tasks.values():
+            asked.append(cell.name)
+            file.write_bytes(orjson.dumps({"key": key}))
+
+    monkeypatch.setattr(grid, "in_processes", compute)
+    plan = replace(QUICK, seeds=(1,), families=("source",))
+    assert grid.complete(plan, tmp_path, 1, lambda line: None)[1] == 3
+    half, empty, other = sorted((tmp_path / "cells").iterdir())
+    half.write_bytes(half.read_bytes()[:-5])
+    empty.write_bytes(b"")
+    other.write_bytes(orjson.dumps({"key": "another"}))
+    asked.clear()
+    assert grid.complete(plan, tmp_path, 1, lambda line: None)[1] == 3 == len(asked)
+    assert grid.complete(plan, tmp_path, 1, lambda line: None)[1] == 0
 
 
 def test_the_whole_protocol_is_the_sources_and_has_every_family_and_kind_of_bill() -> None:
