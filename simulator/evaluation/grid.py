@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,10 +73,12 @@ def in_processes(
     tell: Callable[[Key, Result], None] = lambda key, result: None,
 ) -> dict[Key, Result]:
     """What ``work`` gives of the arguments of each task, which has a process of its own; ``tell`` hears it when it is
-    there. The first failure ends all."""
+    there. The first failure ends all, and so does the end of this process, however it comes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # CPU seconds are to compare
     results = {}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_ends_with_parent, max_tasks_per_child=1
+    ) as pool:
         waiting = {pool.submit(work, *arguments): key for key, arguments in tasks.items()}
         try:
             for done in as_completed(waiting):
@@ -82,6 +88,17 @@ def in_processes(
             pool.shutdown(cancel_futures=True)
             raise
     return results
+
+
+def _ends_with_parent() -> None:
+    """Have a worker end in good order, so that no world of it stays behind: by SIGTERM, and when its parent is gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    threading.Thread(target=_end_after, args=(parent_process(),), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def complete(plan: Plan, output: Path, jobs: int, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], int]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -203,6 +208,30 @@ def test_a_result_that_is_not_whole_or_is_anothers_is_computed_anew(
     asked.clear()
     assert grid.complete(plan, tmp_path, 1, lambda line: None)[1] == 3 == len(asked)
     assert grid.complete(plan, tmp_path, 1, lambda line: None)[1] == 0
+
+
+def holds_a_folder(place: str) -> None:
+    """For a worker: it takes its folder away when it ends, which it never does by itself."""
+    with tempfile.TemporaryDirectory(dir=place):
+        time.sleep(600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_worlds_that_are_being_judged_end_with_the_command(tmp_path: Path, how: signal.Signals) -> None:
+    call = f"in_processes({holds_a_folder.__name__}, {{0: ({str(tmp_path)!r},), 1: ({str(tmp_path)!r},)}}, 2)"
+    command = f"from {__name__} import *; from simulator.evaluation.grid import in_processes; {call}"
+    with subprocess.Popen([sys.executable, "-c", command], cwd=ROOT) as started:
+        within(120, lambda: len(list(tmp_path.iterdir())) == 2)
+        started.send_signal(how)
+    within(60, lambda: not list(tmp_path.iterdir()))
+
+
+def within(seconds: float, is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_the_whole_protocol_is_the_sources_and_has_every_family_and_kind_of_bill() -> None:
