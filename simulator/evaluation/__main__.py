@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,6 +60,8 @@ def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespa
     found = parser.parse_args(argv)
     if found.jobs < 1:
         parser.error(f"--jobs {found.jobs} is below 1")
+    if found.days is not None and not 0 < found.days < math.inf:
+        parser.error(f"--days {found.days:g} is no length")
     if found.data and not found.data.is_dir():
         parser.error(f"--data {found.data} is no directory")
     if found.families and not found.data and not {*found.families} & {*SIMULATED}:
@@ -70,6 +74,8 @@ def _plan(argv: Sequence[str] | None, prog: str) -> tuple[Plan, argparse.Namespa
     plan = replace(QUICK if found.quick else FULL, **given)
     if len(set(plan.seeds)) < len(plan.seeds):
         parser.error(f"--seeds {list(plan.seeds)}: each must be given once")
+    if not plan.cells():
+        parser.error(f"--data {plan.data} has no world of --families {' '.join(plan.families)}")
     return (replace(plan, ablations=False) if found.no_ablations else plan), found
 
 
@@ -123,6 +129,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.eva
         results, _ = complete(plan, found.output, found.jobs, say)
     except (WorldError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print("evaluation: a world's process was killed; if for want of memory, give fewer --jobs", file=sys.stderr)
         return 1
     # Only now, since drawing needs what computing doesn't.
     from simulator.evaluation import figures, report

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -394,6 +395,24 @@ def test_wrong_use_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit, match="2"):
         main(["--output", str(tmp_path), "--families", "worlds"])
     assert "give --data" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--output", str(tmp_path), "--families", "worlds", "--data", str(tmp_path)])
+    assert "has no world of --families worlds" in capsys.readouterr().err
+    for days in ("nan", "0", "inf"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--output", str(tmp_path), "--days", days])
+        assert f"--days {days} is no length" in capsys.readouterr().err
+
+
+def test_a_world_whose_process_is_killed_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def killed(*_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(grid, "in_processes", killed)
+    assert main(["--output", str(tmp_path), "--quick", "--families", "source"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("if for want of memory, give fewer --jobs")
 
 
 def test_given_worlds_are_cells_of_their_own(tmp_path: Path) -> None:
