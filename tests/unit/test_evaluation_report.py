@@ -304,6 +304,16 @@ def test_a_world_begins_with_the_quiet_that_the_report_tells() -> None:
     assert (WARM_UP_SHARE, WARM_UP_MAX_HOURS) == (0.25, 12)
 
 
+def test_the_calibrations_caption_is_of_what_was_measured() -> None:
+    bins = [[0.0, 0.0, 0.0]] * 20
+    bins = [[900.0, 0.0, 0.0], *bins[1:10], [100.0, 50.0, 20.0], *bins[11:19], [90.0, 89.0, 89.0]]
+    cell = {"family": "source", "billing": claims.METERED, "seed": 1, "place": ""}
+    drawn = figures._calibration([{"cell": cell, "series": {"calibration": bins}}])
+    assert drawn is not None
+    assert "of the 100 that are told .1 to .9, 0.50 on average, 0.20 are anomalous" in drawn.caption
+    assert "meant to be too low" not in drawn.caption
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 
