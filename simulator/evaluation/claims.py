@@ -124,6 +124,25 @@ def table_3(long: pd.DataFrame, billing: str = METERED) -> list[Row]:
     return rows
 
 
+def readings(long: pd.DataFrame, billing: str = METERED) -> dict[str, dict[str, Estimate]]:
+    """The savings of each arm of Table 3 by each whole that they can be a share of: the source doesn't say which."""
+
+    def shares(arm: str) -> pd.Series:
+        return _by_world(long, "dollars", arm, f"saved, k = {SHOWN}", "source", billing)
+
+    none = shares(RANDOM)
+    return {
+        arm: {
+            "hindsight": savings(long, arm, SHOWN, HINDSIGHT, billing),
+            "the order by true cost": savings(long, arm, SHOWN, ORACLE, billing),
+            "all that anomalies cost": estimate(shares(arm).tolist()),
+            "what no order leaves": estimate(((shares(arm) - none) / (1 - none)).tolist()),
+        }
+        for arm, of in TABLE_3.items()
+        if SAVINGS in of
+    }
+
+
 def aims(long: pd.DataFrame) -> list[Aim]:
     """The aims for the source's four objectives, and for dollars at each k and kind of bill."""
     found = [

@@ -43,11 +43,14 @@ from simulator.evaluation.claims import (
     RECALL,
     SAVINGS,
     SHORT,
+    TABLE_3,
     aims,
+    readings,
     savings,
     table_3,
     tests,
     values,
+    verdict,
 )
 from simulator.evaluation.figures import Drawn
 from simulator.evaluation.statistics import Estimate, estimate
@@ -127,6 +130,7 @@ def write(file: Path, long: pd.DataFrame, figures: Sequence[Drawn], about: dict[
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         about=_about(about),
         table_3=_table_3(long),
+        readings=_readings(long),
         aims=_aims(long),
         dollars="\n".join(_dollars(long, billing) for billing in _billings(long)),
         tests="\n".join(_tests(long, billing) for billing in _billings(long)),
@@ -197,6 +201,15 @@ def _table_3(long: pd.DataFrame) -> str:
         for row in table_3(long)
     ]
     return _html_table(["arm", "", "the source", "ours, ± 95 %", "worlds", "verdict"], rows)
+
+
+def _readings(long: pd.DataFrame) -> str:
+    rows = [
+        [arm, f"{TABLE_3[arm][SAVINGS]:.2f}", *(_of(ours) for ours in of.values())]
+        for arm, of in readings(long).items()
+    ]
+    wholes = next(iter(readings(long).values()))
+    return _html_table(["savings", "the source", *(f"of {whole}" for whole in wholes)], rows, "savings, read otherwise")
 
 
 def _aims(long: pd.DataFrame) -> str:
@@ -341,6 +354,13 @@ def _misses(long: pd.DataFrame) -> str:
         f"Short of the source: {row.measure} of {row.arm}, {_of(row.ours)} where it has {row.source:.2f}."
         for row in table_3(long)
         if row.verdict == SHORT
+    ]
+    claim, by_whole = TABLE_3[money.OURS][SAVINGS], readings(long)[money.OURS]
+    lines += [
+        f"Short of the source, if its savings are a share of {whole}: {money.OURS}, {_of(ours)} where it has"
+        f" {claim:.2f}."
+        for whole, ours in by_whole.items()
+        if whole != HINDSIGHT and verdict(ours, claim) == SHORT
     ]
     lines += [
         f"An arm to compare with does better here than in the source: {row.arm}, {row.measure} {_of(row.ours)}"

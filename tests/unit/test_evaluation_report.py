@@ -314,6 +314,21 @@ def test_the_calibrations_caption_is_of_what_was_measured() -> None:
     assert "meant to be too low" not in drawn.caption
 
 
+def test_savings_are_told_of_every_whole_that_they_may_be_a_share_of() -> None:
+    """All faults cost 10 in each world, of which random repairs avert 2, ours 5 to 5.4, and the best that can be 6."""
+    saved = [5.0, 5.2, 5.4]
+    told = dollars(
+        dict.fromkeys(claims.OTHERS, [2.0] * 3) | {money.OURS: saved, HINDSIGHT: [6.0] * 3, ORACLE: [5.5] * 3}
+    )
+    of = claims.readings(told)[money.OURS]
+    means = [5.2 / 6, 5.2 / 5.5, 0.52, (0.52 - 0.2) / (1 - 0.2)]
+    assert [ours.mean for ours in of.values()] == pytest.approx(means)
+    assert of["all that anomalies cost"] == estimate([value / 10 for value in saved])
+    assert "<td>0.87 ± 0.08</td><td>0.95 ± 0.09</td><td>0.52 ± 0.05</td><td>0.40 ± 0.06</td>" in report._readings(told)
+    line = "Short of the source, if its savings are a share of all that anomalies cost: excess, 0.52 ± 0.05"
+    assert line in report._misses(told)
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 
