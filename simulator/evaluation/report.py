@@ -44,6 +44,7 @@ from simulator.evaluation.claims import (
     SAVINGS,
     SHORT,
     TABLE_3,
+    Aim,
     aims,
     readings,
     savings,
@@ -102,7 +103,16 @@ def summary(long: pd.DataFrame) -> dict[str, Any]:
             {"arm": row.arm, "measure": row.measure, "source": row.source, **_plain(row.ours), "verdict": row.verdict}
             for row in table_3(long)
         ],
-        "aims": [{"what": aim.what, "least": aim.least, **_plain(aim.ours), "met": aim.is_met} for aim in aims(long)],
+        "aims": [
+            {
+                "what": aim.what,
+                "most" if aim.is_most else "least": aim.bound,
+                **_plain(aim.ours),
+                "met": aim.is_met,
+                "sure": aim.is_sure,
+            }
+            for aim in aims(long)
+        ],
         "dollars of hindsight": {
             billing: {
                 arm: {f"k = {k}": _plain(savings(long, arm, k, HINDSIGHT, billing)) for k in AIM_BUDGETS}
@@ -213,12 +223,16 @@ def _readings(long: pd.DataFrame) -> str:
 
 
 def _aims(long: pd.DataFrame) -> str:
-    rows = [
-        [aim.what, f"{aim.least:.2f}", _of(aim.ours), str(aim.ours.n), "met" if aim.is_met else "missed"]
-        for aim in aims(long)
-        if aim.ours.n
-    ]
-    return _html_table(["aim", "at least", "measured, ± 95 %", "worlds", ""], rows)
+    rows = [[aim.what, _bound(aim), _of(aim.ours), str(aim.ours.n), _reached(aim)] for aim in aims(long) if aim.ours.n]
+    return _html_table(["aim", "wanted", "measured, ± 95 %", "worlds", ""], rows)
+
+
+def _bound(aim: Aim) -> str:
+    return f"at {'most' if aim.is_most else 'least'} {aim.bound:.2f}"
+
+
+def _reached(aim: Aim) -> str:
+    return "met" if aim.is_sure else "met in the mean" if aim.is_met else "missed"
 
 
 def _dollars(long: pd.DataFrame, billing: str) -> str:
@@ -369,9 +383,10 @@ def _misses(long: pd.DataFrame) -> str:
         if row.verdict == OF_OTHERS[BETTER]
     ]
     lines += [
-        f"Missed: {aim.what}: {_of(aim.ours)}, at least {aim.least:.2f} was wanted."
+        f"{'Met in the mean, not surely' if aim.is_met else 'Missed'}: {aim.what}: {_of(aim.ours)}, {_bound(aim)} was"
+        " wanted."
         for aim in aims(long)
-        if not aim.is_met and aim.ours.n
+        if not aim.is_sure and aim.ours.n
     ]
     for billing in _billings(long):
         for k in AIM_BUDGETS:

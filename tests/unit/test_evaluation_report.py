@@ -144,6 +144,29 @@ def test_what_we_avert_above_others_has_an_interval_and_is_as_sure_as_all_tests_
     assert of.p < claims.P_MOST < of.p_holm and f"(it is {of.p_holm:.2g})" in aim.what and not aim.is_met
 
 
+@pytest.mark.parametrize(
+    ("ours", "is_most", "words"),
+    [((0.97, 0.01), False, "met"), ((0.97, 0.03), False, "met in the mean"), ((0.94, 0.03), False, "missed"),
+     ((0.97, math.nan), False, "met in the mean"), ((0.90, 0.01), True, "met"), ((0.97, 0.01), True, "missed")],
+)  # fmt: skip
+def test_an_aim_is_met_by_all_of_the_interval_or_in_the_mean(ours: tuple, is_most: bool, words: str) -> None:
+    is_met = ours[0] <= 0.95 if is_most else ours[0] >= 0.95
+    assert report._reached(claims.Aim("F1", 0.95, Estimate(*ours, 10), is_met, is_most)) == words
+
+
+def test_false_incidents_are_an_aim_and_one_that_is_missed_is_told() -> None:
+    arms = {money.OURS: [5.0] * 2, HINDSIGHT: [6.0] * 2, ORACLE: [5.5] * 2}
+    told = pd.concat([
+        dollars(dict.fromkeys(claims.OTHERS, [2.0] * 2) | arms | {f"{money.OURS}, an hour later": [3.0] * 2}),
+        detected(("false incidents", 2.0, 3.0), ("normal flagged", 0.001, 0.002)),
+    ])  # fmt: skip
+    assert "Missed: false incidents a day and 20 services, deploy: 2.50 ± 6.35, at most 1.00 was" in report._misses(
+        told
+    )
+    [aim] = [of for of in report.summary(told)["aims"] if "incidents" in of["what"] and of["n"]]
+    assert (aim["most"], aim["met"], aim["sure"]) == (1.0, False, False)
+
+
 def test_a_chance_is_binned_by_how_far_a_score_is_above_its_threshold() -> None:
     verdicts = pd.DataFrame({
         "trace_id": ["a", "b", "c"], "anomaly_score": [9.0, 5.0, 99.0], "threshold": [7.0, 7.0, 7.0],
