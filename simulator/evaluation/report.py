@@ -79,11 +79,13 @@ WHAT = {
     HINDSIGHT: "about the most that k repairs avert, known only afterwards",
 }
 SENSITIVITY = tuple(f"{money.OURS}, {name}" for name in (*LATER, *MISPRICED, AT_ONCE))
-# What a person on call sees of a detector: measure of cells, title, decimals.
-SEEN = (
+# What is seen of a detector, by trace and by incident: measure of cells, title, decimals.
+BY_TRACE = (
     ("F1", "F1", 3), ("precision", "precision", 3), ("recall", "recall", 3), ("accuracy", "accuracy", 3),
     ("normal flagged", "normal flagged", 4), ("precision at 1 %", "precision at 1 %", 2),
     ("precision at 5 %", "at 5 %", 2), ("precision at 10 %", "at 10 %", 2),
+)  # fmt: skip
+BY_INCIDENT = (
     ("false incidents", "false incidents a day", 1), ("minutes to detect", "minutes to detect", 1),
     ("faults detected", "faults detected", 2), ("AC@1", "AC@1, own traces", 2),
     ("AC@1 of its time", "AC@1, all alarms", 2), ("minutes to quiet", "minutes to quiet", 0),
@@ -223,7 +225,9 @@ def _readings(long: pd.DataFrame) -> str:
 
 
 def _aims(long: pd.DataFrame) -> str:
-    rows = [[aim.what, _bound(aim), _of(aim.ours), str(aim.ours.n), _reached(aim)] for aim in aims(long) if aim.ours.n]
+    rows = [
+        [aim.what, _bound(aim), _of(aim.ours, 3), str(aim.ours.n), _reached(aim)] for aim in aims(long) if aim.ours.n
+    ]
     return _html_table(["aim", "wanted", "measured, ± 95 %", "worlds", ""], rows)
 
 
@@ -318,16 +322,17 @@ def _detection(long: pd.DataFrame) -> str:
         if family == "source" and billing != own.loc[own["family"] == family, "billing"].iloc[0]:
             continue  # the kind of bill is nothing to a detector
         of_family = own[(own["family"] == family) & (own["billing"] == billing)]
-        known = [(name, title, places) for name, title, places in SEEN if (of_family["measure"] == name).any()]
         cell = partial(_cell, long, family, billing, "detection")
-        rows = [
-            [arm, *(cell(arm, name, places) + _never(of_family, arm, name) for name, _, places in known)]
-            for arm in (DETECTOR, RULE, AT_ONCE, *ABLATIONS)
-            if (of_family["arm"] == arm).any()
-        ]
         n = of_family["world"].nunique()
-        caption = f"{family}: {n} {'world' if n == 1 else 'worlds'}"
-        tables.append(_html_table(["", *(title for _, title, _ in known)], rows, caption))
+        for what, seen in (("by trace", BY_TRACE), ("by incident", BY_INCIDENT)):
+            known = [(name, title, places) for name, title, places in seen if (of_family["measure"] == name).any()]
+            rows = [
+                [arm, *(cell(arm, name, places) + _never(of_family, arm, name) for name, _, places in known)]
+                for arm in (DETECTOR, RULE, AT_ONCE, *ABLATIONS)
+                if known and (of_family["arm"] == arm).any()
+            ]
+            caption = f"{family}, {what}: {n} {'world' if n == 1 else 'worlds'}"
+            tables += [_html_table(["", *(title for _, title, _ in known)], rows, caption)] if rows else []
     return "\n".join(tables)
 
 
@@ -383,8 +388,8 @@ def _misses(long: pd.DataFrame) -> str:
         if row.verdict == OF_OTHERS[BETTER]
     ]
     lines += [
-        f"{'Met in the mean, not surely' if aim.is_met else 'Missed'}: {aim.what}: {_of(aim.ours)}, {_bound(aim)} was"
-        " wanted."
+        f"{'Met in the mean, not surely' if aim.is_met else 'Missed'}: {aim.what}: {_of(aim.ours, 3)}, {_bound(aim)}"
+        " was wanted."
         for aim in aims(long)
         if not aim.is_sure and aim.ours.n
     ]

@@ -160,7 +160,7 @@ def test_false_incidents_are_an_aim_and_one_that_is_missed_is_told() -> None:
         dollars(dict.fromkeys(claims.OTHERS, [2.0] * 2) | arms | {f"{money.OURS}, an hour later": [3.0] * 2}),
         detected(("false incidents", 2.0, 3.0), ("normal flagged", 0.001, 0.002)),
     ])  # fmt: skip
-    assert "Missed: false incidents a day and 20 services, deploy: 2.50 ± 6.35, at most 1.00 was" in report._misses(
+    assert "Missed: false incidents a day and 20 services, deploy: 2.500 ± 6.353, at most 1.00 was" in report._misses(
         told
     )
     [aim] = [of for of in report.summary(told)["aims"] if "incidents" in of["what"] and of["n"]]
@@ -298,6 +298,18 @@ def detected(*values: tuple[str, float, float]) -> pd.DataFrame:
 def test_a_world_that_is_never_quiet_is_told_and_so_are_faults_that_were_not_found() -> None:
     told = report._detection(detected(("minutes to quiet", 30.0, math.nan), ("faults detected", 0.5, 0.7)))
     assert "<td>30, never in 1 of 2</td>" in told and "faults detected</th>" in told
+
+
+def test_measures_by_trace_and_by_incident_have_tables_that_fit_a_page() -> None:
+    told = report._detection(detected(("F1", 0.9, 0.9), ("AC@1", 0.9, 0.9)))
+    assert "deploy, by trace: 2 worlds" in told and "deploy, by incident: 2 worlds" in told
+    assert told.count("<table") == 2 and report._detection(detected(("F1", 0.9, 0.9))).count("<table") == 1
+
+
+def test_an_aim_of_99_in_100_is_told_to_the_digit_that_shows_it() -> None:
+    arms = {money.OURS: [5.0] * 2, HINDSIGHT: [6.0] * 2, ORACLE: [5.5] * 2}
+    told = dollars(dict.fromkeys(claims.OTHERS, [2.0] * 2) | arms)
+    assert "<td>0.996 ± 0.013</td>" in report._aims(pd.concat([told, detected(("normal flagged", 0.003, 0.005))]))
 
 
 def test_culprits_are_told_by_what_a_person_on_call_sees_too() -> None:
