@@ -28,11 +28,13 @@ from simulator.evaluation import measures as m
 from simulator.evaluation.__main__ import _about, commit_of, main
 from simulator.evaluation.cells import BY_RULE, HINDSIGHT, ORACLE, RANDOM, Cell, calibration, key_of
 from simulator.evaluation.grid import FULL, QUICK, long
+from simulator.evaluation.rule import RuleDetector
 from simulator.evaluation.statistics import Estimate, compare, estimate, ratio
 from simulator.evaluation.worlds import World
 from tests.literal import NOON_MS, span, span_request
 from udfs.pure.assemble import SPAN, Trace, assemble, unpack
 from udfs.pure.otlp import collect_spans
+from udfs.pure.windows import MINUTE_MS
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = ROOT / "simulator/evaluation/results/table_3.json"
@@ -524,6 +526,21 @@ def test_without_the_call_tree_each_span_is_nobodys_callee_and_all_of_its_time_i
     assert trace.spans["parent"].tolist() == [-1, 0] and blind.spans["parent"].tolist() == [-1, -1]
     assert trace.spans["own_ns"][0] < trace.spans["duration_ns"][0]
     assert blind.spans["own_ns"].tolist() == trace.spans["duration_ns"].tolist()
+
+
+def test_the_rule_finds_what_is_slow_though_much_was_slow_while_it_learnt() -> None:
+    """Of 100 traces a minute 12 are slow, as the source's are, while it learns and afterwards."""
+
+    def minute(number: int) -> list[bytes]:
+        start = NOON_MS + number * MINUTE_MS
+        times = [400 if of < 12 else 20 + of % 7 for of in range(100)]
+        spans = [span(100 * number + of + 1, 1, None, start + of, ms) for of, ms in enumerate(times)]
+        fragments = collect_spans(json.dumps(span_request(({"attributes": []}, spans))).encode())[0]
+        return [assemble(trace_id, [of])[1] for trace_id, of in fragments.items()]
+
+    rule = RuleDetector(NOON_MS + 3 * MINUTE_MS)
+    results = [result for number in range(5) for result in rule.step(NOON_MS + number * MINUTE_MS, minute(number), {})]
+    assert [sum(row["is_anomalous"] for row in result.verdicts) for result in results] == [12] * 5
 
 
 def test_what_a_sampler_left_counts_for_the_rest() -> None:
