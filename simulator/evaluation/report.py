@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -37,6 +37,7 @@ from simulator.evaluation.claims import (
     ATTRIBUTION,
     BETTER,
     F1,
+    METERED,
     OF_OTHERS,
     OTHERS,
     PRECISION,
@@ -56,6 +57,7 @@ from simulator.evaluation.claims import (
 from simulator.evaluation.figures import Drawn
 from simulator.evaluation.statistics import Estimate, estimate
 
+NOT_THERE = "There is no world of the source's family with such a bill here."
 TEMPLATE = Path(__file__).with_name("report.html")
 
 RANKINGS = (
@@ -144,9 +146,9 @@ def write(file: Path, long: pd.DataFrame, figures: Sequence[Drawn], about: dict[
         table_3=_table_3(long),
         readings=_readings(long),
         aims=_aims(long),
-        dollars="\n".join(_dollars(long, billing) for billing in _billings(long)),
-        tests="\n".join(_tests(long, billing) for billing in _billings(long)),
-        ladder="\n".join(_ladder(long, billing) for billing in _billings(long)),
+        dollars=_by_bill(long, _dollars),
+        tests=_by_bill(long, _tests),
+        ladder=_by_bill(long, _ladder),
         settings=_settings(long),
         detection=_detection(long),
         attribution=_attribution(long),
@@ -160,6 +162,10 @@ def write(file: Path, long: pd.DataFrame, figures: Sequence[Drawn], about: dict[
 def _billings(long: pd.DataFrame) -> list[str]:
     own = long[(long["family"] == "source") & (long["table"] == "dollars")]
     return list(dict.fromkeys(own["billing"]))
+
+
+def _by_bill(long: pd.DataFrame, table: Callable[[pd.DataFrame, str], str]) -> str:
+    return "\n".join(table(long, billing) for billing in _billings(long)) or f"<p>{NOT_THERE}</p>"
 
 
 def _plain(of: Estimate) -> dict[str, float | int | None]:
@@ -208,6 +214,8 @@ def _about(about: dict[str, Any]) -> str:
 
 
 def _table_3(long: pd.DataFrame) -> str:
+    if METERED not in _billings(long):
+        return f"<p>{NOT_THERE}</p>"
     rows = [
         [row.arm, row.measure, f"{row.source:.2f}", _of(row.ours), str(row.ours.n), row.verdict]
         for row in table_3(long)
@@ -216,6 +224,8 @@ def _table_3(long: pd.DataFrame) -> str:
 
 
 def _readings(long: pd.DataFrame) -> str:
+    if METERED not in _billings(long):
+        return ""
     rows = [
         [arm, f"{TABLE_3[arm][SAVINGS]:.2f}", *(_of(ours) for ours in of.values())]
         for arm, of in readings(long).items()

@@ -351,6 +351,13 @@ def test_the_calibrations_caption_is_of_what_was_measured() -> None:
     assert "meant to be too low" not in drawn.caption
 
 
+def test_what_there_is_no_world_for_is_said_and_no_table_is_empty(tmp_path: Path) -> None:
+    about = {"command": "", "code": "", "seeds": "", "each": "", "time": ""}
+    report.write(tmp_path / "report.html", detected(("F1", 0.9, 0.9)), [], about)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count(report.NOT_THERE) == 4 and "undecided</td>" not in text
+
+
 def test_savings_are_told_of_every_whole_that_they_may_be_a_share_of() -> None:
     """All faults cost 10 in each world, of which random repairs avert 2, ours 5 to 5.4, and the best that can be 6."""
     saved = [5.0, 5.2, 5.4]
