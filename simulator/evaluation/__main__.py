@@ -5,8 +5,8 @@ python -m simulator.evaluation --output DIR --jobs 2                  # the sour
 python -m simulator.evaluation --output DIR --days 1 --requests-per-day 10000 --families source deploy
 
 DIR gets cells/ (a result for each world, kept as soon as it is there: the same command goes on where it was stopped),
-measures.parquet (all measures), results.json (Table 3 and aims) and report.html. How good one run of the job with its
-engine is says ``python -m simulator.evaluation.job``.
+measures.parquet (all measures), results.json (Table 3, savings by each whole, aims) and report.html. How good one run
+of the job with its engine is says ``python -m simulator.evaluation.job``.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m simulator.eva
     summary = {"about": about, **report.summary(table)}
     (found.output / "results.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     report.write(found.output / "report.html", table, figures.draw(results, table), about)
-    print(report.markdown(summary), end="")
+    print(report.markdown(summary), report.readings_markdown(summary), report.aims_markdown(summary), sep="\n", end="")
     say(f"{found.output / 'report.html'}")
     return 0
 

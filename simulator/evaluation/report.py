@@ -107,6 +107,7 @@ def summary(long: pd.DataFrame) -> dict[str, Any]:
             {"arm": row.arm, "measure": row.measure, "source": row.source, **_plain(row.ours), "verdict": row.verdict}
             for row in table_3(long)
         ],
+        "savings": {arm: {whole: _plain(ours) for whole, ours in of.items()} for arm, of in readings(long).items()},
         "aims": [
             {
                 "what": aim.what,
@@ -136,6 +137,26 @@ def markdown(found: dict[str, Any]) -> str:
             whose = "" if shared else f", {row['arm']}"
             ours = _number(row["mean"], row["half"])
             lines.append(f"| {row['measure']}{whose} | {row['source']:.2f} | {ours} | {row['verdict']} |")
+    return "\n".join(lines) + "\n"
+
+
+def readings_markdown(found: dict[str, Any]) -> str:
+    """Savings of a summary by each whole, as docs/figures.md has them."""
+    wholes = list(next(iter(found["savings"].values())))
+    lines = [f"| savings | the source | of {' | of '.join(wholes)} |", "|---" * (2 + len(wholes)) + "|"]
+    for arm, of in found["savings"].items():
+        ours = " | ".join(_number(of[whole]["mean"], of[whole]["half"]) for whole in wholes)
+        lines.append(f"| {arm} | {TABLE_3[arm][SAVINGS]:.2f} | {ours} |")
+    return "\n".join(lines) + "\n"
+
+
+def aims_markdown(found: dict[str, Any]) -> str:
+    """Aims of a summary, as docs/figures.md has them."""
+    lines = ["| aim | wanted | measured | |", "|---|---|---|---|"]
+    for of in found["aims"]:
+        wanted = f"at least {of['least']:.2f}" if "least" in of else f"at most {of['most']:.2f}"
+        word = "met" if of["sure"] else "met in the mean" if of["met"] else "missed"
+        lines += [f"| {of['what']} | {wanted} | {_number(of['mean'], of['half'], 3)} | {word} |"] if of["n"] else []
     return "\n".join(lines) + "\n"
 
 

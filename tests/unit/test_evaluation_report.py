@@ -377,9 +377,9 @@ def test_savings_are_told_of_every_whole_that_they_may_be_a_share_of() -> None:
 
 
 def test_the_readme_has_the_stored_table() -> None:
-    stored = json.loads(STORED.read_text())
-    assert report.markdown(stored) in (ROOT / "docs" / "figures.md").read_text()
-    assert stored["about"]["command"] in (ROOT / "docs" / "figures.md").read_text()
+    stored, told = json.loads(STORED.read_text()), (ROOT / "docs" / "figures.md").read_text()
+    assert report.markdown(stored) in told and report.readings_markdown(stored) in told
+    assert report.aims_markdown(stored) in told and stored["about"]["command"] in told
 
 
 def test_the_arms_of_the_stored_worlds_come_in_their_order() -> None:
