@@ -221,6 +221,26 @@ def test_errors_that_every_caller_gets_are_the_callees() -> None:
     assert found["store", "dependency_failure"] > 0.9 * found.total() > 90
 
 
+def batch(share: float) -> Request:
+    """``front`` asks ``store`` fifty times; one in a thousand answers is an error, of faulty requests a ``share``."""
+
+    def request(tracer: Tracer, faulty: bool) -> None:
+        def inside(span: str) -> None:
+            for _ in range(50):
+                error = tracer.rng.random() < (share if faulty else 0.001)
+                tracer.span("store", "SELECT", span, own=2.0, error=error)
+
+        tracer.span("front", "/front", own=2.0, inside=inside)
+
+    return request
+
+
+def test_fifty_calls_have_as_many_chances_of_an_error() -> None:
+    usual = blamed(batch(share=0.001), minutes=60)
+    assert usual.total() < 0.01 * 60 * 20
+    assert main(blamed(batch(share=0.3))) == ("store", "dependency_failure")
+
+
 def test_whose_failures_they_are_is_told_by_rates() -> None:
     callers = Callers()
     pairs = ["op", "op"], ["a", "b"]

@@ -198,8 +198,9 @@ class Cells(NamedTuple):
 
 def cells_of(case: Case, found: Prediction) -> Cells:
     """The evidence of a case beside what was predicted of its spans."""
-    row, channel, blamed, place, weights = weighed(case.clues, case.tokens, found)
     trace, service, count = case.trace, case.tokens.service, len(case.services)
+    kind = trace * len(case.operations) + case.operation
+    row, channel, blamed, place, weights = weighed(case.clues, case.tokens, found, kind)
     services = level(trace, service, row, channel, blamed, weights, count)
     known = place >= 0
     pods = level(trace, case.pod, row[known], channel[known], case.pod[place[known]], weights[known], len(case.pods))

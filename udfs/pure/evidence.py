@@ -166,16 +166,20 @@ def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarra
     )
 
 
-def weighed(clues: Clues, tokens: Tokens, found: Prediction) -> Evidence:
-    """What each span says against whom, beside what was predicted of it."""
+def weighed(clues: Clues, tokens: Tokens, found: Prediction, kind: np.ndarray) -> Evidence:
+    """What each span says against whom, beside what was predicted of it.
+
+    kind: (spans,) a number of each trace and operation.
+    """
     surplus = clues.surplus - found.mean[:, t.OWN_TIME] * np.sqrt(clues.variance)
     variance = clues.variance * found.scale[:, t.OWN_TIME] ** 2
     timed = np.flatnonzero(clues.is_timed)
     slow = np.minimum(time_weights(surplus[timed], variance[timed]), clues.limit[timed, None])
 
-    erring = _surprising(tokens, found, t.BIT_ERROR)
+    chances = _chances(kind, tokens.bits[:, t.BIT_ERROR] | tokens.bits[:, t.BIT_LOG])
+    erring = _surprising(tokens, found, t.BIT_ERROR, chances)
     unanswered = _surprising(tokens, found, t.BIT_UNANSWERED)
-    logged = _surprising(tokens, found, t.BIT_LOG)
+    logged = _surprising(tokens, found, t.BIT_LOG, chances)
     rare, rarity = _surprising(tokens, found, t.BIT_RARE)
     # What a new release calls is its own affair.
     is_old = ~clues.is_renewed[rare]
@@ -202,11 +206,25 @@ def time_weights(surplus: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.maximum(each, RELIEF)
 
 
-def _surprising(tokens: Tokens, found: Prediction, bit: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows where the bit is set and wasn't expected, evidence)"""
-    weight = np.log(TROUBLE_RATE / found.chance[:, bit])
+def _surprising(
+    tokens: Tokens, found: Prediction, bit: int, chances: np.ndarray | float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows where the bit is set and wasn't expected, evidence)
+
+    chances: (spans,) how often it might have happened, to happen once.
+    """
+    trouble, usual = (-np.expm1(chances * np.log1p(-rate)) for rate in (TROUBLE_RATE, found.chance[:, bit]))
+    weight = np.log(trouble / usual)
     rows = np.flatnonzero(tokens.bits[:, bit] & (weight > EVENT_WEIGHT_MIN))
     return rows, weight[rows]
+
+
+def _chances(kind: np.ndarray, happened: np.ndarray) -> np.ndarray:
+    """How many spans of each span's kind it didn't happen to, and one: a trace that calls an operation fifty times has
+    as many chances of an error. Where it happened to several it has one cause, and what is tried again is tried for
+    it.  # (spans,)"""
+    _, index = np.unique(kind, return_inverse=True)
+    return np.bincount(index, ~happened)[index] + 1.0
 
 
 def level(
