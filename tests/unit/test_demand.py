@@ -1,4 +1,4 @@
-"""How much a service is asked for: what is usual, what is known, and what the times owe to it."""
+"""How much a service is asked for, and whether that is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import orjson
 import pytest
 
 from udfs.pure.assemble import assemble, unpack
-from udfs.pure.channels import OWN, TIMES
 from udfs.pure.demand import Demand, requests_of
 from udfs.pure.frame import Frame
 
@@ -16,47 +15,37 @@ START_MS = 1_740_960_000_000
 SERVER, CLIENT = 2, 3
 
 
-def felt(demand: Demand, minute: int, requests: float, surplus: float) -> None:
-    """A minute of one service whose times are off by ``surplus``."""
+def asked(demand: Demand, minute: int, requests: float) -> float:
+    """A minute of one service, and what isn't known of its times in it."""
     demand.follow(START_MS + minute * MINUTE_MS, np.array([requests]))
-    spans = int(requests)
-    demand.learn(np.full(spans, OWN), np.full(spans, surplus))
+    unknown = float(demand.unknown()[0])
+    demand.learn()
+    return unknown
 
 
 @pytest.mark.parametrize("requests", [0.3, 3, 40])
-def test_a_steady_demand_explains_nothing(requests: float) -> None:
-    demand, rng, told = Demand(), np.random.default_rng(1), []
-    for minute in range(600):
-        felt(demand, minute, rng.poisson(requests), 0.3 * rng.standard_normal())
-        if minute > 60:
-            told.append((demand.shift()[OWN], demand.unknown()[0]))
-    assert np.quantile(told, 0.99) < 0.15
+def test_a_steady_demand_excuses_nothing(requests: float) -> None:
+    demand, rng = Demand(), np.random.default_rng(1)
+    told = [asked(demand, minute, rng.poisson(requests)) for minute in range(600)]
+    assert np.quantile(told[60:], 0.99) < 0.15
 
 
-def test_how_times_feel_it_is_learnt_and_a_greater_one_is_not_known() -> None:
+def test_a_demand_that_has_lasted_for_some_minutes_is_known() -> None:
     demand = Demand()
-    for minute in range(120):
-        felt(demand, minute, 40, 0.0)
-    demand.follow(START_MS + 120 * MINUTE_MS, np.array([120.0]))
-    assert demand.shift()[OWN] == 0.0
-    assert demand.unknown()[0] > 0.4
-    for minute in range(121, 151):
-        felt(demand, minute, 120, 0.7)
-    assert demand.shift()[OWN] == pytest.approx(0.7, abs=0.15)
-    assert demand.unknown()[0] < 0.1
-    for minute in range(151, 160):
-        felt(demand, minute, 40, 0.0)
-    assert demand.shift()[OWN] < 0.05
+    told = [asked(demand, minute, 40) for minute in range(120)]
+    assert max(told[10:]) < 0.01
+    told = [asked(demand, minute, 120) for minute in range(120, 160)]
+    assert max(told) > 0.7
+    assert told[-1] < 0.05
+    assert max(asked(demand, minute, requests) for minute, requests in enumerate([40] * 60 + [120] * 3, 160)) < 0.1
 
 
-def test_a_service_that_takes_the_place_of_another_knows_nothing_of_it() -> None:
+def test_a_service_that_takes_the_place_of_another_is_known_by_nothing() -> None:
     demand = Demand()
     for minute in range(60):
-        felt(demand, minute, 40 + minute, minute / 60)
+        asked(demand, minute, 40)
     demand.reset(np.array([0, 7]))
-    assert demand.shift().tolist() == [0.0] * TIMES
-    demand.follow(START_MS + 61 * MINUTE_MS, np.array([400.0]))
-    assert demand.beyond()[0] == demand.unknown()[0] == 0.0
+    assert asked(demand, 61, 400) == 0.0
 
 
 def test_a_loop_is_not_the_demand_of_its_callee() -> None:

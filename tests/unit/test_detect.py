@@ -262,16 +262,11 @@ def test_a_surge_that_slows_everybody_is_nobodys_fault(warm) -> None:
         assert flagged([result]) <= 0.1, step
 
 
-def test_a_service_that_nears_its_capacity_is_slow_by_its_demand_alone(warm) -> None:
-    """Nobody else feels it; as slow at the usual demand it is at fault."""
-    asked, slow = [], []
-    for detector, more in ((warm(), asked), (warm(), slow)):
-        for step in range(60):
-            traces = round(TRACES * (1 + 1.5 * step / 60))
-            queueing = World(slow={"stock": (1 - 0.3) / (1 - 0.3 * traces / TRACES)})
-            more += run(detector, queueing, first=WARM + step, traces=traces if more is asked else TRACES)
-    assert flagged(asked) < 0.02
-    assert flagged(slow[-20:]) > 0.8
+def test_a_service_that_a_crowd_slows_is_not_at_fault(warm) -> None:
+    """Nobody else feels the crowd; as slow at the usual demand it is at fault."""
+    slow = World(slow={"stock": 2.2})
+    assert flagged(run_all(warm(), slow, minutes=8, traces=3 * TRACES)) < 0.02
+    assert flagged(run_all(warm(), slow, minutes=8)) > 0.4
 
 
 def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:

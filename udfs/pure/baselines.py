@@ -114,19 +114,19 @@ class Baselines:
         telling = np.flatnonzero(known & (channel == OWN))
         requests = requests_of(frame, groups, service, callee, is_entry, is_silent, len(self.services))
         self._demand.follow(minute_ms, requests)
-        asked = self._demand.shift()[load_slot]
-        surplus = (raw_log_time - asked)[telling] - self.times.location[profile[telling]]
+        surplus = raw_log_time[telling] - self.times.location[profile[telling]]
         self._load.follow(service[telling], surplus, self.times.scale[profile[telling]])
-        load = self._load.shift()[load_slot] + asked
+        load = self._load.shift()[load_slot]
         replica = self._replicas.enter(minute_ms, frame, self.services.names, load_slot, channel == GAP)
         offset, uncertainty = self._replicas.offset(replica)
         log_time = raw_log_time - load - offset
         surplus = log_time - self.times.location[profile]
-        tolerance = np.hypot(LOAD_TOLERANCE * load, self._demand.unknown()[blamed])
-        variance = self._time_variance(profile, tolerance) + uncertainty
+        variance = self._time_variance(profile, LOAD_TOLERANCE * load) + uncertainty
         slowness = time_weight(surplus, variance)
         slow_level = np.searchsorted(SLOW_LEVELS, slowness)
         slowness = np.minimum(slowness, self.counts.slow_limit(profile, slow_level))
+        # Demand makes nothing faster: what is as fast as usual is well, whatever it might have been.
+        surplus = surplus - np.clip(surplus, 0.0, self._demand.unknown()[blamed])
 
         misused = self._misused(minute_ms, frame, operation, caller, is_entry, slow_level)
         excused = self._excused(frame, operation, slowness > 0, misused)
@@ -265,10 +265,8 @@ class Baselines:
         operation = reading.operation
         known = reading.is_known
         surplus = reading.raw_log_time - self.times.location[reading.profile]
-        felt = surplus - self._replicas.offset(reading.replica)[0]
-        asked = self._demand.shift()[reading.load_slot]
-        self._load.learn(reading.load_slot[known], (felt - asked)[known])
-        self._demand.learn(reading.load_slot[known], (felt - (reading.load - asked))[known])
+        self._load.learn(reading.load_slot[known], (surplus - self._replicas.offset(reading.replica)[0])[known])
+        self._demand.learn()
         timed = np.where(reading.is_timed, times, 0.0)
         self._replicas.learn(reading.replica, surplus - reading.load, np.where(known, timed, 0.0))
         self.times.learn(reading.profile, reading.log_time, timed)
