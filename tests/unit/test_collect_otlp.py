@@ -91,6 +91,23 @@ def test_a_span_comes_out_with_every_field_in_its_place():
     assert collect_spans(line)[1] == {"u-1": owner, "shop/cart-1": owner}
 
 
+@pytest.mark.parametrize(
+    ("kind", "pairs", "peer"),
+    [
+        (3, {"http__url": "http://cart.shop:8080/items?id=1"}, "cart.shop"),
+        (3, {"url__full": "https://Pay.example/"}, "pay.example"),
+        (3, {"url__full": "https://a/", "server__address": "b"}, "b"),
+        (3, {"http__url": "/items"}, ""),
+        (3, {"http__url": "http://[::1"}, ""),
+        (3, {"http__url": 7}, ""),
+        (2, {"http__url": "http://cart:8080/items"}, ""),  # a server's own
+    ],
+)
+def test_an_older_http_client_names_its_callee_by_the_url(kind: int, pairs: dict[str, object], peer: str) -> None:
+    line = request("traces", [span(kind=kind, attributes=attributes(**pairs))])
+    assert spans_of(line)[TRACE][0][3][0][7] == peer
+
+
 TRACE_64 = base64.b64encode(bytes.fromhex(TRACE)).decode()
 SPAN_64 = base64.urlsafe_b64encode(bytes.fromhex(SPAN)).decode()
 

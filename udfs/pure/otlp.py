@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import zip_longest
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -490,10 +491,10 @@ def _note_owner(pods: dict[str, bytes], resource: _Resource) -> None:
 
 # ---- spans ----------------------------------------------------------------------------------
 
-_SERVER, _CONSUMER = 2, 5
+_SERVER, _CLIENT, _CONSUMER = 2, 3, 5
 _KINDS = _numbers(
     "SPAN_KIND",
-    [("INTERNAL", 1), ("SERVER", _SERVER), ("CLIENT", 3), ("PRODUCER", 4), ("CONSUMER", _CONSUMER)],
+    [("INTERNAL", 1), ("SERVER", _SERVER), ("CLIENT", _CLIENT), ("PRODUCER", 4), ("CONSUMER", _CONSUMER)],
 )
 _STATUS_ERROR = 2
 _STATUS_CODES = _numbers("STATUS_CODE", [("OK", 1), ("ERROR", _STATUS_ERROR)])
@@ -509,7 +510,15 @@ _PEER_KEYS = (
     "db.system.name",
     "db.system",
 )
-_SPAN_KEYS: frozenset[str] = sampling.KEYS | {_HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY, _GRPC_STATUS_KEY, *_PEER_KEYS}
+# Older HTTP clients name whom they call by the address of a page alone.
+_URL_KEYS = ("url.full", "http.url")
+_SPAN_KEYS: frozenset[str] = sampling.KEYS | {
+    _HTTP_STATUS_KEY,
+    _OLD_HTTP_STATUS_KEY,
+    _GRPC_STATUS_KEY,
+    *_PEER_KEYS,
+    *_URL_KEYS,
+}
 _HTTP_SERVER_ERROR = 500
 
 _OPERATION_IDS = re.compile(
@@ -643,10 +652,10 @@ def _row(
         is_error = is_error or _failed(attributes)
         # A server's or consumer's own address and name stand under the same keys.
         if kind != _SERVER and kind != _CONSUMER:
-            for key in _PEER_KEYS:
-                if attributes.get(key):
-                    peer = names.workload(names.name(_text(attributes[key])))
-                    break
+            peer = next((_text(attributes[key]) for key in _PEER_KEYS if attributes.get(key)), "")
+            if not peer and kind == _CLIENT:
+                peer = next((_host(_text(attributes[key])) for key in _URL_KEYS if attributes.get(key)), "")
+            peer = names.workload(names.name(peer))
     row = [span_id, parent_span_id, operation, kind, 1 if is_error else 0, start_ns, end_ns, peer]
     if attributes or trace_state:
         count = adjusted_count(trace_state, attributes)
@@ -657,6 +666,14 @@ def _row(
         if found:
             row += [0.0] * (9 - len(row)) + [found]
     return row
+
+
+def _host(url: str) -> str:
+    """The host of an absolute URL; "" where there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # of brackets that hold no IPv6 address
+        return ""
 
 
 def _trait(value: object) -> str:
