@@ -111,25 +111,18 @@ def test_the_clock_of_the_callees_host_has_no_say_in_the_gap(skew_ms: float) -> 
     assert rows["handle"]["own"] == 10
 
 
-def test_an_answer_that_lasts_longer_than_its_call_is_where_its_clock_says() -> None:
-    """The caller gave up: nothing tells how long it waited before the callee began."""
-    rows = columns(
-        assembled(
-            span("call", "", "shop", 5, 25, CLIENT),
-            span("serve", "call", "cart", 10, 40, SERVER),
-        )
-    )
-    assert rows["call"]["own"] == 5
-
-
-def test_a_message_sent_by_a_client_is_not_moved_into_its_sending() -> None:
-    rows = columns(
-        assembled(
-            span("send", "", "shop", 5, 25, CLIENT),
-            span("work", "send", "mail", 100, 110, CONSUMER),
-        )
-    )
-    assert rows["send"]["own"] == 75
+@pytest.mark.parametrize(
+    ("answer", "own"),
+    [
+        # The caller gave up: nothing tells how long it waited before the callee began.
+        (span("answer", "call", "cart", 10, 40, SERVER), 5),
+        # A message is taken up after it was sent.
+        (span("answer", "call", "mail", 100, 110, CONSUMER), 75),
+    ],
+)
+def test_what_is_no_answer_that_fits_is_not_moved_into_the_call(answer: tuple[str, str, list], own: float) -> None:
+    rows = columns(assembled(span("call", "", "shop", 5, 25, CLIENT), answer))
+    assert rows["call"]["own"] == own
 
 
 def test_a_call_that_nobody_answers_keeps_its_time() -> None:

@@ -48,8 +48,6 @@ SERVICES_MOST, ROWS_MOST = 2_000, 20_000
 class Baselines:
     """Tables of what is usual for each operation, and the vocabulary that they are kept by."""
 
-    _looked_up = 0  # of states that an earlier release wrote
-
     def __init__(self) -> None:
         self.services = Vocabulary()
         self.operations = Vocabulary()  # service SEPARATOR operation [SEPARATOR peer]
@@ -78,8 +76,8 @@ class Baselines:
         self._callers = Callers()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of an earlier release, which knew of no demand, too."""
-        self.__dict__.update({"_demand": Demand()} | state)
+        """Of an earlier release, which knew of no demand and looked all peers up anew, too."""
+        self.__dict__.update({"_demand": Demand(), "_looked_up": 0} | state)
 
     def read(self, minute_ms: int, frame: Frame) -> Reading:
         """Compare a minute with the past. Names are entered, the load's level and the demand follow; nothing else is

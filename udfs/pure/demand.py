@@ -14,7 +14,7 @@ from udfs.pure.windows import MINUTE_MS
 
 # The demand of now is that of about so many minutes.
 RECENT_MINUTES = 2.0
-# One that has lasted for so long, about, is known; and it is forgotten within the second.
+# A demand that has lasted for KNOWN_MINUTES, about, is known; it is forgotten with the time constant MEMORY_MINUTES.
 KNOWN_MINUTES, MEMORY_MINUTES = 10.0, 2880.0
 # So many requests more or less are chance.
 REQUESTS = 10.0

@@ -223,6 +223,8 @@ def _chances(kind: np.ndarray, happened: np.ndarray) -> np.ndarray:
     """How many spans of each span's kind it didn't happen to, and one: a trace that calls an operation fifty times has
     as many chances of an error. Where it happened to several it has one cause, and what is tried again is tried for
     it.  # (spans,)"""
+    if not happened.any():  # as in most minutes: nobody asks
+        return np.ones(len(kind))
     _, index = np.unique(kind, return_inverse=True)
     return np.bincount(index, ~happened)[index] + 1.0
 
