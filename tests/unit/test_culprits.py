@@ -383,3 +383,40 @@ def test_what_the_spans_of_a_trace_show_goes_before_over_use(
     strongest = np.repeat(np.array([[0], [1]]), CHANNELS + 1, axis=1)
     best, cell, channel = blame(odds_of(2, **given), strongest, np.zeros(2, np.int64), np.array([0, 1]))
     assert (best[0], cell[0], channel[0]) == expected
+
+
+# ---- calls that are left out --------------------------------------------------------------------
+
+LOST = 0.02  # share of the spans that get lost on their way
+
+
+def leaves_out(why: str) -> Request:
+    """``front`` has ``stock`` serve, which asks ``ledger`` and sends to ``mail``, with spans of those who serve alone,
+    some of which get lost. Faulty, in half of the traces: for one of these reasons there is none of the other's."""
+
+    def request(tracer: Tracer, faulty: bool) -> None:
+        def ask(span: str) -> None:
+            hit = faulty and tracer.rng.random() < 0.5
+            if hit and why == "times out":
+                tracer.now += 800.0
+            elif not (hit and why == "skips") and tracer.rng.random() > LOST:
+                tracer.span("ledger", "/ledger", span, own=3.0)
+            if not (faulty and why == "is silent") and tracer.rng.random() > LOST:
+                tracer.span("mail", "/mail", span, own=1.0)
+
+        tracer.span(
+            "front", "/front", own=2.0, inside=lambda span: tracer.span("stock", "/stock", span, 4.0, inside=ask)
+        )
+
+    return request
+
+
+@pytest.mark.parametrize(
+    ("why", "culprit"), [("skips", "stock"), ("times out", "ledger"), ("is silent", "mail"), ("", "")]
+)
+def test_calls_that_are_left_out_are_told_from_spans_that_get_lost(why: str, culprit: str) -> None:
+    found = blamed(leaves_out(why))
+    if not culprit:
+        assert not found
+    else:
+        assert found[culprit, "structure_change"] > 0.8 * found.total() > 40
