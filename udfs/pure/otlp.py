@@ -700,7 +700,8 @@ def _failed(kind: int, attributes: dict[str, object]) -> bool:
     it was asked for is not there, or not allowed, has not failed."""
     http = attributes.get(_HTTP_STATUS_KEY, attributes.get(_OLD_HTTP_STATUS_KEY, 0))
     grpc = _number_or_zero(attributes.get(_GRPC_STATUS_KEY, 0))
-    return _number_or_zero(http) >= _HTTP_SERVER_ERROR or (grpc in _GRPC_SERVER_ERRORS if kind == _SERVER else grpc != 0)
+    is_grpc_error = grpc in _GRPC_SERVER_ERRORS if kind == _SERVER else grpc != 0
+    return is_grpc_error or _number_or_zero(http) >= _HTTP_SERVER_ERROR
 
 
 def _number_or_zero(value: Any) -> float:
