@@ -338,8 +338,9 @@ class Baselines:
         return self._service_of[operation]
 
     def renew(self, services: np.ndarray, samples: float) -> None:
-        """Let the own times of these services be learnt quickly: they have a new release."""
+        """Let the own times and the children of these services be learnt quickly: they have a new release."""
         of = np.isin(self._service_of, services)
+        self._child_operations.renew(np.flatnonzero(of), samples)
         for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
             table.samples[rows] = np.minimum(table.samples[rows], samples)
 

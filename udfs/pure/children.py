@@ -123,6 +123,13 @@ class ChildOperations:
         self._count = np.insert(self._count * fade, places, 0.0)
         self._count[np.searchsorted(self._pairs, seen)] += np.bincount(index, having, minlength=len(seen))
 
+    def renew(self, operations: np.ndarray, most: float) -> None:
+        """Let it be learnt quickly what these have: as if they had had so many spans at most."""
+        factor = np.ones(len(self._spans))
+        factor[operations] = most / np.maximum(self._spans[operations], most)
+        self._spans *= factor
+        self._count *= factor[_unpaired(self._pairs)[0]]
+
     def keep(self, kept: np.ndarray, most: int) -> None:
         """Keep the operations at ``kept``, numbered anew in that order, and at most so many pairs, the most usual."""
         number = np.full(len(self._spans), -1)
