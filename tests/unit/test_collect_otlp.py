@@ -139,9 +139,6 @@ SPAN_64 = base64.urlsafe_b64encode(bytes.fromhex(SPAN)).decode()
         ({"attributes": attributes(http__status_code=404)}, 4, 0),
         ({"attributes": attributes(rpc__grpc__status_code=14)}, 4, 1),
         ({"attributes": attributes(rpc__grpc__status_code=0)}, 4, 0),
-        ({"kind": 2, "attributes": attributes(rpc__grpc__status_code=5)}, 4, 0),  # NOT_FOUND is an answer
-        ({"kind": 2, "attributes": attributes(rpc__grpc__status_code="13")}, 4, 1),
-        ({"kind": 3, "attributes": attributes(rpc__grpc__status_code=5)}, 4, 1),
         ({"startTimeUnixNano": START}, 5, START),
         ({"endTimeUnixNano": str(START)}, 6, START),
         ({"kind": 3, "attributes": attributes(server__address="db", db__system="x")}, 7, "db"),

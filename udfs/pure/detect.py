@@ -430,10 +430,9 @@ class Detector(Generic[Told]):
 
         odds: (service cells, channels and over-use). renewed: (all services,) here: the numbers of the case's.
         """
-        failing, odds = odds[:, FAILURE], odds[:, :CHANNELS].max(axis=1)
-        of_trace, of_failing = np.full((2, len(frame.traces)), -np.inf)
+        odds = odds[:, :CHANNELS].max(axis=1)
+        of_trace = np.full(len(frame.traces), -np.inf)
         np.maximum.at(of_trace, cells.services.trace, odds)
-        np.maximum.at(of_failing, cells.services.trace, failing)
         states = self._beliefs.of_services()  # (services, channels, states)
         is_ill = (states[:, :, 0].min(axis=1) < 0.5)[reading.service]
         is_wholesale = (states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5)[reading.service]
@@ -441,8 +440,13 @@ class Detector(Generic[Told]):
         times = np.where((is_ill & (odds[cells.of_span] > 0) | is_wholesale) & ~new, ANOMALOUS_WEIGHT, 1.0)
         # Rates are to hold still until it is clear whether an episode begins.
         # What happens to a call is in its caller's span and blamed on the callee: the trace counts as a whole.
-        events, of_new = (_trusted(of[frame.trace]) for of in (of_trace, of_failing))
-        events = np.where(new, np.where(case.is_warming[frame.trace], 1.0, of_new), events)
+        suspect = np.clip(of_trace[frame.trace] - np.log(LONE) - THRESHOLD, -50, 50)
+        events = np.maximum(1 / (1 + np.exp(suspect)), ANOMALOUS_WEIGHT)
+        # A release that fails is not well, those of its calls that don't fail among them.
+        sound = np.ones(len(frame.traces))
+        np.minimum.at(sound, cells.services.trace, states[here, FAILURE, 0][cells.services.subject])
+        of_new = np.where(case.is_warming, 1.0, np.maximum(sound, ANOMALOUS_WEIGHT))
+        events = np.where(new, of_new[frame.trace], events)
         self.weights = np.where(new, 1.0, np.minimum(times, events))
         self._baselines.learn(case.minute_ms, frame, reading, times, events)
         if renewed.any():
@@ -466,9 +470,3 @@ class Detector(Generic[Told]):
         self._pieces.forget(self._baselines.operations, self._baselines.services)
         if self._ema:
             self._ema.reset(gone)
-
-
-def _trusted(odds: np.ndarray) -> np.ndarray:
-    """How far traces of these log odds may teach how often things happen: less if they seem to be of an episode."""
-    suspect = np.clip(odds - np.log(LONE) - THRESHOLD, -50, 50)
-    return np.maximum(1 / (1 + np.exp(suspect)), ANOMALOUS_WEIGHT)

@@ -502,9 +502,6 @@ _STATUS_CODES = _numbers("STATUS_CODE", [("OK", 1), ("ERROR", _STATUS_ERROR)])
 # Stable names first, then the ones that they replaced.
 _HTTP_STATUS_KEY, _OLD_HTTP_STATUS_KEY = "http.response.status_code", "http.status_code"
 _GRPC_STATUS_KEY = "rpc.grpc.status_code"
-# Semantic conventions for gRPC, server spans: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
-# DATA_LOSS.
-_GRPC_SERVER_ERRORS = frozenset({2, 4, 12, 13, 14, 15})
 _PEER_KEYS = (
     "peer.service",
     "server.address",
@@ -652,7 +649,7 @@ def _row(
     """The packed span; attributes: of _SPAN_KEYS and ``traits`` those that it has."""
     peer = ""
     if attributes:
-        is_error = is_error or _failed(kind, attributes)
+        is_error = is_error or _failed(attributes)
         # A server's or consumer's own address and name stand under the same keys.
         if kind != _SERVER and kind != _CONSUMER:
             peer = next((_text(attributes[key]) for key in _PEER_KEYS if attributes.get(key)), "")
@@ -695,13 +692,10 @@ def _implausible_times(start: object, end: object) -> RejectedRecord:
     return RejectedRecord(f"endTimeUnixNano {end_ns} is before startTimeUnixNano {start_ns}: check the emitter's clock")
 
 
-def _failed(kind: int, attributes: dict[str, object]) -> bool:
-    """Whether the protocol's own status says so: HTTP 5xx, or gRPC other than OK. A server that answers well that what
-    it was asked for is not there, or not allowed, has not failed."""
+def _failed(attributes: dict[str, object]) -> bool:
+    """Whether the protocol's own status says so: HTTP 5xx, or gRPC other than OK."""
     http = attributes.get(_HTTP_STATUS_KEY, attributes.get(_OLD_HTTP_STATUS_KEY, 0))
-    grpc = _number_or_zero(attributes.get(_GRPC_STATUS_KEY, 0))
-    is_grpc_error = grpc in _GRPC_SERVER_ERRORS if kind == _SERVER else grpc != 0
-    return is_grpc_error or _number_or_zero(http) >= _HTTP_SERVER_ERROR
+    return _number_or_zero(http) >= _HTTP_SERVER_ERROR or _number_or_zero(attributes.get(_GRPC_STATUS_KEY, 0)) != 0
 
 
 def _number_or_zero(value: Any) -> float:
