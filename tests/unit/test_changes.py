@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import orjson
 
 from udfs.pure import assemble
@@ -32,6 +33,12 @@ class Days:
             self.pods.enter(now_ms, names, [""] * len(names), self.services, list(versions.values()))
         return self.changes()
 
+    def is_renewed(self, **spans: int) -> bool:
+        """By so many spans of each pod in this minute."""
+        now_ms = START_MS + self.minute * MINUTE_MS
+        pod = np.repeat([self.pods.names.get(f"pay{SEPARATOR}{name}") for name in spans], list(spans.values()))
+        return bool(self.pods.renewed(now_ms, pod, np.zeros(len(pod), int), np.array([START_MS]))[0])
+
     def changes(self) -> list:
         """(what, minutes ago, from, to)"""
         now_ms = START_MS + self.minute * MINUTE_MS
@@ -52,6 +59,25 @@ def test_a_release_is_told_once_with_both_versions_though_pods_come_one_by_one()
     assert days.changes() == [("version", 6, "1.2", "1.3"), ("pods", 6, 2, 4)]
     days.run(CHANGES_MINUTES, c="1.3", d="1.3")
     assert days.changes() == []
+
+
+def test_a_release_is_known_by_another_version_at_once_and_by_pods_that_fall_silent() -> None:
+    days = Days()
+    days.run(40, a="1.2", b="1.2")
+    days.run(1, a="1.2", b="1.2", c="1.3")
+    assert days.is_renewed(a=5, c=5)
+    assert not days.is_renewed(a=9, c=1)  # a few requests to try it
+    days.run(40, a="1.2", c="1.3")
+    assert not days.is_renewed(a=5, c=5)  # it has become one of two
+    days.run(1, a="1.2", c="1.3", d="1.3")
+    assert not days.is_renewed(a=5, d=5)  # more of the same
+
+    days = Days()
+    days.run(90, a="", b="")
+    days.run(2, a="", c="")
+    assert not days.is_renewed(a=5, c=5)
+    days.run(2, a="", c="")
+    assert days.is_renewed(a=5, c=5)
 
 
 def test_a_roll_back_is_a_change_too_and_so_is_a_version_under_the_same_pod() -> None:

@@ -37,13 +37,13 @@ class Tracer:
 
     def span(
         self, service: str, operation: str, parent: str = "", own: float = 0.0, kind: int = SERVER, peer: str = "",
-        error: bool = False, pod: str = "0", inside: Callable[[str], None] = lambda span: None,
+        error: bool = False, pod: str = "0", inside: Callable[[str], None] = lambda span: None, version: str = "1",
     ) -> None:  # fmt: skip
         """A span that works for about ``own`` and then waits for what is ``inside`` it."""
         span_id = str(len(self.groups))
         begun = self.now
         row: list = [span_id, parent, operation, kind, int(error), 0, 0, peer]
-        self.groups.append([service, pod, self.hosts.get(f"{service}{pod}", ""), [row]])
+        self.groups.append([service, pod, self.hosts.get(f"{service}{pod}", ""), [row], version])
         self.now += own * self.rng.lognormvariate(0, 0.2)
         inside(span_id)
         row[5], row[6] = int(begun * NS_PER_MS), int(self.now * NS_PER_MS)
@@ -383,3 +383,77 @@ def test_what_the_spans_of_a_trace_show_goes_before_over_use(
     strongest = np.repeat(np.array([[0], [1]]), CHANNELS + 1, axis=1)
     best, cell, channel = blame(odds_of(2, **given), strongest, np.zeros(2, np.int64), np.array([0, 1]))
     assert (best[0], cell[0], channel[0]) == expected
+
+
+# ---- calls that are left out --------------------------------------------------------------------
+
+LOST = 0.02  # share of the spans that get lost on their way
+
+
+def leaves_out(why: str) -> Request:
+    """``front`` has ``stock`` serve, which asks ``ledger`` and sends to ``mail``, with spans of those who serve alone,
+    some of which get lost. Faulty, in half of the traces: for one of these reasons there is none of the other's."""
+
+    def request(tracer: Tracer, faulty: bool) -> None:
+        def ask(span: str) -> None:
+            hit = faulty and tracer.rng.random() < 0.5
+            if hit and why == "times out":
+                tracer.now += 800.0
+            elif not (hit and why == "skips") and tracer.rng.random() > LOST:
+                tracer.span("ledger", "/ledger", span, own=3.0)
+            if not (faulty and why == "is silent") and tracer.rng.random() > LOST:
+                tracer.span("mail", "/mail", span, own=1.0)
+
+        tracer.span(
+            "front", "/front", own=2.0, inside=lambda span: tracer.span("stock", "/stock", span, 4.0, inside=ask)
+        )
+
+    return request
+
+
+@pytest.mark.parametrize(
+    ("why", "culprit"), [("skips", "stock"), ("times out", "ledger"), ("is silent", "mail"), ("", "")]
+)
+def test_calls_that_are_left_out_are_told_from_spans_that_get_lost(why: str, culprit: str) -> None:
+    found = blamed(leaves_out(why))
+    if not culprit:
+        assert not found
+    else:
+        assert found[culprit, "structure_change"] > 0.8 * found.total() > 40
+
+
+# ---- releases -----------------------------------------------------------------------------------
+
+
+def released(failing: float) -> Request:
+    """``front`` has ``stock`` serve, which asks ``ledger``. Faulty: new pods of another version ask ``tax`` in its
+    place, while one old pod goes on, and such a share of the new version's answers are errors."""
+
+    def request(tracer: Tracer, faulty: bool) -> None:
+        is_new = faulty and tracer.rng.random() < 0.8
+        pod, version, callee = ("1", "2", "tax") if is_new else ("0", "1", "ledger")
+        fails = is_new and tracer.rng.random() < failing
+
+        def serve(span: str) -> None:
+            tracer.span("stock", "/stock", span, 4.0, SERVER, error=fails, pod=pod, version=version, inside=ask)
+
+        def ask(span: str) -> None:
+            tracer.span(callee, f"/{callee}", span, own=3.0)
+
+        def inside(span: str) -> None:
+            serve(span)
+            tracer.span("tax", "/tax", span, own=3.0)
+
+        tracer.span("front", "/front", own=2.0, inside=inside)
+
+    return request
+
+
+def test_what_another_version_calls_is_nobodys_fault_from_the_first_minute_on() -> None:
+    assert not blamed(released(0.0))
+
+
+def test_a_release_that_fails_does_not_teach_that_failing_is_usual() -> None:
+    found = blamed(released(0.4), minutes=40)
+    assert found["stock", "dependency_failure"] > 0.9 * found.total()
+    assert found.total() > 0.9 * 0.4 * 0.8 * 20 * 40

@@ -15,7 +15,7 @@ from udfs.pure.assemble import SEPARATOR
 from udfs.pure.baseline import Profiles, Vocabulary, fewer, grown, seen_lately
 from udfs.pure.callers import Callers
 from udfs.pure.channels import GAP, LEAF, OWN, TIMES
-from udfs.pure.children import Children
+from udfs.pure.children import ChildOperations, Children, Missing
 from udfs.pure.counts import ERROR_RATE, FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
 from udfs.pure.demand import Demand, requests_of
 from udfs.pure.frame import Frame
@@ -73,11 +73,14 @@ class Baselines:
         self._demand = Demand()
         self._replicas = Replicas()
         self._children = Children()
+        self._child_operations = ChildOperations()
         self._callers = Callers()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of an earlier release, which knew of no demand and looked all peers up anew, too."""
-        self.__dict__.update({"_demand": Demand(), "_looked_up": 0} | state)
+        """Of an earlier release, which knew of no demand, kept no children by operation and looked all peers up anew,
+        too."""
+        self.__dict__.update({"_demand": Demand(), "_child_operations": ChildOperations(), "_looked_up": 0} | state)
+        self._child_operations.resize(len(self.operations))
 
     def read(self, minute_ms: int, frame: Frame) -> Reading:
         """Compare a minute with the past. Names are entered, the load's level and the demand follow; nothing else is
@@ -186,14 +189,18 @@ class Baselines:
         The callee did not answer, or with an error, or was slow; without calling spans any error. The calling span may
         keep quiet about its callee's error.
         """
-        usual = self.durations
-        surplus = np.log(frame.duration_ms + TIME_FLOOR_MS) - usual.location[operation]
-        slow = surplus > SLOW_CALLEE * usual.scale[operation]
-        slow &= usual.is_settled(operation, SAMPLES_MIN, MINUTES_MIN)
+        slow = self.took_long(frame, operation)
         by_callee = ~frame.is_answered | frame.is_parent_of(slow) | is_slow
         failed_by_callee = frame.has_erring_child | frame.is_error & by_callee
         excused = np.where(frame.is_call, failed_by_callee, frame.is_error)
         return excused & ~misused & ~frame.is_parent_of(misused)
+
+    def took_long(self, frame: Frame, operation: np.ndarray) -> np.ndarray:
+        """Whether each span, with all that it waited for, took longer than its operation's usually do.  # (spans,)"""
+        usual = self.durations
+        surplus = np.log(frame.duration_ms + TIME_FLOOR_MS) - usual.location[operation]
+        slow = surplus > SLOW_CALLEE * usual.scale[operation]
+        return slow & usual.is_settled(operation, SAMPLES_MIN, MINUTES_MIN)
 
     def enter_services(self, names: Iterable[str], minute_ms: int) -> None:
         """Enter the names of services that are seen in a minute."""
@@ -242,6 +249,7 @@ class Baselines:
             setattr(self, name, grown(getattr(self, name), rows))
         self._callee_of, self._peer_of = grown(self._callee_of, rows, -1), grown(self._peer_of, rows, -1)
         self.counts.resize(rows)
+        self._child_operations.resize(rows)
         self.times.resize(rows * SHAPES)
         self.durations.resize(rows)
         self.starts.resize(rows)
@@ -278,6 +286,8 @@ class Baselines:
         answered = np.flatnonzero(frame.is_answered & (reading.callee >= 0))
         self._callee_of[operation[answered]] = reading.callee[answered]
         self._learn_children(minute_ms, frame, reading, events)
+        sound, has, child = _children_of_sound(frame, reading)
+        self._child_operations.learn(operation[sound], events[sound], operation[has], child, events[has], FADE)
         pairs = _answers(frame, reading.caller, reading.is_entry, reading.slow_level, self.services.names)[2]
         self._callers.learn(minute_ms, *pairs)
         is_rare = self.structures.share(reading.structure, self.counts.calls[operation]) < RARE
@@ -318,15 +328,27 @@ class Baselines:
         ]
         return np.array([self.services.get(name) if name else -1 for name in found], np.int64)
 
+    def missing_children(self, frame: Frame, reading: Reading) -> Missing:
+        """Children that spans without an error lack, though nearly all of their operation have them."""
+        sound, has, child = _children_of_sound(frame, reading)
+        return self._child_operations.missing(sound, reading.operation[sound], has, child)
+
+    def service_of(self, operation: np.ndarray) -> np.ndarray:
+        """Whose operations these are."""
+        return self._service_of[operation]
+
     def renew(self, services: np.ndarray, samples: float) -> None:
-        """Let the own times of these services be learnt quickly: they have a new release."""
+        """Let the own times and the children of these services be learnt quickly: they have a new release."""
         of = np.isin(self._service_of, services)
+        self._child_operations.renew(np.flatnonzero(of), samples)
         for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
             table.samples[rows] = np.minimum(table.samples[rows], samples)
 
     def is_crowded(self) -> bool:
         """Whether more is kept than is to be."""
-        tables = self.operations, self._replicas, self._children, self._callers, self.structures
+        tables = (
+            self.operations, self._replicas, self._children, self._child_operations, self._callers, self.structures
+        )  # fmt: skip
         return self.services.taken > SERVICES_MOST or max(len(table) for table in tables) > ROWS_MOST
 
     def forget(self, before_ms: int) -> tuple[np.ndarray, np.ndarray]:
@@ -353,6 +375,8 @@ class Baselines:
         kept = kept[~np.isin(self._service_of[kept], gone)]
         if len(kept) < len(self.operations):
             self._keep_operations(kept)
+        if len(self._child_operations) > ROWS_MOST:
+            self._child_operations.keep(np.arange(len(kept)), fewer(ROWS_MOST))
         return gone, kept
 
     def _keep_operations(self, kept: np.ndarray) -> None:
@@ -361,9 +385,17 @@ class Baselines:
             setattr(self, name, getattr(self, name)[kept])
         profiles = (kept[:, None] * SHAPES + np.arange(SHAPES)).ravel()
         self.counts.keep(kept, profiles)
+        self._child_operations.keep(kept, ROWS_MOST)
         self.times.keep(profiles)
         self.durations.keep(kept)
         self.starts.keep(kept)
+
+
+def _children_of_sound(frame: Frame, reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows of spans without an error; for each operation of a child of such a span, its row, and that operation)"""
+    is_sound = ~(frame.is_error | frame.has_erring_child)
+    groups = reading.groups[is_sound[frame.parent[reading.groups]]]
+    return np.flatnonzero(is_sound), frame.parent[groups], reading.operation[groups]
 
 
 def _rejects(frame: Frame, slow_level: np.ndarray) -> np.ndarray:

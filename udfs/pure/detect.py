@@ -22,7 +22,7 @@ from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, opened
 from udfs.pure.baselines import Baselines
 from udfs.pure.beliefs import Beliefs
 from udfs.pure.case import Believed, Case, Cells, cells_of
-from udfs.pure.channels import CHANNELS, KINDS, OVERUSE, THRESHOLD
+from udfs.pure.channels import CHANNELS, FAILURE, KINDS, OVERUSE, THRESHOLD
 from udfs.pure.counts import made_by
 from udfs.pure.embed import tokens
 from udfs.pure.episodes import LONE
@@ -422,7 +422,7 @@ class Detector(Generic[Told]):
         here: np.ndarray,
     ) -> None:
         """Let the tables learn from the minute, less from what seems affected; a new release teaches fully, whatever it
-        looks like.
+        looks like, unless it fails.
 
         A lone outlier's time teaches like all: the baselines bound its influence, and have to know how often it
         happens. In the midst of trouble the affected traces teach little, and where it is wholesale so do those that
@@ -442,7 +442,11 @@ class Detector(Generic[Told]):
         # What happens to a call is in its caller's span and blamed on the callee: the trace counts as a whole.
         suspect = np.clip(of_trace[frame.trace] - np.log(LONE) - THRESHOLD, -50, 50)
         events = np.maximum(1 / (1 + np.exp(suspect)), ANOMALOUS_WEIGHT)
-        events[new] = 1.0
+        # A release that fails is not well, those of its calls that don't fail among them.
+        sound = np.ones(len(frame.traces))
+        np.minimum.at(sound, cells.services.trace, states[here, FAILURE, 0][cells.services.subject])
+        of_new = np.where(case.is_warming, 1.0, np.maximum(sound, ANOMALOUS_WEIGHT))
+        events = np.where(new, of_new[frame.trace], events)
         self.weights = np.where(new, 1.0, np.minimum(times, events))
         self._baselines.learn(case.minute_ms, frame, reading, times, events)
         if renewed.any():

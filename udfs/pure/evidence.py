@@ -14,7 +14,7 @@ from udfs.pure.baselines import Baselines
 from udfs.pure.channels import CHANNELS, FAILURE, GAP, LEAF, OWN, REPEAT, STRUCTURE, TIMES
 from udfs.pure.counts import STRUCTURE_TROUBLE_RATE, TROUBLE_RATE
 from udfs.pure.frame import Frame
-from udfs.pure.predict import Prediction
+from udfs.pure.predict import CHANCES, Prediction
 from udfs.pure.reading import RELIEF, SLOWDOWNS, TAIL, Reading
 from udfs.pure.tokens import Tokens
 
@@ -29,6 +29,10 @@ SPANS_TOGETHER = 3.0
 LOAD_SLACK = 0.5
 # By how much a new release may be slower while it is learnt.
 RELEASE_SLOWER = np.log(2.0)
+
+# Of Clues: who is blamed.
+_BLAMED = ("blamed", "error_blamed", "rare_blamed", "loop_blamed", "lack_blamed")
+_NONE = np.zeros(0)
 
 
 class Clues(NamedTuple):
@@ -50,17 +54,19 @@ class Clues(NamedTuple):
     loop_weight: np.ndarray  # (loops,) nats
     loop_blamed: np.ndarray  # (loops,) service
     loop_place: np.ndarray  # (loops,)
+    lack: np.ndarray = _NONE  # (spans,) how often a child is missing that is, 0 = none is; (0,) of an earlier release
+    lack_blamed: np.ndarray = _NONE  # (spans,) service to blame for it
 
     def services(self) -> np.ndarray:
         """Numbers of all that may be blamed, ascending."""
-        found = np.unique(np.concatenate([self.blamed, self.error_blamed, self.rare_blamed, self.loop_blamed]))
+        found = np.unique(np.concatenate([getattr(self, name) for name in _BLAMED]))
         return found[found >= 0]
 
     def renumbered(self, numbers: np.ndarray) -> Clues:
         """With places in ``numbers``, ascending, in place of numbers of services."""
         return self._replace(**{
             name: np.where(getattr(self, name) >= 0, np.searchsorted(numbers, getattr(self, name)), -1)
-            for name in ("blamed", "error_blamed", "rare_blamed", "loop_blamed")
+            for name in _BLAMED
         })  # fmt: skip
 
     def of_rows(self, rows: np.ndarray, loops: np.ndarray) -> Clues:
@@ -70,7 +76,9 @@ class Clues(NamedTuple):
             return np.where(places >= 0, np.searchsorted(rows, places), -1)
 
         of_loops = ("loop", "loop_weight", "loop_blamed", "loop_place")
-        chosen = {name: getattr(self, name)[loops if name in of_loops else rows] for name in self._fields}
+        chosen = {name: getattr(self, name)[loops if name in of_loops else rows] for name in self._fields[:-2]}
+        if len(self.lack):
+            chosen |= {"lack": self.lack[rows], "lack_blamed": self.lack_blamed[rows]}
         places = {name: renumbered(chosen[name]) for name in ("place", "error_place", "loop", "loop_place")}
         return Clues(**{**chosen, **places})
 
@@ -147,6 +155,7 @@ def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarra
     below_silent = frame.has_parent & reading.is_silent[frame.parent]
     place_of_caller = np.where(below_silent, -1, frame.parent)
     loops = reading.loops
+    lack, lack_blamed = _lacked(base, frame, reading)
     return Clues(
         is_timed=reading.is_known,
         channel=np.where(frame.is_answered, GAP, np.where(frame.is_call, LEAF, OWN)).astype(np.int8),
@@ -163,7 +172,25 @@ def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarra
         loop_weight=reading.loop_weight,
         loop_blamed=reading.caller[loops],
         loop_place=place_of_caller[loops],
+        lack=lack,
+        lack_blamed=lack_blamed,
     )
+
+
+def _lacked(base: Baselines, frame: Frame, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+    """(how often a child is missing that each span lacks, 0 = it lacks none, whom to blame)  # 2 x (spans,)
+
+    Who leaves out a call is the caller. But one that took its time has waited for the callee, without a span for it;
+    and a service that isn't heard of at all any more is silent by itself.
+    """
+    lack, blamed = np.zeros(frame.count), reading.service.copy()
+    missing = base.missing_children(frame, reading)
+    order = np.argsort(-missing.rate, kind="stable")  # the least usual last
+    row, child = missing.row[order], base.service_of(missing.child[order])
+    lack[row] = missing.rate[order]
+    is_dead = base.took_long(frame, reading.operation)[row] | ~np.isin(child, reading.service)
+    blamed[row] = np.where(is_dead, child, reading.service[row])
+    return lack, blamed
 
 
 def weighed(clues: Clues, tokens: Tokens, found: Prediction, kind: np.ndarray) -> Evidence:
@@ -184,6 +211,7 @@ def weighed(clues: Clues, tokens: Tokens, found: Prediction, kind: np.ndarray) -
     # What a new release calls is its own affair.
     is_old = ~clues.is_renewed[rare]
     rare, rarity = rare[is_old], rarity[is_old] + np.log(STRUCTURE_TROUBLE_RATE / TROUBLE_RATE)
+    lacking, lacks = _lacking(clues, kind)
     parts: list[tuple[Any, ...]] = [
         (timed, clues.channel[timed], clues.blamed[timed], clues.place[timed], slow),
         (erring[0], FAILURE, clues.error_blamed[erring[0]], clues.error_place[erring[0]], erring[1]),
@@ -191,6 +219,7 @@ def weighed(clues: Clues, tokens: Tokens, found: Prediction, kind: np.ndarray) -
         (logged[0], FAILURE, tokens.service[logged[0]], logged[0], logged[1]),
         (clues.loop, REPEAT, clues.loop_blamed, clues.loop_place, clues.loop_weight),
         (rare, STRUCTURE, clues.rare_blamed[rare], clues.place[rare], rarity),
+        (lacking, STRUCTURE, clues.lack_blamed[lacking], -1, lacks),
     ]
     row, channels, service, places = (
         np.concatenate([np.broadcast_to(part[i], len(part[0])) for part in parts]) for i in range(4)
@@ -213,10 +242,24 @@ def _surprising(
 
     chances: (spans,) how often it might have happened, to happen once.
     """
-    trouble, usual = (-np.expm1(chances * np.log1p(-rate)) for rate in (TROUBLE_RATE, found.chance[:, bit]))
-    weight = np.log(trouble / usual)
-    rows = np.flatnonzero(tokens.bits[:, bit] & (weight > EVENT_WEIGHT_MIN))
+    return _surprises(tokens.bits[:, bit], found.chance[:, bit], chances)
+
+
+def _surprises(happened: np.ndarray, usual: np.ndarray, chances: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """The same of what happened to spans, and usually does so often."""
+    in_trouble, as_usual = (-np.expm1(chances * np.log1p(-rate)) for rate in (TROUBLE_RATE, usual))
+    weight = np.log(in_trouble / as_usual)
+    rows = np.flatnonzero(happened & (weight > EVENT_WEIGHT_MIN))
     return rows, weight[rows]
+
+
+def _lacking(clues: Clues, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of spans that lack a child, evidence)"""
+    lacks = clues.lack > 0
+    if not lacks.any():
+        return np.zeros(0, np.int64), _NONE
+    # Of a new release see above; below 1, for the spans that lack nothing.
+    return _surprises(lacks & ~clues.is_renewed, np.clip(clues.lack, *CHANCES), _chances(kind, lacks))
 
 
 def _chances(kind: np.ndarray, happened: np.ndarray) -> np.ndarray:

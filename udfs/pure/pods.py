@@ -126,8 +126,9 @@ class Pods:
         self._changes[service] = changes[-CHANGES_MOST:]
 
     def renewed(self, minute_ms: int, pod: np.ndarray, service: np.ndarray, service_since: np.ndarray) -> np.ndarray:
-        """Whether each service has a new release: it is old, many of its spans come from young pods, and pods that are
-        not young fell silent. Where none did, pods were only added.  # (services,)
+        """Whether each service has a new release: many of its spans come from young pods, and these run a version that
+        no other did, or the service is old and pods that are not young fell silent. Where none did, pods were only
+        added.  # (services,)
 
         pod, service: (spans,) numbers. service_since: (services,) the minute (ms) that each was seen first.
         """
@@ -141,7 +142,19 @@ class Pods:
         silent = (last_seen <= minute_ms - SILENT_MINUTES * MINUTE_MS) & (last_seen > minute_ms - youth)
         silent &= last_seen - self._since >= youth
         gone = np.bincount(self.service[silent], minlength=services)
-        return old & (counts > 0) & (fresh > RENEWED_SHARE * counts) & (gone > 0)
+        many = (counts > 0) & (fresh > RENEWED_SHARE * counts)
+        renewed = many & old & (gone > 0)
+        for of in np.flatnonzero(many & ~renewed).tolist():
+            renewed[of] = self._has_another_version(minute_ms, of)
+        return renewed
+
+    def _has_another_version(self, minute_ms: int, service: int) -> bool:
+        """Whether young pods of a service that are heard of run a version that none of the others ran."""
+        youth = POD_YOUTH_MINUTES * MINUTE_MS
+        pods = np.flatnonzero((self.service == service) & (self.names.last_seen > minute_ms - youth))
+        is_young = minute_ms - self._since[pods] < youth
+        young, others = ({self._version[pod] for pod in pods[of].tolist()} - {""} for of in (is_young, ~is_young))
+        return bool(others and young - others)
 
     def is_crowded(self) -> bool:
         """Whether more is kept than is to be."""
