@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.unit.keyed_stage import Stage
@@ -13,8 +15,9 @@ from udfs.changelog import payload_row
 from udfs.judge import CASES, INCIDENTS, PART, REQUESTS, VERDICTS, Judge, case_rows, judge_slot, minute_of
 from udfs.pure.case import Case, as_it_is
 from udfs.pure.detect import LAG_MINUTES, Detector
+from udfs.pure.evidence import Clues
 from udfs.pure.judge import judge
-from udfs.pure.predict import DEFAULT_MODEL, DEFAULT_MODELS, MaskedSpanModel
+from udfs.pure.predict import DEFAULT_MODEL, DEFAULT_MODELS, MaskedSpanModel, Usual
 from udfs.pure.verdicts import merged
 from udfs.pure.windows import MINUTE_MS
 from udfs.pure.workload import Work
@@ -68,6 +71,16 @@ def test_the_parts_together_say_what_the_whole_says(case: Case, model: MaskedSpa
         assert found["unexplained_usage"] == expected["unexplained_usage"]
         for service, usage in expected["excess_usage"].items():
             assert found["excess_usage"].get(service, dict.fromkeys(usage, 0.0)) == pytest.approx(usage, abs=1e-9)
+
+
+def test_a_case_that_an_earlier_release_kept_is_judged(case: Case) -> None:
+    """It knew of no children that are missing."""
+    nothing = replace(case, clues=case.clues._replace(lack=np.zeros(len(case.operation))))
+    kept = pickle.loads(pickle.dumps(replace(case, clues=Clues(*case.clues[: Clues._fields.index("lack")]))))
+    assert judge(kept, Usual()).verdicts == judge(nothing, Usual()).verdicts
+    parts = kept.parts(spans_most=200)
+    assert len(parts) > 1
+    assert sum(len(judge(part, Usual()).verdicts) for part in parts) == len(case.trace_ids)
 
 
 def test_a_small_case_is_one_part_and_a_trace_keeps_its_half(case: Case) -> None:

@@ -32,7 +32,8 @@ RELEASE_SLOWER = np.log(2.0)
 
 # Of Clues: who is blamed.
 _BLAMED = ("blamed", "error_blamed", "rare_blamed", "loop_blamed", "lack_blamed")
-_NONE = np.zeros(0)
+# What cases of an earlier release say of children that are missing: nothing.
+_NO_LACK, _NOBODY = np.zeros(0), np.zeros(0, np.int64)
 
 
 class Clues(NamedTuple):
@@ -54,8 +55,8 @@ class Clues(NamedTuple):
     loop_weight: np.ndarray  # (loops,) nats
     loop_blamed: np.ndarray  # (loops,) service
     loop_place: np.ndarray  # (loops,)
-    lack: np.ndarray = _NONE  # (spans,) how often a child is missing that is, 0 = none is; (0,) of an earlier release
-    lack_blamed: np.ndarray = _NONE  # (spans,) service to blame for it
+    lack: np.ndarray = _NO_LACK  # (spans,) how often the child is missing that is, 0 = none; (0,) of an earlier release
+    lack_blamed: np.ndarray = _NOBODY  # (spans,) service to blame for it
 
     def services(self) -> np.ndarray:
         """Numbers of all that may be blamed, ascending."""
@@ -257,7 +258,7 @@ def _lacking(clues: Clues, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rows of spans that lack a child, evidence)"""
     lacks = clues.lack > 0
     if not lacks.any():
-        return np.zeros(0, np.int64), _NONE
+        return np.zeros(0, np.int64), np.zeros(0)
     # Of a new release see above; below 1, for the spans that lack nothing.
     return _surprises(lacks & ~clues.is_renewed, np.clip(clues.lack, *CHANCES), _chances(kind, lacks))
 
