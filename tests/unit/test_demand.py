@@ -1,4 +1,4 @@
-"""How much a service is asked for, and whether that is known."""
+"""How much a service is asked for, whether that is known, and how slow it is then."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from udfs.pure.assemble import assemble, unpack
+from udfs.pure.curves import Curves
 from udfs.pure.demand import Demand, requests_of
 from udfs.pure.frame import Frame
 
@@ -46,6 +47,72 @@ def test_a_service_that_takes_the_place_of_another_is_known_by_nothing() -> None
         asked(demand, minute, 40)
     demand.reset(np.array([0, 7]))
     assert asked(demand, 61, 400) == 0.0
+
+
+@pytest.mark.parametrize("requests", [3, 40, 400])
+def test_a_demand_is_new_where_it_is_no_chance(requests: float) -> None:
+    demand, rng = Demand(), np.random.default_rng(1)
+    new = []
+    for minute in range(600):
+        demand.follow(START_MS + minute * MINUTE_MS, np.array([rng.poisson(requests)]))
+        new.append(demand.is_new(2))
+        demand.learn()
+    assert np.mean(new[60:], axis=0) == pytest.approx([0, 0], abs=0.02)
+    demand.follow(START_MS + 600 * MINUTE_MS, np.array([5.0 * requests + 20]))
+    assert demand.is_new(2).tolist() == [True, False]
+
+
+def lasted(curves: Curves, rng: np.random.Generator, demand: float, factor: float, minutes: int = 60) -> float:
+    """Minutes of twenty spans in slot 1 of 2; the shift at this demand when they are over."""
+    curves.resize(2)
+    at = np.full(2, np.log(demand))
+    for _ in range(minutes):
+        above = np.log(factor) + rng.exponential(0.3, 20)
+        curves.learn(at, np.ones(20, np.int64), above, np.ones(20))
+    return shift(curves, demand)
+
+
+def shift(curves: Curves, demand: float) -> float:
+    nobodys, found = curves.shift(np.full(2, np.log(demand)))
+    assert nobodys == 0
+    return float(found)
+
+
+def test_what_it_takes_at_each_demand_is_known_from_the_last_time() -> None:
+    curves, rng = Curves(), np.random.default_rng(1)
+    for _ in range(4):
+        lasted(curves, rng, 10, 1)
+        lasted(curves, rng, 30, 3, minutes=20)
+    assert shift(curves, 30) - shift(curves, 10) == pytest.approx(np.log(3), abs=0.35)
+    assert shift(curves, 10) == 0
+    assert 0 <= shift(curves, 18) < shift(curves, 25) < shift(curves, 30)
+    assert shift(curves, 300) == pytest.approx(shift(curves, 30), abs=0.2)  # it is no faster there
+    assert shift(curves, 1e9) > 0.3
+
+
+def test_a_demand_that_changes_nothing_has_no_shift() -> None:
+    """Nor has a mean of times that is above their usual, as it is where some take long."""
+    curves, rng = Curves(), np.random.default_rng(1)
+    found = [lasted(curves, rng, rng.uniform(8, 40), 1, minutes=1) for _ in range(600)]
+    assert max(found[60:]) < 0.1
+
+
+def test_a_fault_at_the_usual_demand_is_not_the_demands() -> None:
+    curves, rng = Curves(), np.random.default_rng(1)
+    lasted(curves, rng, 20, 1, minutes=120)
+    assert lasted(curves, rng, 20, 5, minutes=60) < 0.1
+
+
+def test_a_new_release_is_soon_known_by_what_it_does() -> None:
+    curves, rng = Curves(), np.random.default_rng(1)
+    lasted(curves, rng, 10, 1, minutes=600)
+    lasted(curves, rng, 30, 3, minutes=200)
+    curves.renew(np.array([1]))
+    before = shift(curves, 30)
+    lasted(curves, rng, 10, 1, minutes=30)
+    assert lasted(curves, rng, 30, 1, minutes=30) < before / 2
+    curves.reset(np.array([1]))
+    assert shift(curves, 30) == 0
 
 
 def test_a_loop_is_not_the_demand_of_its_callee() -> None:

@@ -269,6 +269,18 @@ def test_a_service_that_a_crowd_slows_is_not_at_fault(warm) -> None:
     assert flagged(run_all(warm(), slow, minutes=8)) > 0.4
 
 
+@pytest.mark.parametrize("factor", [3.0, 4.0])
+def test_as_slow_as_at_the_same_demand_before_is_usual(warm, factor: float) -> None:
+    """A crowd that slows a service more than demand commonly does; at the usual demand it is at fault as ever."""
+    slow = World(slow={"stock": factor})
+    first, after, again = warm(), WARM + 20, WARM + 50
+    assert flagged(run(first, slow, minutes=20, traces=3 * TRACES)[5:]) < 0.02
+    assert flagged(run(first, World(), first=after, minutes=30)) < 0.02
+    other = frozen(first)
+    assert flagged(run(first, slow, first=again, minutes=20, traces=3 * TRACES)) < 0.02
+    assert flagged(run(other(), slow, first=again, minutes=8)[1:]) > 0.9
+
+
 def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:
     kept, moved = warm(), warm()
     for number in range(WARM, WARM + 8):

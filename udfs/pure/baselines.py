@@ -17,6 +17,7 @@ from udfs.pure.callers import Callers
 from udfs.pure.channels import GAP, LEAF, OWN, TIMES
 from udfs.pure.children import ChildOperations, Children, Missing
 from udfs.pure.counts import ERROR_RATE, FADE, REPEAT_USUAL, SLOW_LEVELS, TROUBLE_RATE, Counts, group_repeats
+from udfs.pure.curves import Curves
 from udfs.pure.demand import Demand, requests_of
 from udfs.pure.frame import Frame
 from udfs.pure.load import Load
@@ -71,6 +72,7 @@ class Baselines:
         self._service_hash = np.zeros(1, np.int64)  # (1 + services,) below SHAPES; 0: nobody
         self._load = Load()
         self._demand = Demand()
+        self._curves = Curves()
         self._replicas = Replicas()
         self._children = Children()
         self._child_operations = ChildOperations()
@@ -79,8 +81,10 @@ class Baselines:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of an earlier release, which knew of no demand, kept no children by operation and looked all peers up anew,
         too."""
-        self.__dict__.update({"_demand": Demand(), "_child_operations": ChildOperations(), "_looked_up": 0} | state)
+        new = {"_demand": Demand(), "_curves": Curves(), "_child_operations": ChildOperations(), "_looked_up": 0}
+        self.__dict__.update(new | state)
         self._child_operations.resize(len(self.operations))
+        self._curves.resize(len(self.services) * TIMES)
 
     def read(self, minute_ms: int, frame: Frame) -> Reading:
         """Compare a minute with the past. Names are entered, the load's level and the demand follow; nothing else is
@@ -117,7 +121,7 @@ class Baselines:
         self._demand.follow(minute_ms, requests)
         surplus = raw_log_time[telling] - self.times.location[profile[telling]]
         self._load.follow(service[telling], surplus, self.times.scale[profile[telling]])
-        load = self._load.shift()[load_slot]
+        load = (self._load.shift() + self._curves.shift(self._demand_of_slots()))[load_slot]
         replica = self._replicas.enter(minute_ms, frame, self.services.names, load_slot, channel == GAP)
         offset, uncertainty = self._replicas.offset(replica)
         log_time = raw_log_time - load - offset
@@ -212,6 +216,7 @@ class Baselines:
         self.samples, self.minutes = grown(self.samples, count), grown(self.minutes, count)
         self.spans = grown(self.spans, count)
         self._load.resize(count * TIMES)
+        self._curves.resize(count * TIMES)
         self.wander.resize(count * TIMES)
         new = [*reused, *range(before, count)]
         for i in new:
@@ -254,6 +259,9 @@ class Baselines:
         self.durations.resize(rows)
         self.starts.resize(rows)
 
+    def _demand_of_slots(self) -> np.ndarray:
+        return np.repeat(self._demand.now(len(self.services)), TIMES)
+
     def _time_variance(self, profile: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
         """Variance of each span's log time around its profile's location.  # (spans,)
 
@@ -271,8 +279,7 @@ class Baselines:
         operation = reading.operation
         known = reading.is_known
         surplus = reading.raw_log_time - self.times.location[reading.profile]
-        self._load.learn(reading.load_slot[known], (surplus - self._replicas.offset(reading.replica)[0])[known])
-        self._demand.learn()
+        self._learn_load(reading, surplus, times)
         timed = np.where(reading.is_timed, times, 0.0)
         self._replicas.learn(reading.replica, surplus - reading.load, np.where(known, timed, 0.0))
         self.times.learn(reading.profile, reading.log_time, timed)
@@ -294,6 +301,18 @@ class Baselines:
         self.counts.learn(frame, reading, is_rare, times, events)
         self.structures.learn(minute_ms, reading.structure, events, FADE)
         self.wander.learn(reading, times)
+
+    def _learn_load(self, reading: Reading, surplus: np.ndarray, times: np.ndarray) -> None:
+        """surplus: (spans,) log times above the profile's, whatever the load. times: see ``learn``."""
+        known = reading.is_known
+        slot, demand = reading.load_slot[known], self._demand_of_slots()
+        above = (surplus - self._replicas.offset(reading.replica)[0])[known]
+        by_level, by_demand = self._load.shift()[slot], self._curves.shift(demand)[slot]
+        self._load.learn(slot, above - by_demand)
+        # What it takes at a demand that is new nobody can know: that teaches, whatever it looks like.
+        is_new = self._demand.is_new(len(self.services))[slot // TIMES]
+        self._curves.learn(demand, slot, above - by_level, np.where(is_new, 1.0, times[known]))
+        self._demand.learn()
 
     def _learn_children(self, minute_ms: int, frame: Frame, reading: Reading, events: np.ndarray) -> None:
         below = np.flatnonzero(frame.has_parent & reading.is_entry)
@@ -338,8 +357,9 @@ class Baselines:
         return self._service_of[operation]
 
     def renew(self, services: np.ndarray, samples: float) -> None:
-        """Let the own times and the children of these services be learnt quickly: they have a new release."""
+        """Let the times and the children of these services be learnt quickly: they have a new release."""
         of = np.isin(self._service_of, services)
+        self._curves.renew(_slots(services))
         self._child_operations.renew(np.flatnonzero(of), samples)
         for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
             table.samples[rows] = np.minimum(table.samples[rows], samples)
@@ -360,8 +380,9 @@ class Baselines:
         most = SERVICES_MOST if self.services.taken <= SERVICES_MOST else fewer(SERVICES_MOST)
         gone = self.services.release(before_ms, most)
         self.spans[gone] = self.samples[gone] = self.minutes[gone] = 0.0
-        slots = (gone[:, None] * TIMES + np.arange(TIMES)).ravel()
+        slots = _slots(gone)
         self._load.reset(slots)
+        self._curves.reset(slots)
         self._demand.reset(gone)
         self.wander.reset(slots)
         self._callee_of[np.isin(self._callee_of, gone)] = -1
@@ -389,6 +410,11 @@ class Baselines:
         self.times.keep(profiles)
         self.durations.keep(kept)
         self.starts.keep(kept)
+
+
+def _slots(services: np.ndarray) -> np.ndarray:
+    """Those of all kinds of time of these services."""
+    return (services[:, None] * TIMES + np.arange(TIMES)).ravel()
 
 
 def _children_of_sound(frame: Frame, reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ RECENT_MINUTES = 2.0
 KNOWN_MINUTES, MEMORY_MINUTES = 10.0, 2880.0
 # So many requests more or less are chance.
 REQUESTS = 10.0
+# And what is within so many standard deviations of it.
+CHANCE = 2.0
 # By how much the log of a time may change with the log of a demand that isn't known: that of a queue of which half is
 # used does so by 1, use / (1 - use).
 ELASTICITY = 1.0
@@ -48,7 +50,19 @@ class Demand:
 
     def unknown(self) -> np.ndarray:
         """By how much log times may be greater, as the demand is greater than any that is known.  # (services,)"""
-        return ELASTICITY * np.where(self._minutes > 1, np.maximum(_log(self._recent) - self._known, 0.0), 0.0)
+        return ELASTICITY * self._beyond()
+
+    def is_new(self, services: int) -> np.ndarray:
+        """Whether the demand is greater than any that is known, and that is no chance.  # (services,)"""
+        chance = np.sqrt(self._recent) / (self._recent + REQUESTS)
+        return grown(self._beyond() > CHANCE * chance, services)
+
+    def _beyond(self) -> np.ndarray:
+        return np.where(self._minutes > 1, np.maximum(_log(self._recent) - self._known, 0.0), 0.0)
+
+    def now(self, services: int) -> np.ndarray:
+        """Log of the demand on each service; 0 = hardly any.  # (services,)"""
+        return grown(_log(self._recent) - np.log(REQUESTS), services)
 
     def learn(self) -> None:
         """Take in the demand of the minute."""
