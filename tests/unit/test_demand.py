@@ -94,6 +94,7 @@ def test_a_demand_that_changes_nothing_has_no_shift() -> None:
     """Nor has a mean of times that is above their usual, as it is where some take long."""
     curves, rng = Curves(), np.random.default_rng(1)
     found = [lasted(curves, rng, rng.uniform(8, 40), 1, minutes=1) for _ in range(600)]
+    assert np.mean(found[60:]) < 0.01
     assert max(found[60:]) < 0.1
 
 
