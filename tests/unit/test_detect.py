@@ -278,7 +278,7 @@ def test_as_slow_as_at_the_same_demand_before_is_usual(warm, factor: float) -> N
     assert flagged(run(first, World(), first=after, minutes=30)) < 0.02
     other = frozen(first)
     assert flagged(run(first, slow, first=again, minutes=20, traces=3 * TRACES)) < 0.02
-    assert flagged(run(other(), slow, first=again, minutes=8)[1:]) > 0.9
+    assert flagged(run(other(), slow, first=again, minutes=8)[1:]) > 0.8
 
 
 def test_a_pickled_detector_goes_on_as_if_nothing_had_been(warm) -> None:

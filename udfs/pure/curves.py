@@ -56,7 +56,8 @@ class Curves:
         places = _places(demand)
         beyond = np.maximum(_between(curve, *places) - usual, 0.0)
         squares, minutes = self._spread.T
-        variance = squares / np.maximum(minutes, 1e-9) / (_between(self._minutes, *places) + 1.0)
+        told = _between(self._minutes, *places)
+        variance = squares / np.maximum(minutes, 1e-9) * told / (told + YOUTH_MINUTES) ** 2
         return np.maximum(beyond - variance / np.maximum(beyond, 1e-9), 0.0)
 
     def learn(self, demand: np.ndarray, slot: np.ndarray, above: np.ndarray, weight: np.ndarray) -> None:
