@@ -89,7 +89,11 @@ BY_RULE, RANDOM, ORACLES_TRACES, ORACLE, HINDSIGHT = (
 
 # Our order if repairs came later by so many minutes, or if the price of a dimension were wrong by a factor.
 LATER = {"an hour later": 60, "six hours later": 360}
-MISPRICED = {"cpu at half its price": ("cpu", 0.5), "cpu at 1.5 times its price": ("cpu", 1.5)}
+MISPRICED = {
+    f"{dimension} at {word} its price": (dimension, factor)
+    for dimension in ("cpu", "memory", "io")
+    for word, factor in (("half", 0.5), ("1.5 times", 1.5))
+}
 
 BUDGETS = (1, 2, 3, 5, 10, 20, 50)  # repairs a day
 SHOWN = 10  # repairs a day where a figure has one number

@@ -315,8 +315,9 @@ def test_an_aim_of_99_in_100_is_told_to_the_digit_that_shows_it() -> None:
 
 
 def test_culprits_are_told_by_what_a_person_on_call_sees_too() -> None:
-    told = report._detection(detected(("AC@1", 0.9, 0.9), ("AC@1 of its time", 0.5, 0.5)))
-    assert "<td>0.90 ± 0.00</td><td>0.50 ± 0.00</td>" in told
+    found = {"AC@1": 0.9, "AC@3": 0.95, "AC@1 of its time": 0.5, "AC@3 of its time": 0.7}
+    told = report._detection(detected(*((measure, value, value) for measure, value in found.items())))
+    assert "".join(f"<td>{value:.2f} ± 0.00</td>" for value in found.values()) in told
     assert "AC@1 is the share of faults" in " ".join(report.TEMPLATE.read_text().split())
 
 
