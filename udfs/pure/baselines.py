@@ -79,8 +79,7 @@ class Baselines:
         self._callers = Callers()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of an earlier release, which knew of no demand, kept no children by operation and looked all peers up anew,
-        too."""
+        """Of an earlier release, too, which had no demand, curves or children by operation and looked all peers up."""
         new = {"_demand": Demand(), "_curves": Curves(), "_child_operations": ChildOperations(), "_looked_up": 0}
         self.__dict__.update(new | state)
         self._child_operations.resize(len(self.operations))
@@ -260,6 +259,7 @@ class Baselines:
         self.starts.resize(rows)
 
     def _demand_of_slots(self) -> np.ndarray:
+        """Log of the demand on the service of each slot.  # (slots,)"""
         return np.repeat(self._demand.now(len(self.services)), TIMES)
 
     def _time_variance(self, profile: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
@@ -305,13 +305,14 @@ class Baselines:
     def _learn_load(self, reading: Reading, surplus: np.ndarray, times: np.ndarray) -> None:
         """surplus: (spans,) log times above the profile's, whatever the load. times: see ``learn``."""
         known = reading.is_known
-        slot, demand = reading.load_slot[known], self._demand_of_slots()
+        slot = reading.load_slot[known]
         above = (surplus - self._replicas.offset(reading.replica)[0])[known]
-        by_level, by_demand = self._load.shift()[slot], self._curves.shift(demand)[slot]
+        by_level = self._load.shift()[slot]
+        by_demand = reading.load[known] - by_level
         self._load.learn(slot, above - by_demand)
         # What it takes at a demand that is new nobody can know: that teaches, whatever it looks like.
         is_new = self._demand.is_new(len(self.services))[slot // TIMES]
-        self._curves.learn(demand, slot, above - by_level, np.where(is_new, 1.0, times[known]))
+        self._curves.learn(self._demand_of_slots(), slot, above - by_level, np.where(is_new, 1.0, times[known]))
         self._demand.learn()
 
     def _learn_children(self, minute_ms: int, frame: Frame, reading: Reading, events: np.ndarray) -> None:
