@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,7 +26,7 @@ from jobs.bill import look
 from jobs.errors import JobError
 from jobs.ledger import Ledger
 from tests.bills import Export, recency, sample, snapshots, text_of
-from tests.services import Azurite, azurite, free_port, google_storage
+from tests.services import Azurite, azurite, google_storage
 from tests.unit.test_bill import Topic, in_directory, stands, total
 from udfs.pure import bills, blobs
 from udfs.pure.focus import UnreadableBill
@@ -216,6 +217,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     bills.place.cache_clear()
 
 
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port that nobody listens on: it is held, so that no other test's server takes it meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -224,23 +233,23 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "abfss://b@devstoreaccount1.dfs.core.windows.net/cost?",
     ],
 )
-def test_where_nobody_answers_the_command_says_so_and_lives(url, impatient, monkeypatch, capsys, tmp_path):
+def test_where_nobody_answers_the_command_says_so_and_lives(url, deaf_port, impatient, monkeypatch, capsys, tmp_path):
     """pyarrow's client of Azure ends the process."""
     monkeypatch.setenv(blobs.KEY, Azurite.KEY)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    address = f"{url}endpoint_override=127.0.0.1:{free_port()}&scheme=http"
+    address = f"{url}endpoint_override=127.0.0.1:{deaf_port}&scheme=http"
     assert doctor.main(["--input", str(tmp_path), "--bill", address]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"doctor: {url.partition('?')[0]}: can't be listed: ") and "onnect" in line
     assert "hush" not in line and Azurite.KEY not in line
 
 
-def test_no_login_to_azure_is_one_line(impatient, monkeypatch):
+def test_no_login_to_azure_is_one_line(deaf_port, impatient, monkeypatch):
     for name in (blobs.KEY, blobs.SAS_TOKEN):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")  # asks nobody else
-    place = f"abfss://b@account.dfs.core.windows.net/cost?endpoint_override=127.0.0.1:{free_port()}"
+    place = f"abfss://b@account.dfs.core.windows.net/cost?endpoint_override=127.0.0.1:{deaf_port}"
     with pytest.raises(JobError, match=rf"^[^\n]*: can't be listed: [^\n]*\(set {blobs.KEY} or .*\)$"):
         billing.find(place, "EffectiveCost")
 
