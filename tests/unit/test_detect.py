@@ -238,12 +238,38 @@ def test_traces_of_a_later_minute_change_no_verdict(warm) -> None:
     assert one.step(*minute(WARM + 2)) is not None  # and the past result is not held back
 
 
-def test_a_storm_of_hours_is_not_silenced(warm) -> None:
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(failing="stock"),
+        World(slow={"stock": 5.0}, heavy={"stock": 3.0}),
+        World(slow={"stock": 5.0}, failing="ledger"),
+        World(looping=("orders", "tax")),
+    ],
+)
+def test_a_storm_of_hours_is_not_silenced(warm, world: World) -> None:
+    """What fails, asks again and again or uses more costs somebody something for as long as it lasts."""
     detector = warm()
-    results = run(detector, World(slow={"stock": 5.0}), minutes=240, traces=6)
-    assert flagged(results[-30:]) > 0.9
-    after = run(detector, World(), first=WARM + 240, minutes=60, traces=6)
-    assert flagged(after[20:]) < 0.02
+    assert flagged(run(detector, world, minutes=240, traces=6)[-30:]) > 0.9
+    assert flagged(run(detector, World(), first=WARM + 240, minutes=60, traces=6)[20:]) < 0.02
+
+
+@pytest.mark.parametrize(
+    "world", [World(slow={"stock": 2.2}), World(slow={"stock": 5.0}), World(accept_ms={"stock": 60.0})]
+)
+def test_a_shift_that_lasts_is_told_for_an_hour_at_most(warm, world: World) -> None:
+    """Slow and nothing else. Once it is over the next one is found as the first was."""
+    detector = warm()
+    results = run(detector, world, minutes=180, traces=6)
+    assert flagged(results[:40]) > 0.9
+    assert flagged(results[60:]) < 0.02
+    assert flagged(run(detector, World(), first=WARM + 180, minutes=60, traces=6)) < 0.02
+    assert flagged(run(detector, world, first=WARM + 240, minutes=30, traces=6)[10:]) > 0.9
+
+
+def test_what_is_slow_for_a_part_of_its_calls_is_no_shift(warm) -> None:
+    slow = World(slow={"stock": 5.0}, share=0.4)
+    assert flagged(run(warm(), slow, minutes=180, traces=6)[-60:]) > 0.3
 
 
 def test_a_slight_shift_that_stays_is_absorbed(warm) -> None:

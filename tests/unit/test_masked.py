@@ -121,10 +121,15 @@ def test_a_lone_outlier_is_no_episode(warm) -> None:
 
 def test_a_storm_of_hours_is_not_silenced(warm) -> None:
     detector = warm()
-    results = run(detector, World(slow={"stock": 5.0}), minutes=240, traces=6)
+    results = run(detector, World(slow={"stock": 5.0}, heavy={"stock": 3.0}), minutes=240, traces=6)
     assert flagged(results[-60:]) > 0.9
     after = run(detector, World(), first=WARM + 240, minutes=60, traces=6)
     assert flagged(list(last_word(after).values())[30:]) < 0.02
+
+
+def test_a_shift_that_lasts_is_no_anomaly_after_an_hour(warm) -> None:
+    results = run(warm(), World(slow={"stock": 5.0}), minutes=120, traces=6)
+    assert flagged(list(last_word(results).values())[70:]) < 0.02
 
 
 def test_the_order_of_traces_and_of_usage_has_no_say(warm) -> None:

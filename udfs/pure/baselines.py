@@ -273,9 +273,17 @@ class Baselines:
         variance = variance * self._load.widening()
         return variance + tolerance**2
 
-    def learn(self, minute_ms: int, frame: Frame, reading: Reading, times: np.ndarray, events: np.ndarray) -> None:
-        """Take in a minute. times, events: (spans,) how far each may teach how long things take,
-        and how often things happen; 1 = fully."""
+    def learn(
+        self,
+        minute_ms: int,
+        frame: Frame,
+        reading: Reading,
+        times: np.ndarray,
+        events: np.ndarray,
+        failures: np.ndarray,
+    ) -> None:
+        """Take in a minute. times, events, failures: (spans,) how far each may teach how long things take, how often
+        things happen, and how often calls fail or are made again; 1 = fully."""
         operation = reading.operation
         known = reading.is_known
         surplus = reading.raw_log_time - self.times.location[reading.profile]
@@ -298,7 +306,7 @@ class Baselines:
         pairs = _answers(frame, reading.caller, reading.is_entry, reading.slow_level, self.services.names)[2]
         self._callers.learn(minute_ms, *pairs)
         is_rare = self.structures.share(reading.structure, self.counts.calls[operation]) < RARE
-        self.counts.learn(frame, reading, is_rare, times, events)
+        self.counts.learn(frame, reading, is_rare, times, events, failures)
         self.structures.learn(minute_ms, reading.structure, events, FADE)
         self.wander.learn(reading, times)
 
@@ -362,6 +370,12 @@ class Baselines:
         of = np.isin(self._service_of, services)
         self._curves.renew(_slots(services))
         self._child_operations.renew(np.flatnonzero(of), samples)
+        for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
+            table.samples[rows] = np.minimum(table.samples[rows], samples)
+
+    def renew_times(self, services: np.ndarray, samples: float) -> None:
+        """Let what these services take, and calls to them, be learnt quickly: they are slower for good."""
+        of = np.isin(self._service_of, services) | np.isin(self._callee_of, services)
         for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
             table.samples[rows] = np.minimum(table.samples[rows], samples)
 

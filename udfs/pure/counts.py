@@ -65,6 +65,14 @@ class Counts:
             setattr(self, name, getattr(self, name)[kept])
         self._slow, self._repeats = self._slow[profiles], self._repeats[profiles]
 
+    def age(self, operation: np.ndarray) -> np.ndarray:
+        """How much of what counts remember they have seen of each span's operation, at the pace of these spans.
+
+        operation: (spans,) of a minute.  # (spans,) from 0 to 1
+        """
+        now = np.bincount(operation, minlength=len(self.calls))
+        return np.minimum(self.calls / np.maximum(now * COUNT_MEMORY_MINUTES, 1.0), 1.0)[operation]
+
     def log_rate(self, events: np.ndarray, thought: float, operation: np.ndarray) -> np.ndarray:
         """Log of how often such events happen to the operations' calls.  # (len(operation),)"""
         return np.log((events[operation] + thought * ERROR_CALLS) / (self.calls[operation] + ERROR_CALLS))
@@ -85,21 +93,29 @@ class Counts:
         """Whether it is known how often each call is repeated."""
         return self._repeats[row, 1] >= CALLS_MIN
 
-    def learn(self, frame: Frame, reading: Reading, is_rare: np.ndarray, times: np.ndarray, events: np.ndarray) -> None:
-        """Take in a minute. is_rare: (spans,) the set of children is. times, events: as of Baselines.learn."""
+    def learn(
+        self,
+        frame: Frame,
+        reading: Reading,
+        is_rare: np.ndarray,
+        times: np.ndarray,
+        events: np.ndarray,
+        failures: np.ndarray,
+    ) -> None:
+        """Take in a minute. is_rare: (spans,) the set of children is. times, events, failures: see Baselines.learn."""
         operation, size = reading.operation, len(self.calls)
         is_rare = is_rare & (self.calls[operation] >= CALLS_MIN)
         columns = [
-            (self.failures, reading.failed),
-            (self.rare, is_rare),
-            (self.calls, np.ones(frame.count, bool)),
-            (self.answered, frame.is_answered),
-            (self.events[:, REPEATS], caller_repeats(frame, reading) > 1),
-            (self.events[:, UNANSWERED], frame.is_call & ~frame.is_answered & (reading.callee >= 0)),
+            (self.failures, reading.failed, failures),
+            (self.rare, is_rare, events),
+            (self.calls, np.ones(frame.count, bool), events),
+            (self.answered, frame.is_answered, events),
+            (self.events[:, REPEATS], caller_repeats(frame, reading) > 1, failures),
+            (self.events[:, UNANSWERED], frame.is_call & ~frame.is_answered & (reading.callee >= 0), failures),
         ]
-        for column, chosen in columns:
+        for column, chosen, weights in columns:
             column *= FADE
-            column += np.bincount(operation[chosen], events[chosen], minlength=size)
+            column += np.bincount(operation[chosen], weights[chosen], minlength=size)
         self._slow *= FADE
         for least in range(len(SLOW_LEVELS) + 1):
             of = reading.is_known & (reading.slow_level >= least)
@@ -109,7 +125,7 @@ class Counts:
         for least in range(1, REPEATS_MAX + 1):
             of = repeats >= least
             self._repeats[:, least] += np.bincount(
-                reading.repeat_row[of], events[reading.groups[of]], minlength=len(self._repeats)
+                reading.repeat_row[of], failures[reading.groups[of]], minlength=len(self._repeats)
             )
 
 

@@ -22,7 +22,7 @@ from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, opened
 from udfs.pure.baselines import Baselines
 from udfs.pure.beliefs import Beliefs
 from udfs.pure.case import Believed, Case, Cells, cells_of
-from udfs.pure.channels import CHANNELS, FAILURE, KINDS, OVERUSE, THRESHOLD
+from udfs.pure.channels import CHANNELS, FAILURE, KINDS, OVERUSE, REPEAT, THRESHOLD, TIMES
 from udfs.pure.counts import made_by
 from udfs.pure.embed import tokens
 from udfs.pure.episodes import LONE
@@ -31,6 +31,7 @@ from udfs.pure.feedback import FalseAlarm
 from udfs.pure.frame import Frame
 from udfs.pure.impact import Impact
 from udfs.pure.judge import accused_of, judge, log_odds_of
+from udfs.pure.lasting import Lasting
 from udfs.pure.neighbours import SLOW_MIN, crowding
 from udfs.pure.pieces import PIECES, Pieces
 from udfs.pure.pods import Pods
@@ -63,8 +64,8 @@ AUDIT_SPANS = 200
 ROOT_TRACES_MIN = 20.0
 SERVICE_SPANS_MIN, SERVICE_MINUTES_MIN = 60.0, 10.0
 
-# What a span teaches in the midst of trouble, of what a normal one does: a shift that stays is the
-# usual after a day, a storm of hours is not.
+# What a span teaches in the midst of trouble, of what a normal one does: what goes on for a day is usual, a storm of
+# hours is not.
 ANOMALOUS_WEIGHT = 0.1
 # How far below even odds a trace has to be to teach what usual traces do.
 SUSPICION = 2.0
@@ -102,6 +103,7 @@ class Detector(Generic[Told]):
         self._pieces = Pieces()
         self._beliefs = Beliefs(LAG_MINUTES)
         self._impact = Impact()
+        self._lasting = Lasting()
         self._minutes = 0
         self._admitted: set[str] = set()  # keys of false alarms
         self._judged: list[int] = []  # minutes to be told anew, ascending
@@ -112,10 +114,9 @@ class Detector(Generic[Told]):
         return {k: v for k, v in self.__dict__.items() if k not in ("predictor", "tell", "pending", "weights")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of an earlier release, whom nobody told of false alarms, too."""
-        self.__dict__.update(
-            {"_admitted": set()} | state, predictor=Usual(), tell=judge, pending={}, weights=np.zeros(0)
-        )
+        """Of an earlier release, whom nobody told of false alarms and which knew no shifts that last, too."""
+        new = {"_admitted": set(), "_lasting": Lasting()}
+        self.__dict__.update(new | state, predictor=Usual(), tell=judge, pending={}, weights=np.zeros(0))
 
     # ---- the protocol ---------------------------------------------------------------------------
 
@@ -434,29 +435,47 @@ class Detector(Generic[Told]):
         of_trace = np.full(len(frame.traces), -np.inf)
         np.maximum.at(of_trace, cells.services.trace, odds)
         states = self._beliefs.of_services()  # (services, channels, states)
+        lasting = self._are_lasting(reading, states)
         is_ill = (states[:, :, 0].min(axis=1) < 0.5)[reading.service]
         is_wholesale = (states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5)[reading.service]
         new = renewed[reading.service] | case.is_warming[frame.trace]
-        times = np.where((is_ill & (odds[cells.of_span] > 0) | is_wholesale) & ~new, ANOMALOUS_WEIGHT, 1.0)
+        blamed = np.where(reading.callee >= 0, reading.callee, reading.service)
+        is_trouble = (is_ill & (odds[cells.of_span] > 0) | is_wholesale) & ~new & ~lasting[blamed]
+        times = np.where(is_trouble, ANOMALOUS_WEIGHT, 1.0)
         # Rates are to hold still until it is clear whether an episode begins.
         # What happens to a call is in its caller's span and blamed on the callee: the trace counts as a whole.
         suspect = np.clip(of_trace[frame.trace] - np.log(LONE) - THRESHOLD, -50, 50)
-        events = np.maximum(1 / (1 + np.exp(suspect)), ANOMALOUS_WEIGHT)
+        usual = 1 / (1 + np.exp(suspect))
+        events = np.maximum(usual, ANOMALOUS_WEIGHT)
+        # Whether calls fail a young system learns from trouble as slowly as an old one, not in an hour where it has
+        # seen one.
+        failures = np.maximum(usual, ANOMALOUS_WEIGHT * self._baselines.counts.age(reading.operation))
         # A release that fails is not well, those of its calls that don't fail among them.
         sound = np.ones(len(frame.traces))
         np.minimum.at(sound, cells.services.trace, states[here, FAILURE, 0][cells.services.subject])
         of_new = np.where(case.is_warming, 1.0, np.maximum(sound, ANOMALOUS_WEIGHT))
-        events = np.where(new, of_new[frame.trace], events)
+        events, failures = (np.where(new, of_new[frame.trace], weights) for weights in (events, failures))
         self.weights = np.where(new, 1.0, np.minimum(times, events))
-        self._baselines.learn(case.minute_ms, frame, reading, times, events)
+        self._baselines.learn(case.minute_ms, frame, reading, times, events, failures)
         if renewed.any():
             services = np.flatnonzero(renewed)
             self._baselines.renew(services, RELEASE_SAMPLES)
             self._usage.renew(services)
+        if lasting.any():
+            self._baselines.renew_times(np.flatnonzero(lasting), RELEASE_SAMPLES)
         # What is only half suspected is no usual trace either.
         sound = 1 / (1 + np.exp(np.clip(of_trace + SUSPICION, -50, 50)))
         work = case.work._replace(piece=here[case.work.piece // PIECES] * PIECES + case.work.piece % PIECES)
         self._impact.learn(case.minute_ms, case.roots, work, sound, case.weight)
+
+    def _are_lasting(self, reading: Reading, states: np.ndarray) -> np.ndarray:
+        """Whether each service's times are to be learnt anew: see Lasting.  # (services,)
+
+        states: (services, channels, states) chances.
+        """
+        all_slow = (states[:, :TIMES, -STRENGTHS:].sum(axis=2) > 0.5).any(axis=1)
+        slow, worse = ((states[:, of, 0] < 0.5).any(axis=1) for of in (slice(TIMES), [FAILURE, REPEAT]))
+        return self._lasting.follow(reading, slow, all_slow, worse | self._usage.uses_more())
 
     def _is_crowded(self) -> bool:
         return self._baselines.is_crowded() or self._pods.is_crowded() or self._usage.is_crowded()
@@ -465,6 +484,7 @@ class Detector(Generic[Told]):
         gone, operations = self._baselines.forget(before_ms)
         self._usage.forget(before_ms, gone)
         self._skill.reset(gone)
+        self._lasting.reset(gone)
         self._beliefs.forget(gone, self._pods.forget(before_ms, gone), operations)
         self._impact.forget(before_ms, gone)
         self._pieces.forget(self._baselines.operations, self._baselines.services)

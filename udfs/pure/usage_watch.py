@@ -255,6 +255,14 @@ class UsageWatch:
             pod_chance, chance = self._pod_chance, self._chance
         return self._log_odds(pod_chance, chance), self._log_odds(pod_chance, chance, overuse.of_any_kind)
 
+    def uses_more(self) -> np.ndarray:
+        """Whether each service, or a pod of it, is believed to use more than usual by now, be it for each call or
+        not.  # (services,)"""
+        more = (overuse.of_any_kind(self._chance) > 0.5).any(axis=1)
+        pods = (overuse.of_any_kind(self._pod_chance) > 0.5).any(axis=1)
+        more[self._pod_service[pods]] = True
+        return more
+
     def surplus_at(self, minute_ms: int) -> dict[str, float]:
         """By consumer, the greatest surplus of work in a past minute, in standard deviations; those that are known."""
         for minute, *_, surplus in reversed(self._past):
