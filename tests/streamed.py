@@ -7,8 +7,10 @@ import gzip
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -100,11 +102,19 @@ def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subpro
 
 
 def start(*arguments: str, code: Path = ROOT) -> subprocess.Popen:
-    """The job of a checkout, on its way; see ``end``. It hears SIGINT, also where the tests run in the background."""
-    return subprocess.Popen(
-        command(*arguments), cwd=code, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    """The job of a checkout, on its way; see ``end``. It hears SIGINT, also where the tests run in the background.
+
+    Its ``stderr`` may be read at any time: it is a file, whose name is gone.
+    """
+    with tempfile.NamedTemporaryFile() as errors:
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=code,
+            stderr=errors,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        process.stderr = open(errors.name, encoding="utf-8", errors="replace")
+    return process
 
 
 def end(process: subprocess.Popen, number: signal.Signals = signal.SIGINT) -> None:
@@ -179,7 +189,7 @@ def wait(
     until = time.monotonic() + patience_s
     while not condition():
         assert (why := fails()) is None, why
-        assert time.monotonic() < until, f"after {patience_s} s: no {what}"
+        assert time.monotonic() < until, f"after {patience_s} s: no {what}{_printed(fails)}"
         time.sleep(0.2)
 
 
@@ -193,7 +203,7 @@ def wait_for(
         assert why is None, why
         assert time.monotonic() < until, (
             f"after {patience_s} s, (missing, too many): {off}; of the first such table:"
-            f" {_shown(found, expected, next(iter(off)))}"
+            f" {_shown(found, expected, next(iter(off)))}{_printed(fails)}"
         )
         time.sleep(1)
 
@@ -205,9 +215,24 @@ def _shown(found: Tables, expected: Tables, name: str) -> str:
                      for row in sorted(rows)[:8])  # fmt: skip
 
 
-def ended(process: subprocess.Popen) -> Callable[[], str | None]:
+class ended:
     """What a job that ended says, for ``wait`` and ``wait_for``."""
-    return lambda: None if process.poll() is None else process.stderr.read()[-2000:]
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self._process = process
+
+    def __call__(self) -> str | None:
+        return None if self._process.poll() is None else self._process.stderr.read()[-2000:]
+
+    def printed(self) -> str:
+        """What one that goes on has printed, if that can be known without waiting for more."""
+        errors = self._process.stderr
+        return errors.read()[-2000:] if stat.S_ISREG(os.fstat(errors.fileno()).st_mode) else ""
+
+
+def _printed(fails: Callable[[], str | None]) -> str:
+    told = fails.printed() if isinstance(fails, ended) else ""
+    return f"\nthe job printed:\n{told}" if told else ""
 
 
 def store(database: Database, directory: Path) -> None:
