@@ -5,7 +5,7 @@ of a backlog, time to come back after a kill, and the size of the state.
     ... --rounds 2 --arm "" --arm "emit.every='2 s'" --arm CHECKOUT    # turn about: settings, or another checkout's job
 
 A world whose event time is the clock's: ``history`` minutes of it lie in Kafka when the job starts (the backlog),
-``live`` minutes follow as they happen. Spans leave as they end, in batches of at most a second (simulator/replay.py).
+``live`` minutes follow as they happen. Spans leave as they end, in batches of at most ``batch`` seconds (simulator/replay.py).
 After 60 % of the live minutes the job is killed (SIGKILL) and started again at once.
 
 Latencies count from the moment at which this process hands a trace's last span to the Kafka client, to the one at which
@@ -58,7 +58,6 @@ from tests.streamed import ROOT, Producer, create_topics, end, start
 _MINUTES_A_DAY = 24 * 60
 _SPANS_A_TRACE = 11.0
 _SHORTEST = 15.0  # minutes that the simulator makes at least
-_BATCH_S = 1.0
 _FLUSHED_MIN = 0.5  # what a line of the world spans
 _POLL_S = 0.25
 _KILL_AT = 0.6
@@ -412,9 +411,11 @@ class Arm:
         return cls(settings, codes[0] if codes else ROOT)
 
 
-def measure(arm: Arm, world: Path, folder: Path, history_s: float, live_s: float, is_killed: bool) -> None:
+def measure(
+    arm: Arm, world: Path, folder: Path, history_s: float, live_s: float, batch_s: float, is_killed: bool
+) -> None:
     """Print what was measured, a line for each."""
-    plan = Plan(world, billing_delay_h=0.0, batch_s=_BATCH_S, shift_unit_min=1, limit_s=history_s + live_s)
+    plan = Plan(world, billing_delay_h=0.0, batch_s=batch_s, shift_unit_min=1, limit_s=history_s + live_s)
     with kafka_broker() as broker, postgres() as database:
         create_topics(broker)
         to = Producer(broker)
@@ -451,6 +452,7 @@ def main() -> int:
     add("--history", type=float, default=14, help="minutes of event time that are there before; 13 warm the detector")
     add("--history-share", type=float, default=1.0, help="share of the traces that the history has")
     add("--live", type=float, default=4, help="minutes that follow as they happen")
+    add("--batch", type=float, default=1.0, help="seconds for which an exporter collects spans that end")
     add("--no-kill", action="store_true", help="do not kill the job")
     add("--seed", type=int, default=601)
     add("--world", type=Path, help="a world that the simulator made, in place of a new one")
@@ -469,7 +471,7 @@ def main() -> int:
         for place, arm in enumerate(arms * arguments.rounds):
             if len(arms) > 1:
                 print(f"-- {arm.code} {' '.join(arm.settings)}", flush=True)
-            measure(arm, world, folder / str(place), arguments.history * 60, arguments.live * 60,
+            measure(arm, world, folder / str(place), arguments.history * 60, arguments.live * 60, arguments.batch,
                     not arguments.no_kill)  # fmt: skip
     return 0
 
