@@ -5,8 +5,8 @@ of a backlog, time to come back after a kill, and the size of the state.
     ... --rounds 2 --arm "" --arm "emit.every='2 s'" --arm CHECKOUT    # turn about: settings, or another checkout's job
 
 A world whose event time is the clock's: ``history`` minutes of it lie in Kafka when the job starts (the backlog),
-``live`` minutes follow as they happen. Spans leave as they end, in batches of at most ``batch`` seconds (simulator/replay.py).
-After 60 % of the live minutes the job is killed (SIGKILL) and started again at once.
+``live`` minutes follow as they happen. Spans leave as they end, in batches of at most ``batch`` seconds
+(simulator/replay.py). After 60 % of the live minutes the job is killed (SIGKILL) and started again at once.
 
 Latencies count from the moment at which this process hands a trace's last span to the Kafka client, to the one at which
 PostgreSQL writes the row (a trigger's clock_timestamp(), a few ms before others can read it), on one machine's clock.
