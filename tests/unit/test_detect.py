@@ -267,6 +267,14 @@ def test_a_shift_that_lasts_is_told_for_an_hour_at_most(warm, world: World) -> N
     assert flagged(run(detector, world, first=WARM + 240, minutes=30, traces=6)[10:]) > 0.9
 
 
+def test_a_call_that_is_made_no_more_is_told_for_an_hour_at_most(warm) -> None:
+    detector, left_out = warm(), World(missing=("orders", "tax"))
+    results = run(detector, left_out, minutes=120, traces=6)
+    assert flagged(results[:40]) > 0.9
+    assert flagged(results[60:]) < 0.02
+    assert flagged(run(detector, World(), first=WARM + 120, minutes=60, traces=6)) < 0.02
+
+
 def test_what_is_slow_for_a_part_of_its_calls_is_no_shift(warm) -> None:
     slow = World(slow={"stock": 5.0}, share=0.4)
     assert flagged(run(warm(), slow, minutes=180, traces=6)[-60:]) > 0.3

@@ -365,6 +365,15 @@ class Baselines:
         """Whose operations these are."""
         return self._service_of[operation]
 
+    def or_callers(self, services: np.ndarray, reading: Reading) -> np.ndarray:
+        """These services, or where one isn't heard of in a minute those that used to call it.  # (services,) bool"""
+        silent = services.copy()
+        silent[reading.service] = False
+        callers = services & ~silent
+        if silent.any():
+            callers[self._service_of[self._child_operations.parents(silent[self._service_of])]] = True
+        return callers
+
     def renew(self, services: np.ndarray, samples: float) -> None:
         """Let the times and the children of these services be learnt quickly: they have a new release."""
         of = np.isin(self._service_of, services)

@@ -82,6 +82,11 @@ class ChildOperations:
         """Have rows for so many operations."""
         self._spans = grown(self._spans, operations)
 
+    def parents(self, is_child: np.ndarray) -> np.ndarray:
+        """The operations that have had children of these. is_child: (operations,) bool."""
+        of, child = _unpaired(self._pairs)
+        return np.unique(of[is_child[child]])
+
     def missing(self, rows: np.ndarray, operation: np.ndarray, has: np.ndarray, child: np.ndarray) -> Missing:
         """Children that spans lack, and how often such spans lack them.
 

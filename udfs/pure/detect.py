@@ -22,7 +22,7 @@ from udfs.pure.assemble import NS_PER_MS, SEPARATOR, Trace, opened
 from udfs.pure.baselines import Baselines
 from udfs.pure.beliefs import Beliefs
 from udfs.pure.case import Believed, Case, Cells, cells_of
-from udfs.pure.channels import CHANNELS, FAILURE, KINDS, OVERUSE, REPEAT, THRESHOLD, TIMES
+from udfs.pure.channels import CHANNELS, FAILURE, KINDS, OVERUSE, REPEAT, STRUCTURE, THRESHOLD, TIMES
 from udfs.pure.counts import made_by
 from udfs.pure.embed import tokens
 from udfs.pure.episodes import LONE
@@ -241,6 +241,7 @@ class Detector(Generic[Told]):
         is_warming = self._is_warming(frame, reading)
         pods = self._pods.enter(minute_ms, frame.pods, frame.hosts, base.services, frame.versions)
         renewed = self._pods.renewed(minute_ms, pods[frame.pod], reading.service, base.service_since)
+        renewed |= base.or_callers(self._lasting.is_renewed(len(renewed)), reading)
         clues = clues_of(base, frame, reading, renewed)
         here = np.union1d(reading.service, clues.services())  # services of this minute
         case = self._case(minute_ms, frame, reading, clues.renumbered(here), here, pods, is_warming)
@@ -474,8 +475,10 @@ class Detector(Generic[Told]):
         states: (services, channels, states) chances.
         """
         all_slow = (states[:, :TIMES, -STRENGTHS:].sum(axis=2) > 0.5).any(axis=1)
-        slow, worse = ((states[:, of, 0] < 0.5).any(axis=1) for of in (slice(TIMES), [FAILURE, REPEAT]))
-        return self._lasting.follow(reading, slow, all_slow, worse | self._usage.uses_more())
+        slow, other, worse = (
+            (states[:, of, 0] < 0.5).any(axis=1) for of in (slice(TIMES), [STRUCTURE], [FAILURE, REPEAT])
+        )
+        return self._lasting.follow(reading, slow, all_slow, other, worse | self._usage.uses_more())
 
     def _is_crowded(self) -> bool:
         return self._baselines.is_crowded() or self._pods.is_crowded() or self._usage.is_crowded()

@@ -1,7 +1,9 @@
-"""A shift that lasts: a service that is slow for an hour of data, and nothing but slow, is so by now.
+"""A shift that lasts: a service that for an hour of data is slow, or makes other calls, and no more, is so by now.
 
 It is told as long as the hour goes by, as the change that it is, and then learnt. What fails, calls again and again, or
 uses more than it did goes on costing somebody something, and stays an anomaly however long it lasts.
+
+Other calls are learnt as those of a release, which it most likely is, one that telemetry doesn't name.
 
 A fault of hours may have been learnt as well: once its service is fast again, that is learnt at once, so that the next
 one is found.
@@ -12,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from udfs.pure.baseline import grown
+from udfs.pure.pods import POD_YOUTH_MINUTES
 from udfs.pure.reading import Reading
 
 # Minutes of data after which a shift is no news: with those that it takes to learn it, an hour.
@@ -25,28 +28,40 @@ USUAL, SLOWING, SLOWER, RETURNING = range(4)
 
 
 class Lasting:
-    """State: the phase of each service, and for how many minutes of data it has been slow, and nothing but slow."""
+    """State: for how many minutes each service has been slow, or made other calls, and done nothing worse; the phase of
+    its times; for how many minutes more its calls are learnt anew."""
 
     def __init__(self) -> None:
         self._phase = np.zeros(0, np.int8)  # (services,)
-        self._minutes = np.zeros(0, np.int8)  # (services,)
+        self._minutes = np.zeros(0, np.int8)  # (services,) slow
+        self._other = np.zeros(0, np.int8)  # (services,) makes other calls
+        self._left = np.zeros(0, np.int8)  # (services,)
 
-    def follow(self, reading: Reading, slow: np.ndarray, all_slow: np.ndarray, worse: np.ndarray) -> np.ndarray:
+    def is_renewed(self, services: int) -> np.ndarray:
+        """Whether what calls each service makes is learnt anew.  # (services,)"""
+        return grown(self._left, services) > 0
+
+    def follow(
+        self, reading: Reading, slow: np.ndarray, all_slow: np.ndarray, other: np.ndarray, worse: np.ndarray
+    ) -> np.ndarray:
         """Take in a minute.
 
-        slow, all_slow, worse: (services,) bool: what is believed of each: some of its calls are slow; nearly all are;
-        something else is wrong with it.
+        slow, all_slow, other, worse: (services,) bool: what is believed of each: some of its calls are slow; nearly all
+        are; it makes other calls than usual; it does something that never becomes usual.
         returns: whether each service's times are to be learnt anew.  # (services,)
         """
         services = len(slow)
+        # One that isn't called any more is not heard of at all.
+        self._other = _counted(self._other, other, worse)
+        lasts = self._other == LASTING_MINUTES
+        self._left = np.where(lasts, POD_YOUTH_MINUTES, np.maximum(grown(self._left, services) - 1, 0)).astype(np.int8)
+        self._other[lasts] = 0
         blamed = np.where(reading.callee >= 0, reading.callee, reading.service)
         # Some have no spans of their own, and are heard of by the calls to them.
         heard = np.bincount(np.r_[reading.service, blamed], minlength=services) > 0
         fast = _are_fast(reading, blamed, services)
+        phase, minutes = grown(self._phase, services), _counted(self._minutes, slow, worse)
         slow = slow & ~worse
-        minutes, phase = grown(self._minutes, services), grown(self._phase, services)
-        minutes = np.clip(minutes + np.where(slow, 1, -1), 0, LASTING_MINUTES)
-        minutes[worse] = 0
         goes_on = [
             (slow & all_slow & (minutes == LASTING_MINUTES), SLOWING),
             (phase == SLOWING, np.where(slow, SLOWING, SLOWER)),
@@ -55,14 +70,24 @@ class Lasting:
         ]
         conditions, phases = zip(*goes_on)
         now = np.select(conditions, phases, USUAL)
-        self._minutes = np.where(heard, minutes, grown(self._minutes, services)).astype(np.int8)
+        self._minutes = np.where(heard, minutes, grown(self._minutes, services))
         self._phase = np.where(heard, now, phase).astype(np.int8)
         return heard & ((self._phase == SLOWING) | (self._phase == RETURNING))
 
     def reset(self, services: np.ndarray) -> None:
         """The services with these numbers are others from now on."""
         services = services[services < len(self._phase)]
-        self._phase[services] = self._minutes[services] = 0
+        for of in (self._phase, self._minutes, self._other, self._left):
+            of[services] = 0
+
+
+def _counted(minutes: np.ndarray, lasts: np.ndarray, worse: np.ndarray) -> np.ndarray:
+    """For how many minutes it has lasted, from 0 to LASTING_MINUTES: one less where it doesn't, none where it is worse.
+
+    # (services,)
+    """
+    counted = np.clip(grown(minutes, len(lasts)) + np.where(lasts, 1, -1), 0, LASTING_MINUTES)
+    return np.where(worse, 0, counted).astype(np.int8)
 
 
 def _are_fast(reading: Reading, blamed: np.ndarray, services: int) -> np.ndarray:
