@@ -121,7 +121,7 @@ class Watch:
         ill = self.episodes.now[service, 0, 0] < 0.5
         taught = np.where(ill & (odds > 0), ANOMALOUS_WEIGHT, 1.0)
         self.times.learn(profile, log_time, taught)
-        self.counts.learn(frame, reading, none, taught, taught)
+        self.counts.learn(frame, reading, none, taught, taught, taught)
         self.wander.learn(reading, taught)
         return odds > 0
 
