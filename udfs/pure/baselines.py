@@ -379,13 +379,15 @@ class Baselines:
         of = np.isin(self._service_of, services)
         self._curves.renew(_slots(services))
         self._child_operations.renew(np.flatnonzero(of), samples)
-        for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
-            table.samples[rows] = np.minimum(table.samples[rows], samples)
+        self._renew_times_of(of, samples)
 
     def renew_times(self, services: np.ndarray, samples: float) -> None:
         """Let what these services take, and calls to them, be learnt quickly: they are slower for good."""
-        of = np.isin(self._service_of, services) | np.isin(self._callee_of, services)
-        for table, rows in ((self.times, np.repeat(of, SHAPES)), (self.durations, of)):
+        self._renew_times_of(np.isin(self._service_of, services) | np.isin(self._callee_of, services), samples)
+
+    def _renew_times_of(self, operations: np.ndarray, samples: float) -> None:
+        """Let their past count for at most so many samples. operations: (operations,) bool."""
+        for table, rows in ((self.times, np.repeat(operations, SHAPES)), (self.durations, operations)):
             table.samples[rows] = np.minimum(table.samples[rows], samples)
 
     def is_crowded(self) -> bool:

@@ -440,8 +440,7 @@ class Detector(Generic[Told]):
         is_ill = (states[:, :, 0].min(axis=1) < 0.5)[reading.service]
         is_wholesale = (states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5)[reading.service]
         new = renewed[reading.service] | case.is_warming[frame.trace]
-        blamed = np.where(reading.callee >= 0, reading.callee, reading.service)
-        is_trouble = (is_ill & (odds[cells.of_span] > 0) | is_wholesale) & ~new & ~lasting[blamed]
+        is_trouble = (is_ill & (odds[cells.of_span] > 0) | is_wholesale) & ~new & ~lasting[reading.blamed]
         times = np.where(is_trouble, ANOMALOUS_WEIGHT, 1.0)
         # Rates are to hold still until it is clear whether an episode begins.
         # What happens to a call is in its caller's span and blamed on the callee: the trace counts as a whole.

@@ -122,7 +122,7 @@ def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarra
 
     renewed: (services,) whether a service has a new release.
     """
-    blamed = np.where(reading.callee >= 0, reading.callee, reading.service)
+    blamed = reading.blamed
     answer = np.full(frame.count, -1)
     answers = np.flatnonzero(reading.is_entry & frame.has_parent & ~reading.is_silent[frame.parent])
     answer[frame.parent[answers]] = answers

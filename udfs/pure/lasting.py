@@ -1,12 +1,12 @@
-"""A shift that lasts: a service that for an hour of data is slow, or makes other calls, and no more, is so by now.
+"""Changes that last: slowness, or other calls, of an hour of data that do no harm are how a service is by now.
 
-It is told as long as the hour goes by, as the change that it is, and then learnt. What fails, calls again and again, or
-uses more than it did goes on costing somebody something, and stays an anomaly however long it lasts.
+While the hour goes by they are told, as changes; then they are learnt. A service that fails, repeats its calls or uses
+more than it did goes on costing somebody something: that stays an anomaly, however long it lasts.
 
-Other calls are learnt as those of a release, which it most likely is, one that telemetry doesn't name.
+Other calls are learnt as those of a release: most likely they are one that telemetry doesn't name.
 
-A fault of hours may have been learnt as well: once its service is fast again, that is learnt at once, so that the next
-one is found.
+A fault of hours may be learnt as well. Once its service is fast again that is learnt at once, so that the next fault is
+found.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Lasting:
         lasts = self._other == LASTING_MINUTES
         self._left = np.where(lasts, POD_YOUTH_MINUTES, np.maximum(grown(self._left, services) - 1, 0)).astype(np.int8)
         self._other[lasts] = 0
-        blamed = np.where(reading.callee >= 0, reading.callee, reading.service)
+        blamed = reading.blamed
         # Some have no spans of their own, and are heard of by the calls to them.
         heard = np.bincount(np.r_[reading.service, blamed], minlength=services) > 0
         fast = _are_fast(reading, blamed, services)

@@ -57,3 +57,8 @@ class Reading(NamedTuple):
     misused: np.ndarray  # (spans,) it fails as it answers this caller alone
     caller: np.ndarray  # (spans,) id of who made the call that the span answers, of others the service
     is_silent: np.ndarray  # (spans,) a call to a service that never emits spans
+
+    @property
+    def blamed(self) -> np.ndarray:
+        """The service that each span's time tells of: who a call goes to, else its own.  # (spans,)"""
+        return np.where(self.callee >= 0, self.callee, self.service)
