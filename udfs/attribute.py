@@ -255,7 +255,25 @@ class Attribute(KeyedProcessFunction):
         prices = unit_price.periods(stands)
         bill = attribute.bill_of(unit_price.noted(stands, prices))
         settled = {window_ms: self._settled.get(window_ms) for window_ms in touched | (after & bill.keys())}
-        rows = attribute.restated(resource_id, settled, bill, self._prices(), self._idle_policy, progress.known)
+        of_use = {
+            window_ms
+            for period in {
+                (charge["start_ms"], charge["end_ms"])
+                for window_ms in settled
+                for charge, _ in bill.get(window_ms, ())
+                if charge["per"] == "unit"
+            }
+            for window_ms in price.windows_of(*period)
+        }
+        beside = {
+            window_ms: self._settled.get(window_ms)
+            for window_ms in of_use - settled.keys()
+            if progress.kept_ms <= window_ms < progress.closed_ms
+        }
+        still_open = [attribute.read_told(attribute.usage_told(text)) for text in self._events[USAGE].values()]
+        rows = attribute.restated(
+            resource_id, settled, bill, self._prices(), self._idle_policy, progress.known, beside, still_open
+        )
         for window_ms, of_window in rows.items():
             yield payload_row(ALLOCATIONS, window_ms, resource_id, attribute.packed(of_window, self._cost_centers))
         for window_ms in touched:

@@ -435,6 +435,23 @@ def test_what_is_charged_by_the_unit_costs_its_unit_price():
     assert price_of_more(later) == ("metered", Decimal("0.004"))
 
 
+@pytest.mark.parametrize("hours", [1, 24])
+def test_an_hours_or_a_days_units_have_one_price_whenever_they_were_used(hours):
+    """Ninety in the first window and ten in the next, then none; they are what is charged."""
+    io = delivered("4.8", hours=hours, parts=[["io", "1"]], consumed_unit="Operations", consumed_quantity="100")
+    windows = [HOUR + at * WINDOW_MS for at in range(2 * hours)]
+    rows = all_rows({ms: {"io": used} for ms, used in zip(windows, [90.0, 10.0] + [0.0] * 46)}, io)
+    assert {price_of_more(rows[ms]) for ms in windows[:2]} == {("metered", Decimal("0.048"))}
+    # The cost of a window stays an even part of the charge's.
+    costs_of_windows = {sum(row["allocated_cost"] for row in rows[ms]) for ms in windows}
+    assert costs_of_windows == {Decimal("4.8") / len(windows)}
+
+
+def test_a_unit_fee_of_no_length_is_of_its_window():
+    fee = delivered("1", hours=0, parts=[["io", "1"]], consumed_unit="Operations", consumed_quantity="4")
+    assert price_of_more(all_rows({HOUR: {"io": 4.0}}, fee)[HOUR]) == ("metered", Decimal("0.25"))
+
+
 def test_cores_of_a_machine_that_are_charged_by_the_unit_are_paid_for_used_or_not():
     cores = delivered("0.34", consumed_quantity="8", is_provisioned=True)
     for window in (HOUR, LATER):

@@ -33,16 +33,18 @@ MONEY = (
     "cost_center",
     "cost_status",
 )
+# What one more unit costs, by a price of use: it is of all that was used in the charge's period.
+PRICE = ("dimension", "marginal_rate", "marginal_basis")
 
 
 def in_a_stream(corrections_ms: int = 60 * DAY_MS, wait_ms: int = WAIT_MS) -> Stage:
     return Stage(Attribute(wait_ms, 10_000, corrections_ms=corrections_ms), "node-1")
 
 
-def money(it: Stage) -> dict[int, list[tuple]]:
+def money(it: Stage, columns: tuple[str, ...] = MONEY) -> dict[int, list[tuple]]:
     """The rows that stand, by window."""
     return {
-        window_ms: [tuple(str(row[name]) for name in MONEY) for row in rows]
+        window_ms: [tuple(str(row[name]) for name in columns) for row in rows]
         for window_ms, rows in sorted(by_kind(it.rows, "allocations").items())
         if rows
     }
@@ -81,13 +83,18 @@ def events(seed: int) -> list[tuple[int, str, str, dict]]:
     for hour in range(240):
         start_ms = HOUR + hour * HOUR_MS
         for service in ("cart", "ads", ""):
-            used = {start_ms + half: {"cpu": draw.uniform(0, 9)} for half in (0, WINDOW_MS)}
+            used = {start_ms + half: {"cpu": draw.uniform(0, 9), "io": draw.uniform(0, 9)} for half in (0, WINDOW_MS)}
             centers = ["cc-1" if hour % 4 else "cc-2"] if service == "cart" else []
             found.append((hour, "usage", f"{start_ms}\x1f{service}", [service, service, {"windows": used}, *centers]))
         tags = {"user:CostCenter": "cc-3"} if hour % 2 else {}
         charge = delivered(str(draw.randint(1, 9)), "1 a", hour=hour, key=f"{hour}", identity=f"{hour}", tags=tags)
         later = charge | {"version": "1 b", "key": f"{hour} b", "cost": str(draw.randint(1, 9))}
         came = hour + draw.choice([1, 3, 30, 100, 200])
+        # A charge for two hours of operations reaches into the next one's.
+        io = {"parts": [["io", "1"]], "consumed_unit": "Operations", "consumed_quantity": "7", "tags": tags}
+        of_io = delivered("0.4", "1 a", hour=hour, hours=2, key=f"{hour} io", identity=f"{hour} io", **io)
+        if hour < 239:
+            found.append((draw.choice([hour + 3, came]), "charge", charge_key(of_io), of_io))
         found.append((came, "charge", charge_key(charge), charge))
         if hour % 3 == 0:
             found.append((came + draw.choice([-1, 2, 90, 150]), "charge", charge_key(later), later))
@@ -127,7 +134,12 @@ def test_the_tables_are_those_of_a_bounded_run(seed):
     billed = {window_ms for window_ms, rows in expected.items() if all(row[-1] != "provisional" for row in rows)}
     assert len(billed) > 400
     assert {window_ms: found[window_ms] for window_ms in billed} == {ms: expected[ms] for ms in billed}
-    assert all(row[-1] == "provisional" for ms in expected.keys() - billed for row in found[ms])
+    assert all(row[-1] == "provisional" for ms in expected.keys() - billed for row in found[ms] if row[1] == "cpu")
+    of_use, expected_of_use = (
+        {(ms, row) for ms in billed for row in money(each, PRICE)[ms] if row[0] == "io"} for each in (it, whole)
+    )
+    assert of_use == expected_of_use
+    assert len({rate for _, (_, rate, basis) in of_use if basis == "metered"}) > 200
     of_services = {(row[0], row[-2]) for rows in found.values() for row in rows}
     assert of_services == {
         ("cart", "cc-1"), ("cart", "cc-2"), ("ads", "cc-3"), ("ads", "None"), ("__unallocated__", "cc-3"),

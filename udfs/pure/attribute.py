@@ -116,12 +116,14 @@ class Known(Versioned):
 
     metered: dimensions with telemetry. rates: of ``Past.rates`` by dimension, as of their end. paid: of ``Past.paid``
     by dimension, for the windows that come after them. prices: of ``unit_price.kept``, for the charges that come after.
+    used: of ``Used.kept``, for the charges that began before their end.
     """
 
     metered: frozenset[str] = frozenset()
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     paid: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     prices: Sequence[tuple[Any, ...]] = ()
+    used: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -252,7 +254,9 @@ class Resource:
         self._prices = unit_price.periods(stands, self._known.prices)
         self._delivered, self.charges = charges, unit_price.noted(stands, self._prices)
         self._usage, self.bill = usage_of(consumers), bill_of(self.charges)
-        self._past, self._cost_centers = Past(self._usage, self.bill, self._known.paid), cost_centers_of(consumers)
+        self._used = Used(self._usage, self._known.used)
+        self._past = Past(self._usage, self.bill, self._known.paid, self._used)
+        self._cost_centers = cost_centers_of(consumers)
         self._metered = self._known.metered | {dimension for of in self._usage.values() for dimension in of}
 
     def rows(
@@ -262,7 +266,7 @@ class Resource:
         rows = {
             window_ms: allocate_window(
                 resource_id, window_ms, self._usage, self.bill, self._metered, prices, idle_policy, self._known,
-                self._past, self._cost_centers,
+                self._past, self._cost_centers, self._used,
             )
             for window_ms in sorted(self._usage.keys() | self.bill.keys())
         }  # fmt: skip
@@ -281,6 +285,7 @@ class Resource:
             self._rates(closed_ms),
             self._paid(closed_ms),
             unit_price.kept(self._prices, closed_ms),
+            self._used.kept(self.charges, closed_ms),
         )
 
     def settled(self, from_ms: int, before_ms: int) -> dict[int, bytes]:
@@ -378,18 +383,24 @@ def restated(
     prices: Prices,
     idle_policy: str,
     known: Known,
+    beside: Mapping[int, bytes | None] | None = None,
+    consumers: Iterable[Consumer] = (),
 ) -> dict[int, list[Row]]:
     """Rows of settled windows, by what is charged for them by now; [] where nothing is left of one.
 
     settled: window -> what ``Resource.settled`` gave, None where nothing was used. bill: of the same windows, of the
-        charges that stand. The rest as of ``resource_rows``.
+        charges that stand. beside, consumers: of the other windows of these charges' periods, those that are settled
+        and those that are open. The rest as of ``resource_rows``.
     """
+    read = {window_ms: Settled.read(packed) for window_ms, packed in sorted(settled.items())}
+    others = {window_ms: Settled.read(packed).usage for window_ms, packed in (beside or {}).items()}
+    used = Used(usage_of(consumers) | others | {window_ms: of.usage for window_ms, of in read.items()})
     return {
         window_ms: allocate_window(
             resource_id, window_ms, {window_ms: of.usage}, bill, known.metered | of.usage.keys(), prices, idle_policy,
-            known, of, {window_ms: of.cost_centers},
+            known, of, {window_ms: of.cost_centers}, used,
         )
-        for window_ms, of in ((window_ms, Settled.read(packed)) for window_ms, packed in sorted(settled.items()))
+        for window_ms, of in read.items()
     }  # fmt: skip
 
 
@@ -567,15 +578,18 @@ def allocate_window(
     known: Known | None = None,
     past: Past | Recent | Settled | None = None,
     cost_centers: Mapping[int, Mapping[str, str]] | None = None,
+    of_resource: Used | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window, from all that is known of the resource.
 
     usage, bill: {window_start_ms: ...}; bill: of the charges that stand. past: of these, for who asks for more than one
-        window, or what is kept of it. cost_centers: of ``cost_centers_of``. See ``allocate``.
+        window, or what is kept of it. cost_centers: of ``cost_centers_of``. of_resource: the usage of all of the
+        resource's windows that charges of this one are for; None = that of ``usage``. See ``allocate``.
 
     A window's rows change with its own usage and bill; with ``metered_dimensions``; with what was paid for, and at
-    which price, before its charges; with ``prices`` where nobody tells the size of what it is charged for; and, as long
-    as it has usage and no bill, with anything earlier, from which it takes its rate, and with ``prices``.
+    which price, before its charges; with the usage of the whole periods of what is charged by the unit; with ``prices``
+    where nobody tells the size of what it is charged for; and, as long as it has usage and no bill, with anything
+    earlier, from which it takes its rate, and with ``prices``.
     """
     charges = bill.get(window_start_ms, ())
     used = usage.get(window_start_ms, {})
@@ -594,8 +608,52 @@ def allocate_window(
     before = {dimension: past.paid(window_start_ms, dimension) for dimension in billed}
     return allocate(
         resource_id, window_start_ms, used, charges, metered_dimensions, rates, idle_policy, before, prices,
-        (cost_centers or {}).get(window_start_ms),
+        (cost_centers or {}).get(window_start_ms), of_resource or Used(usage),
     )  # fmt: skip
+
+
+class Used:
+    """How much of a resource was used, by whomever, in the windows of charge periods."""
+
+    def __init__(self, usage: Mapping[int, Usage], known: Mapping[int, Mapping[str, float]] | None = None) -> None:
+        """usage: {window_start_ms: ...}. known: of ``kept``, of windows that ``usage`` lacks."""
+        self._usage, self._known = usage, known or {}
+        self._of_period: dict[tuple[str, int, int], tuple[float, int]] = {}
+
+    def within(self, dimension: str, start_ms: int, end_ms: int) -> tuple[float, int]:
+        """(usage in a charge period, for how much of it there is telemetry in ms).
+
+        Only windows with telemetry count, on both sides of the quotient: where a stream begins in the middle of a
+        charge period, half the usage doesn't stand against the whole cost.
+        """
+        key = dimension, start_ms, end_ms
+        if key not in self._of_period:
+            parts = [
+                (used, part)
+                for window_ms, part in windows_of(start_ms, end_ms).items()
+                if (used := self._in(window_ms, dimension)) is not None
+            ]
+            # A period of no length is a whole window's.
+            amount = math.fsum(used * (part / WINDOW_MS if end_ms > start_ms else 1) for used, part in parts)
+            self._of_period[key] = amount, sum(part for _, part in parts)
+        return self._of_period[key]
+
+    def kept(self, charges: Iterable[Mapping[str, Any]], before_ms: int) -> dict[int, dict[str, float]]:
+        """{window_start_ms: {dimension: usage}} of windows before ``before_ms``: as far back as the periods of what is
+        charged by the unit from then on reach, and a day, for the charges that are still to come."""
+        open_ms = (of["start_ms"] for of in charges if of["per"] == "unit" and of["end_ms"] > before_ms)
+        from_ms = min([before_ms - 24 * HOUR_MS, *map(window_start, open_ms)])
+        found: dict[int, dict[str, float]] = {}
+        for window_ms in sorted(self._usage.keys() | self._known.keys()):
+            if from_ms <= window_ms < before_ms:
+                dimensions = self._usage.get(window_ms, self._known.get(window_ms, {}))
+                found[window_ms] = {dimension: self._in(window_ms, dimension) or 0.0 for dimension in dimensions}
+        return found
+
+    def _in(self, window_ms: int, dimension: str) -> float | None:
+        """None where there is no telemetry."""
+        services = self._usage.get(window_ms, {}).get(dimension)
+        return self._known.get(window_ms, {}).get(dimension) if services is None else math.fsum(services.values())
 
 
 class Past:
@@ -607,8 +665,10 @@ class Past:
         usage: Mapping[int, Usage],
         bill: Mapping[int, Bill],
         known_paid: Mapping[str, Mapping[str, str]] | None = None,
+        used: Used | None = None,
     ) -> None:
-        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``."""
+        """usage, bill: {window_start_ms: ...}; bill: of the charges that stand. known_paid: of ``Known``. used: None =
+        that of ``usage``."""
         self._usage, self._bill, self._known_paid = usage, bill, known_paid or {}
         self.is_billed = bool(bill)
         self._billed: dict[str, list[int]] = defaultdict(list)  # windows that charge a dimension, ascending
@@ -617,7 +677,7 @@ class Past:
                 self._billed[dimension].append(window_ms)
         # By dimension and place among these windows: the rates of the nearest one, itself or before, that gives some.
         self._rates: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
-        self._used: dict[tuple[str, int, int], tuple[float, int]] = {}  # by dimension and charge period
+        self._used = used or Used(usage)
         # By dimension: windows that name SKUs, ascending, and which.
         self._skus: dict[str, tuple[list[int], list[set[str]]]] = {}
 
@@ -663,20 +723,11 @@ class Past:
         """Rate of one currency from the charges [(charge, units in the window ``rated_ms``), ...]."""
         if sum(cost for _, cost in entries) < 0:
             return None
-        flat, per_usage, is_metered = 0, Decimal(0), False
-        for charge, cost in entries:
-            if charge["per"] == "hour":
-                flat += cost
-                continue
-            is_metered = True
-            period = charge["start_ms"], charge["end_ms"]
-            used, metered_ms = self._used_in(dimension, *period)
-            if not used:
-                return None
-            cost_of_metered = EXACT.divide(
-                EXACT.multiply(to_decimal(cost), Decimal(metered_ms)), Decimal(overlap(rated_ms, *period))
-            )
-            per_usage = EXACT.add(per_usage, EXACT.divide(cost_of_metered, _exactly(used)))
+        flat = sum(cost for charge, cost in entries if charge["per"] == "hour")
+        by_unit = [(charge, cost) for charge, cost in entries if charge["per"] == "unit"]
+        per_usage = _price_of_use(rated_ms, dimension, by_unit, self._used)
+        if per_usage is None:
+            return None
         charges = [charge for charge, _ in entries]
         paid = _capacity(rated_ms, dimension, charges)
         pools = _pool_prices(rated_ms, self._usage.get(rated_ms, {}), self._bill[rated_ms], self.paid)
@@ -685,32 +736,13 @@ class Past:
         return {
             "source": RESOURCE,
             "cost_per_window": _text(to_decimal(flat)),
-            "cost_per_usage": _text(RATE_DIGITS.plus(per_usage)) if is_metered else None,
-            "capacity": None if paid is None or is_metered else str(paid),
+            "cost_per_usage": _text(per_usage) if by_unit else None,
+            "capacity": None if paid is None or by_unit else str(paid),
             "marginal_basis": basis,
             "marginal_rate": None if marginal is None else _text(marginal),
             "window_start": utc(rated_ms),
             "charges": [_explain(charge, cost) for charge, cost in entries],
         }
-
-    def _used_in(self, dimension: str, start_ms: int, end_ms: int) -> tuple[float, int]:
-        """(usage in a charge period, for how much of it there is telemetry in ms).
-
-        Only windows with telemetry count, on both sides of the quotient: where a stream begins in the middle of a
-        charge period, half the usage doesn't stand against the whole cost.
-        """
-        key = dimension, start_ms, end_ms
-        if key not in self._used:
-            metered = {
-                ms: part for ms, part in windows_of(start_ms, end_ms).items() if dimension in self._usage.get(ms, {})
-            }
-            used = math.fsum(
-                amount * (part / WINDOW_MS)
-                for ms, part in metered.items()
-                for amount in self._usage[ms][dimension].values()
-            )
-            self._used[key] = used, sum(metered.values())
-        return self._used[key]
 
     def paid(self, window_start_ms: int, dimension: str) -> dict[str, str]:
         """What was paid for before the charges for machines that W is part of began, by the latest bill before.
@@ -769,6 +801,7 @@ def allocate(
     before: Mapping[str, Mapping[str, str]] | None = None,
     prices: Prices | None = None,
     cost_centers: Mapping[str, str] | None = None,
+    of_resource: Used | None = None,
 ) -> list[Row]:
     """Rows of cost_allocations of one resource and window.
 
@@ -777,7 +810,7 @@ def allocate(
         ``Prices.rates``, for the dimensions that have usage in this window and no charge.
     idle_policy: one of IDLE_POLICIES. before: {dimension: {currency: capacity}} of ``Past.paid``. prices: list prices,
         for machines of unknown size. cost_centers: {service: cost centre} as its telemetry says; where it says
-        none the tags of the charges do.
+        none the tags of the charges do. of_resource: see ``allocate_window``.
     returns: sorted by (dimension, billing_currency, otel_service_name); window_start in ms,
         resource_cost and allocated_cost Decimal with 12 places; usage and total_usage None where
         no telemetry exists. Beside the table's columns, for the explanation: ``charges`` (those
@@ -806,13 +839,16 @@ def allocate(
         of_dimension = [charge for charge, _ in entries]
         of_window = _capacity(window_start_ms, dimension, of_dimension)
         cost = sum(cost for _, cost in entries)
+        basis, marginal = _price_of_more(cost, dimension, of_dimension, of_window, pools.get((dimension, currency)))
+        if basis == METERED and marginal is None and of_resource:
+            marginal = _price_of_use(window_start_ms, dimension, entries, of_resource)
         costs.append(
             (
                 dimension,
                 currency,
                 cost,
                 of_window,
-                _price_of_more(cost, dimension, of_dimension, of_window, pools.get((dimension, currency))),
+                (basis, marginal),
                 {charge["sku_id"] for charge in of_dimension if charge["sku_id"] is not None},
                 {
                     "cost_status": _status(of_dimension),
@@ -896,8 +932,9 @@ def _price_of_more(
     cost: of ``charges`` in W, in units of 1e-12. paid: usage that they pay for in W. pool: see ``_pool_prices``.
     returns: METERED where use is charged: cost over the quantity that is charged. CAPACITY where machines are: cost
         over all that they can give, whether it is used or not. POOL where their number follows the use.
-        Without a price: METERED where the quantity says nothing of usage, USED_SHARE where a size is missing; then
-        a list price counts, else cost over usage, which is too much on a machine that is mostly idle.
+        Without a price: METERED where the quantity says nothing of usage, whose price ``_price_of_use`` tells;
+        USED_SHARE where a size is missing: then a list price counts, else cost over usage, which is too much on a
+        machine that is mostly idle.
     """
     of_use = [charge for charge in charges if _is_of_use(charge)]
     is_metered = bool(of_use) and all(map(_is_metered, of_use))
@@ -947,6 +984,27 @@ def _is_scaled(dimension: str, charges: Iterable[Mapping[str, Any]], paid: Fract
     number = paid / (Fraction(size) * (WINDOW_MS // 1000))
     is_changed = paid_before is not None and Fraction(paid_before) != paid
     return number > 1 and (is_changed or number.denominator > 1)
+
+
+def _price_of_use(
+    window_start_ms: int, dimension: str, entries: Iterable[tuple[Mapping[str, Any], int]], of_resource: Used
+) -> Decimal | None:
+    """What a unit of usage costs by charges of W, [(charge, its units in W), ...]; None where nothing was used.
+
+    The cost of each charge's whole period is taken over the usage of it: within an hour, or a day, the bill doesn't
+    tell when the units were used, and W's even part of the cost may stand against uneven use.
+    """
+    price = Decimal(0)
+    for charge, cost in entries:
+        period = charge["start_ms"], charge["end_ms"]
+        used, measured_ms = of_resource.within(dimension, *period)
+        if not used:
+            return None
+        whole = EXACT.divide(
+            EXACT.multiply(to_decimal(cost), Decimal(measured_ms)), Decimal(overlap(window_start_ms, *period))
+        )
+        price = EXACT.add(price, EXACT.divide(whole, _exactly(used)))
+    return RATE_DIGITS.plus(price)
 
 
 def _price_of_more_at(dimension: str, rate: Mapping[str, Any]) -> tuple[str, Decimal | None]:
