@@ -302,6 +302,69 @@ def test_excess_on_a_machine_is_worth_its_capacity_and_changes_no_bill(used, pol
     assert {basis for _, _, basis, *_ in excess_of(row)} == {"capacity"}
 
 
+def nodes(*hours, used=0.8, sku="SKU-1", idle_policy="proportional"):
+    """Rows of 8-core machines with 0.3 of their cost in memory, each a resource that so many hours are charged of."""
+    rows = []
+    for number, part in enumerate(hours):
+        cost, quantity = str(Decimal("0.34") * Decimal(str(part))), str(part)
+        node = charge("m", cost, [["cpu", "0.7"], ["memory", "0.3"]], per="hour") | NODE
+        node |= {"consumed_quantity": quantity, "machine": {"cpu": "8", "memory": "100"}, "sku_id": sku}
+        of = {"cpu": {"cart": used * part * 8 * 1800}, "memory": {"cart": 0.3 * part * 100 * 1800}}
+        bill = {window_ms: [(node, parts)] for window_ms, parts in cost_by_window(node).items()}
+        rows += allocate_window(f"{sku}/{number}", HOUR, {HOUR: of}, bill, set(of), idle_policy=idle_policy)
+    return orjson.loads(orjson.dumps(rows, default=str))
+
+
+def price_of_cart(rows):
+    """{dimension: (basis, price of a core-second or byte-second in capacity prices)} of its excess."""
+    used = {"cart": {"cpu": 3.0, "memory": 5.0}}
+    [row] = rank([incident("cart", 4.0, excess_usage=used)], rows)
+    capacity = {"cpu": Decimal("0.7"), "memory": Decimal("0.3")}
+    size = {"cpu": 8, "memory": 100}
+    return {
+        dimension: (
+            basis,
+            round(float(Decimal(rate) / (capacity[dimension] * Decimal("0.34") / 3600 / size[dimension])), 9),
+        )
+        for _, dimension, basis, _, rate, _ in excess_of(row)
+    }
+
+
+POOLED = {"cpu": ("pool", round(1 / 0.7 / 0.8, 9)), "memory": ("pool", 0.0)}
+PAID_FOR = {"cpu": ("capacity", 1.0), "memory": ("capacity", 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("hours", "used", "expected"),
+    [
+        ((1, 1, 0.5), 0.8, POOLED),  # one came or went
+        ((1, 0.3, 0.3), 0.8, POOLED),
+        ((1, 1, 1), 0.8, PAID_FOR),  # as many all the hour
+        ((1, 1, 0.999), 0.8, PAID_FOR),  # a rounded hour
+        ((1, 0.4, 0.6), 0.8, PAID_FOR),  # one took the place of another
+        ((0.5,), 0.8, PAID_FOR),  # a machine by itself
+        ((1, 1, 0.5), 0.4, PAID_FOR),  # nobody adds to what is nearly empty
+    ],
+)
+@pytest.mark.parametrize("policy", ["proportional", "none"])
+def test_machines_told_one_by_one_are_a_pool_where_their_number_follows_the_use(hours, used, expected, policy):
+    assert price_of_cart(nodes(*hours, used=used, idle_policy=policy)) == expected
+
+
+def test_machines_of_another_sku_are_another_pool():
+    assert price_of_cart(nodes(1, 1) + nodes(0.5, sku="SKU-2")) == PAID_FOR
+
+
+def test_before_the_bill_a_pool_is_what_it_was_by_its_rates():
+    rows = [row | {"charges": [], "rate": {"charges": row["charges"]}} for row in nodes(1, 1, 0.5)]
+    assert price_of_cart(rows) == POOLED
+
+
+def test_a_pool_is_on_the_bill():
+    [row] = rank([incident("cart", 4.0, excess_usage={"cart": {"cpu": 3.0}})], nodes(1, 1, 0.5))
+    assert row["billed_excess_cost"] == row["excess_cost"] > 0
+
+
 def test_without_any_price_no_excess_is_known():
     [row] = rank([incident("cart", 4.0, excess_usage={"cart": {"cpu": 1.0}})])
     assert (row["excess_cost"], row["billed_excess_cost"], row["projected_monthly_cost"]) == (None, None, None)

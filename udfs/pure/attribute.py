@@ -103,7 +103,7 @@ METERED, POOL, CAPACITY, LIST, USED_SHARE = "metered", "pool", "capacity", "list
 GROWING = frozenset({METERED, POOL})
 
 # No autoscaler adds machines to a pool that is emptier than that in all dimensions.
-_BUSY = Fraction(1, 2)
+BUSY = Fraction(1, 2)
 
 # A unit rate is a quotient; as many digits as DECIMAL(28, 12) has, so that a rate times a usage
 # is good to the last decimal.
@@ -968,7 +968,7 @@ def _pool_prices(
                 cost += sum(each for _, each in entries)
                 full[dimension] = sum(map(Fraction, usage.get(dimension, {}).values()), Fraction(0)) / paid, paid
         fullest = max(full, key=lambda dimension: (full[dimension], dimension), default=None)
-        if fullest is not None and full[fullest][0] >= _BUSY:
+        if fullest is not None and full[fullest][0] >= BUSY:
             share, paid = full[fullest]
             prices |= {(dimension, currency): Decimal(0) for dimension in full}
             prices[fullest, currency] = RATE_DIGITS.divide(to_decimal(cost), _decimal(paid * min(share, Fraction(1))))

@@ -37,6 +37,7 @@ import orjson
 from udfs.pure.attribute import BILLED, CORRECTED, GROWING, PROVISIONAL, RATE_DIGITS, USED_SHARE, utc
 from udfs.pure.cost_center import one_of
 from udfs.pure.dimensions import DIMENSIONS
+from udfs.pure.pools import of_pools
 from udfs.pure.price import EXACT, to_decimal, to_units
 from udfs.pure.recurrence import MONTH_MINUTES
 from udfs.pure.verdicts import added, exemplars_of, most
@@ -110,7 +111,7 @@ def rank_window(
     that a replay gives the same row: the window's end, or the latest charge period's, if later.
     """
     bills: dict[str, _Bill] = defaultdict(_Bill)
-    for allocation in sorted(allocations, key=_allocation_key):
+    for allocation in of_pools(sorted(allocations, key=_allocation_key)):
         bills[allocation["billing_currency"]].add(allocation)
     total_traces: Counter[str] = Counter()
     for of_minute in service_traces:
