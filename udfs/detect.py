@@ -111,10 +111,12 @@ class Detect(KeyedProcessFunction):
             self._alarms = sorted(alarm for alarm in found if alarm)
         return self._alarms
 
-    def _stepped(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> list[Case]:
+    def _stepped(
+        self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace], learns: bool = True
+    ) -> list[Case]:
         """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
         detector.predictor = self._models.at(minute_ms)
-        return detector.step(minute_ms, traces, self._usage_of(minute_ms))
+        return detector.step(minute_ms, traces, self._usage_of(minute_ms), learns)
 
     def _last_words(self, detector: _Detector) -> Iterator[Row]:
         """What is emitted once more when nothing comes any more."""
@@ -297,7 +299,7 @@ class DetectAsItComes(Detect):
         self._progress = context.get_state(ValueStateDescriptor("progress", Types.PICKLED_BYTE_ARRAY()))
         self._is_started = False
         self._clock = _StageClock(self._stopwatch, self._pace.emit_every_ms)
-        self._open = OpenMinutes(self._usage_of, Case.without_traces)
+        self._open = OpenMinutes(self._usage_of, Case.without_traces, Case.is_believed_as)
         self._parts: dict[int, int] = {}  # minute -> the parts of its last case
         # The newest minute of a trace that may be believed, and about how many traces are held that are later.
         self._believed_ms, self._ahead_count = -1, 0
@@ -447,9 +449,9 @@ class DetectAsItComes(Detect):
             for case in self._open.judge(detector, still_open, changed, self._look):
                 yield from self._rows(case, is_open=True)
 
-    def _look(self, ahead: _Detector, minute_ms: int) -> list[Case]:
+    def _look(self, ahead: _Detector, minute_ms: int, learns: bool) -> list[Case]:
         """Have a detector that is ahead step an open minute."""
-        return self._stepped(ahead, minute_ms, self._traces.of(minute_ms))
+        return self._stepped(ahead, minute_ms, self._traces.of(minute_ms), learns)
 
     def _reject_ahead(self, progress: Progress, ahead: list[int], now_ms: int) -> Iterator[Row]:
         """Reject the traces of minutes that event time doesn't follow, once that has lasted; take back the rejects of

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from tests.unit.test_detect import World, minute
-from udfs.pure.ahead import TOGETHER, Ahead
+from udfs.pure.ahead import TOGETHER, Ahead, OpenMinutes
 from udfs.pure.detect import Detector
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
 from udfs.pure.verdicts import MinuteResult
@@ -25,10 +25,12 @@ class Open:
             for start_ms, traces, usage in (minute(FIRST + i, World(slow={"tax": 1.6})) for i in range(OPEN))
         }
         self.stepped: list[int] = []
+        self.learnt: list[int] = []
 
-    def step(self, detector: Detector, minute_ms: int) -> list[MinuteResult]:
+    def step(self, detector: Detector, minute_ms: int, learns: bool) -> list[MinuteResult]:
         self.stepped.append(minute_ms)
-        return detector.step(minute_ms, *self.known[minute_ms])
+        self.learnt += [minute_ms] * learns
+        return detector.step(minute_ms, *self.known[minute_ms], learns)
 
     def all_anew(self, detector: Detector) -> dict[int, MinuteResult]:
         return Ahead(detector).judge(sorted(self.known), set(self.known), self.step)
@@ -72,7 +74,10 @@ def test_minutes_are_added_one_by_one(warm: Detector) -> None:
     for count in range(1, OPEN + 1):
         known = sorted(minutes.known)[:count]
         found = ahead.judge(known, {known[-1]}, minutes.step)
-    assert minutes.stepped == sorted(minutes.known)
+    # Of the newest nothing is learnt until there is one after it.
+    first, *others = sorted(minutes.known)
+    assert minutes.stepped == [first, *(ms for pair in zip([first, *others], others) for ms in pair)]
+    assert minutes.learnt == sorted(minutes.known)[:-1]
     anew = minutes.all_anew(warm)
     assert found == {minute_ms: anew[minute_ms] for minute_ms in found}
 
@@ -87,3 +92,28 @@ def test_a_minute_that_is_no_more_leaves_nothing_behind(warm: Detector) -> None:
     assert gone not in found
     anew = minutes.all_anew(warm)
     assert found == {minute_ms: anew[minute_ms] for minute_ms in found}
+
+
+def test_a_minute_that_has_not_changed_is_told_again_where_it_is_believed_otherwise(warm: Detector) -> None:
+    minutes = Open()
+    first, second, third = open_now = sorted(minutes.known)[:3]
+    alike: set[int] = set()
+    opened: OpenMinutes[MinuteResult] = OpenMinutes(
+        lambda minute_ms: minutes.known[minute_ms][1], MinuteResult, lambda before, now: before.minute_ms in alike
+    )
+
+    def judged(*changed: int) -> list[int]:
+        for minute_ms in changed:
+            opened.trace_changed(minute_ms)
+        results = opened.judge(warm, open_now, opened.changed(open_now), minutes.step)
+        return [result.minute_ms for result in results]
+
+    assert judged() == [third, second, first]
+    assert judged(third) == [third, second, first]
+    alike |= {first, second, third}
+    assert judged(third) == [third]  # what changed is told however alike it is
+    alike.remove(first)
+    assert judged(third) == [third, first]
+    opened.close(first)
+    alike.add(first)
+    assert judged(third) == [third, first]  # it was forgotten

@@ -120,3 +120,33 @@ def test_cases_keep_off_the_slot_of_detect_and_all_of_a_part_goes_one_way() -> N
 
 def test_what_is_no_case_goes_to_the_first_slot() -> None:
     assert {judge_slot(payload_row("ahead_traces", 0, trace_id, b""), 3) for trace_id in ("a", "b", "c")} == {0}
+
+
+def test_a_case_whose_beliefs_have_hardly_moved_gives_nearly_the_same_scores(
+    case: Case, model: MaskedSpanModel
+) -> None:
+    draw = np.random.default_rng(1)
+
+    def moved(chances: np.ndarray, by: float) -> np.ndarray:
+        found = chances * np.exp(draw.uniform(-by, by, chances.shape))
+        return found / found.sum(axis=-1, keepdims=True)
+
+    def believed(by: float) -> Case:
+        of = case.believed
+        assert of is not None
+        services, pods, loops = (moved(chances, by) for chances in (of.services, of.pods, of.loops))
+        return replace(case, believed=of._replace(services=services, pods=pods, loops=loops))
+
+    near, far = believed(0.04), believed(0.5)
+    assert case.is_believed_as(near) and case.is_believed_as(case)
+    before, after = (judge(each, model).verdicts for each in (case, near))
+    scores = [(one["anomaly_score"], another["anomaly_score"]) for one, another in zip(before, after, strict=True)]
+    assert max(abs(one - another) for one, another in scores) < 0.2
+    assert not case.is_believed_as(far)
+    assert not case.is_believed_as(replace(case, believed=None))
+    assert case.believed is not None
+    used = case.believed._replace(overuse=case.believed.overuse + 1.0)
+    finite = np.isfinite(case.believed.overuse).any()
+    assert case.is_believed_as(replace(case, believed=used)) != finite
+    crowded = case.believed._replace(neighbour=["tax"] * len(case.pods))
+    assert not case.is_believed_as(replace(case, believed=crowded))

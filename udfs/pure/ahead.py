@@ -20,7 +20,7 @@ class Ahead(Generic[Told]):
 
     A minute gains from those before it and, where the detector tells minutes anew, from those after it: an episode
     that has just begun is found by what there is of all its minutes. What comes before the first change isn't judged
-    again.
+    again. Nothing is learnt from the newest one: no minute is there yet that would be judged by it.
     """
 
     def __init__(self, detector: Detector[Told]) -> None:
@@ -29,12 +29,12 @@ class Ahead(Generic[Told]):
         self._after: list[tuple[int, Detector[Told]]] = [(-1, detector)]
 
     def judge(
-        self, minutes: Sequence[int], changed: Set[int], step: Callable[[Detector[Told], int], list[Told]]
+        self, minutes: Sequence[int], changed: Set[int], step: Callable[[Detector[Told], int, bool], list[Told]]
     ) -> dict[int, Told]:
         """What is to be said of minutes by now: of those that changed and of the last TOGETHER.
 
         minutes: all that are open, ascending. changed: those that are not as they were at the last call, be they gone.
-        step: has a detector step a minute, with all that is known of it.
+        step: has a detector step a minute, with all that is known of it, and learn from it or not.
         returns: minute -> result, where it has traces; it may have others that stand in the light of what changed.
         """
         first_ms = min(changed)
@@ -46,8 +46,9 @@ class Ahead(Generic[Told]):
             is_kept = place >= -TOGETHER
             if is_kept or minute_ms == todo[0]:
                 detector = detector.ahead()
-            found |= {result.minute_ms: result for result in step(detector, minute_ms)}
-            if is_kept:
+            is_newest = minute_ms == minutes[-1]
+            found |= {result.minute_ms: result for result in step(detector, minute_ms, not is_newest)}
+            if is_kept and not is_newest:
                 self._after.append((minute_ms, detector))
         self._after[1:] = self._after[1:][-TOGETHER:]
         return found | {result.minute_ms: result for result in detector.anew()}
@@ -59,9 +60,16 @@ class OpenMinutes(Generic[Told]):
     Usage of a minute is what ``usage_of`` says. Kept in memory since the start: at first all that is open has changed.
     """
 
-    def __init__(self, usage_of: Callable[[int], Usage], without_traces: Callable[[int], Told]) -> None:
-        """without_traces: what is said of a minute that has no trace any more."""
-        self._usage_of, self._without_traces = usage_of, without_traces
+    def __init__(
+        self,
+        usage_of: Callable[[int], Usage],
+        without_traces: Callable[[int], Told],
+        are_alike: Callable[[Told, Told], bool],
+    ) -> None:
+        """without_traces: what is said of a minute that has no trace any more. are_alike: whether what is to be said of
+        a minute of the same traces is nearly what was said."""
+        self._usage_of, self._without_traces, self._are_alike = usage_of, without_traces, are_alike
+        self._said: dict[int, Told] = {}  # what was said last of open minutes
         self._judged_by: dict[int, Usage] = {}  # open minute as it stands -> the usage that it was judged by
         self._moved: set[int] = set()  # minutes of which a trace came or went since they were judged
         self._usage_changed: set[int] = set()  # buckets
@@ -94,20 +102,27 @@ class OpenMinutes(Generic[Told]):
         detector: Detector[Told],
         minutes: Sequence[int],
         changed: Sequence[int],
-        step: Callable[[Detector[Told], int], list[Told]],
+        step: Callable[[Detector[Told], int, bool], list[Told]],
     ) -> list[Told]:
-        """Results of the ``changed`` minutes, and of the others of ``minutes`` that they have changed.
+        """Results of the ``changed`` minutes, and of the others of ``minutes`` of which these have changed what is to
+        be said; what has just come first.
 
         detector: after the last minute that is over. step: see ``Ahead.judge``."""
         self._ahead = self._ahead or Ahead(detector)
         found = self._ahead.judge(minutes, self._moved.union(changed), step)
         self._moved.clear()
         self._judged_by |= {minute_ms: self._usage_of(minute_ms) for minute_ms in changed}
-        return [
-            found.get(minute_ms) or self._without_traces(minute_ms) for minute_ms in sorted(found.keys() | set(changed))
-        ]
+        say: list[Told] = []
+        for minute_ms in sorted(found.keys() | set(changed), reverse=True):
+            result = found.get(minute_ms) or self._without_traces(minute_ms)
+            before = None if minute_ms in changed else self._said.get(minute_ms)
+            if before is None or not self._are_alike(before, result):
+                self._said[minute_ms] = result
+                say.append(result)
+        return say
 
     def close(self, over_ms: int) -> None:
         """The detector has learnt from the minutes up to ``over_ms``."""
         self._ahead = None
         self._judged_by = {minute_ms: usage for minute_ms, usage in self._judged_by.items() if minute_ms > over_ms}
+        self._said = {minute_ms: said for minute_ms, said in self._said.items() if minute_ms > over_ms}

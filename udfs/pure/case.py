@@ -34,6 +34,20 @@ class Believed(NamedTuple):
     shapes: Mapping[str, Mapping[tuple[str, int], float]]  # root operation -> (service, slot) -> times in a usual trace
     costs: Mapping[str, np.ndarray]  # service -> (dimensions, slots) what one piece of work takes
 
+    def is_alike(self, other: Believed) -> bool:
+        """Whether both, of the same traces, give nearly the same verdicts."""
+        chances = [(self.services, other.services), (self.pods, other.pods), (self.loops, other.loops)]
+        chances.append((1 / (1 + np.exp(-self.overuse)), 1 / (1 + np.exp(-other.overuse))))
+        return self.neighbour == other.neighbour and all(
+            one.shape == another.shape
+            and (np.abs(np.log(np.maximum(one, _LEAST) / np.maximum(another, _LEAST))) < np.log(_ALIKE)).all()
+            for one, another in chances
+        )
+
+
+# Chances that differ by less than this factor, or are both less than the least, give nearly the same verdicts: no score
+# moves by more than its logarithm.
+_ALIKE, _LEAST = 1.1, 1e-6
 
 # Of a case; not kept.
 _DERIVED = ("trace", "parent", "roots", "_by_parent")
@@ -98,6 +112,12 @@ class Case:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of an earlier release, whose traces stood for themselves alone, too."""
         self.__dict__.update({"weight": np.ones(len(state["trace_ids"])), "changes": {}, "traits": ()} | state)
+
+    def is_believed_as(self, other: Case) -> bool:
+        """Whether what is believed of this minute by now is nearly what was."""
+        if self.believed is None or other.believed is None:
+            return self.believed is other.believed
+        return self.believed.is_alike(other.believed)
 
     @cached_property
     def trace(self) -> np.ndarray:
@@ -208,14 +228,14 @@ def cells_of(case: Case, found: Prediction) -> Cells:
     of_span = np.searchsorted(key, trace * count + service)
     first_span = np.full(len(key), len(trace))
     np.minimum.at(first_span, of_span, np.arange(len(trace)))
-    used = np.unique(np.stack([of_span, case.pod]), axis=1)
+    used_cell, used_pod = np.divmod(np.unique(of_span * len(case.pods) + case.pod), len(case.pods))
     return Cells(
         services=services,
         pods=pods,
         pod_cell=np.searchsorted(key, pods.trace * count + case.pod_service[pods.subject]),
         loop_cell=np.searchsorted(key, trace[case.clues.loop] * count + case.clues.loop_blamed),
-        used_cell=used[0],
-        used_pod=used[1],
+        used_cell=used_cell,
+        used_pod=used_pod,
         of_span=of_span,
         first_span=np.where(first_span < len(trace), first_span, -1),
     )

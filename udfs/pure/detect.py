@@ -120,11 +120,12 @@ class Detector(Generic[Told]):
 
     # ---- the protocol ---------------------------------------------------------------------------
 
-    def step(self, minute_ms: int, traces: Sequence[bytes | Trace], usage: Usage) -> list[Told]:
+    def step(self, minute_ms: int, traces: Sequence[bytes | Trace], usage: Usage, learns: bool = True) -> list[Told]:
         """Judge the traces that start in a minute, then learn from them.
 
         minute_ms: ascending from call to call. traces: as assemble packed them, or unpacked already; in any order.
-        usage: (service, pod) -> dimension -> amount in this minute; empty where there is none.
+        usage: (service, pod) -> dimension -> amount in this minute; empty where there is none. learns: False of a copy
+            that steps no minute after this one, and is spared the work.
         returns: of this minute, and of those of LAG_MINUTES before, told anew by all that came since.
         """
         read = sorted(map(opened, traces), key=lambda trace: trace.trace_id)
@@ -133,7 +134,7 @@ class Detector(Generic[Told]):
         overuse = self._watch(minute_ms, usage, frame, reading)
         results = []
         if frame and reading:
-            results.append(self._judge(minute_ms, frame, reading, overuse))
+            results.append(self._judge(minute_ms, frame, reading, overuse, learns))
         self._minutes += 1
         if self._minutes % TIDY_MINUTES == 0 or self._is_crowded():
             self._forget(minute_ms - FORGET_MS)
@@ -147,7 +148,7 @@ class Detector(Generic[Told]):
         if not traces:
             return None
         copy = self.ahead()
-        result = copy.step(minute_ms, traces, usage)[0]
+        result = copy.step(minute_ms, traces, usage, learns=False)[0]
         if minute_ms in self._judged:
             self.pending[minute_ms] = copy.pending[minute_ms]
         return result
@@ -236,7 +237,9 @@ class Detector(Generic[Told]):
 
     # ---- judging --------------------------------------------------------------------------------
 
-    def _judge(self, minute_ms: int, frame: Frame, reading: Reading, asked_of_use: Mapping[str, float]) -> Told:
+    def _judge(
+        self, minute_ms: int, frame: Frame, reading: Reading, asked_of_use: Mapping[str, float], learns: bool
+    ) -> Told:
         base, beliefs = self._baselines, self._beliefs
         is_warming = self._is_warming(frame, reading)
         pods = self._pods.enter(minute_ms, frame.pods, frame.hosts, base.services, frame.versions)
@@ -265,8 +268,9 @@ class Detector(Generic[Told]):
             minute_ms, ((row["culprit_service_name"], row["anomaly_kind"]) for row in found)
         )
         case.recurring = self._impact.recurring()
-        predicted = self._audited(case, usual, here)
-        self._learn(case, cells, frame, reading, odds, renewed, here)
+        predicted = self._audited(case, usual, here, learns)
+        if learns:
+            self._learn(case, cells, frame, reading, odds, renewed, here)
         if predicted:
             self._skill.learn(*predicted, self.weights[: len(predicted[0].known)])
         self.pending[minute_ms] = case
@@ -326,23 +330,26 @@ class Detector(Generic[Told]):
         looping = np.full(frame.count, -np.inf)
         looping[reading.loops] = reading.loop_weight
         # A span that makes calls of several kinds is one case.
-        cases, of_case = np.unique(np.stack([frame.parent[calls], makes[calls]]), axis=1, return_inverse=True)
-        says = np.full(cases.shape[1], -np.inf)
-        np.maximum.at(says, of_case.ravel(), looping[calls])
-        return self._beliefs.observe_loops(
-            minute_ms, reading.operation[cases[1]], says, len(self._baselines.operations)
-        )
+        cases, of_case = np.unique(frame.parent[calls] * frame.count + makes[calls], return_inverse=True)
+        says = np.full(len(cases), -np.inf)
+        np.maximum.at(says, of_case, looping[calls])
+        operation = reading.operation[cases % frame.count]
+        return self._beliefs.observe_loops(minute_ms, operation, says, len(self._baselines.operations))
 
-    def _audited(self, case: Case, usual: Prediction, here: np.ndarray) -> tuple[Tokens, Prediction, Prediction] | None:
+    def _audited(
+        self, case: Case, usual: Prediction, here: np.ndarray, learns: bool
+    ) -> tuple[Tokens, Prediction, Prediction] | None:
         """Ask the model of a few traces, and take down in the case how far it has proven itself until now.
 
-        returns: what was asked, what is usual, and what the model said.
+        returns: what was asked, what is usual, and what the model said; None where nothing is learnt of it.
         """
         if isinstance(self.predictor, Usual):
             if self._ema:
                 case.thresholds = self._thresholds(case, usual, here)
             return None
         case.gain = self._skill.of(here)
+        if not (learns or self._ema):
+            return None
         before = np.cumsum(case.tokens.lengths) - case.tokens.lengths
         # Under the policy ema the thresholds rest on what is predicted of all.
         asked = case.tokens if self._ema else case.tokens.of_traces(before < AUDIT_SPANS)
@@ -351,6 +358,8 @@ class Detector(Generic[Told]):
         found = self.predictor.predict(asked, usual)
         if self._ema:
             case.thresholds = self._thresholds(case, calibrated(case.gain, case.tokens, usual, found), here)
+        if not learns:
+            return None
         return asked._replace(service=here[asked.service]), usual, found
 
     def _thresholds(self, case: Case, found: Prediction, here: np.ndarray) -> np.ndarray:

@@ -145,7 +145,7 @@ class Episodes:
         says = np.log((1 - share + share * each) / (1 - LONE + LONE * each)) - MARGIN
         says *= np.broadcast_to(counts, says.shape[:2])[:, :, None]
         evidence = np.zeros_like(self.now)
-        np.add.at(evidence[:, :, 1:], subject, says)
+        evidence[:, :, 1:] = _sums(says, subject, len(self.now))
         evidence = np.clip(evidence, -MINUTE_EVIDENCE, MINUTE_CLEAR)
         heard = np.bincount(subject, minlength=len(self.now)) > 0
         whole = np.log(np.exp(evidence[:, :, 1:]).mean(axis=2))
@@ -221,6 +221,17 @@ class Episodes:
                 return np.where((speaks | sinks)[:, :, None], later_too, states)
             future = future * likelihood
         return self.now
+
+
+def _sums(values: np.ndarray, subject: np.ndarray, subjects: int) -> np.ndarray:
+    """Sums of the rows of each subject.  # (subjects, ...)  As np.add.at makes them, in a fraction of its time."""
+    found = np.zeros((subjects, *values.shape[1:]))
+    if len(subject):
+        order = np.argsort(subject, kind="stable")
+        of = subject[order]
+        first = np.flatnonzero(np.r_[True, of[1:] != of[:-1]])
+        found[of[first]] = np.add.reduceat(values[order], first)
+    return found
 
 
 def by_share(states: np.ndarray) -> np.ndarray:

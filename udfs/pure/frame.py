@@ -57,11 +57,10 @@ class Frame:
 
     def _greatest(self, told: list[list[str]]) -> list[str]:
         """Of each pod, the greatest of what its traces tell.  # (pods,)  told: of each trace and pod of it"""
-        found: dict[str, str] = {}
+        pairs: set[tuple[str, str]] = set()  # few, however many traces tell them
         for trace, of_pods in zip(self.traces, told, strict=True):
-            for pod, value in zip(trace.pods, of_pods, strict=True):
-                if value > found.get(pod, ""):
-                    found[pod] = value
+            pairs.update(zip(trace.pods, of_pods, strict=True))
+        found = dict(sorted(pairs))  # the greatest comes last
         return [found.get(pod, "") for pod in self.pods]
 
     def is_parent_of(self, rows: np.ndarray) -> np.ndarray:
