@@ -8,6 +8,7 @@ from abc import abstractmethod
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -90,13 +91,11 @@ class Detect(KeyedProcessFunction):
 
     def _step(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace]) -> Iterator[Row]:
         """Judge a minute that is over and learn from it."""
-        for alarm in self._false_alarms():
-            if alarm.given_ms <= minute_ms:
-                detector.admit(alarm)
+        is_told = [detector.admit(alarm) for alarm in self._false_alarms() if alarm.given_ms <= minute_ms]
         for due in detector.due(minute_ms):
             detector.pending[due] = self._pending.get(due)
             self._pending.remove(due)
-        cases = self._stepped(detector, minute_ms, traces)
+        cases = self._over(detector, minute_ms, traces, any(is_told))
         self._keep_pending(detector)
         for case in cases:
             yield from self._rows(case)
@@ -117,6 +116,10 @@ class Detect(KeyedProcessFunction):
         """What a detector, this one or one that is ahead, says on stepping a minute, by the model of its time."""
         detector.predictor = self._models.at(minute_ms)
         return detector.step(minute_ms, traces, self._usage_of(minute_ms), learns)
+
+    def _over(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace], is_told: bool) -> list[Case]:
+        """Have the detector step a minute that is over. is_told: somebody told it of a false alarm just before."""
+        return self._stepped(detector, minute_ms, traces)
 
     def _last_words(self, detector: _Detector) -> Iterator[Row]:
         """What is emitted once more when nothing comes any more."""
@@ -434,6 +437,10 @@ class DetectAsItComes(Detect):
             for minute_ms in range(bucket_ms, bucket_ms + USAGE_BUCKET_MS, MINUTE_MS)
         }
         return sorted(minute_ms for minute_ms in of_usage.union(minutes) if minute_ms <= over_ms)
+
+    def _over(self, detector: _Detector, minute_ms: int, traces: Sequence[bytes | Trace], is_told: bool) -> list[Case]:
+        step = partial(self._stepped, detector, minute_ms, traces)
+        return self._open.step(detector, minute_ms, step, is_as_before=not is_told)
 
     def _judge_again(
         self, detector: _Detector, late: list[int], changed: list[int], still_open: list[int]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 
 from tests.unit.test_detect import World, minute
 from udfs.pure.ahead import TOGETHER, Ahead, OpenMinutes
+from udfs.pure.case import Case
 from udfs.pure.detect import Detector
 from udfs.pure.predict import DEFAULT_MODEL, MaskedSpanModel, Predictor, Usual
 from udfs.pure.verdicts import MinuteResult
@@ -38,11 +40,15 @@ class Open:
 
 @pytest.fixture(scope="module", params=[Usual, lambda: MaskedSpanModel(DEFAULT_MODEL)], ids=["usual", "masked"])
 def warm(request: pytest.FixtureRequest) -> Detector:
-    predictor: Predictor = request.param()
+    detector = warmed(request.param())
+    detector.pending.clear()
+    return detector
+
+
+def warmed(predictor: Predictor) -> Detector:
     detector = Detector(predictor)
     for number in range(FIRST):
         detector.step(*minute(number))
-    detector.pending.clear()
     return detector
 
 
@@ -117,3 +123,75 @@ def test_a_minute_that_has_not_changed_is_told_again_where_it_is_believed_otherw
     opened.close(first)
     alike.add(first)
     assert judged(third) == [third, first]  # it was forgotten
+
+
+def never() -> list[MinuteResult]:
+    raise AssertionError("what is ahead has stepped it")
+
+
+class Kept:
+    """A detector whose minutes that are told anew are kept apart, as the stage keeps them."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.detector = warmed(predictor)
+        self._pending: dict[int, Case] = {}
+        self._put()
+
+    def over(self, minute_ms: int, step: Callable[[int], list[MinuteResult]]) -> list[MinuteResult]:
+        self.detector.pending.update({due: self._pending.pop(due) for due in self.detector.due(minute_ms)})
+        told = step(minute_ms)
+        self._put()
+        return told
+
+    def _put(self) -> None:
+        self._pending |= self.detector.pending
+        self.detector.pending.clear()
+
+
+def test_a_minute_that_stands_is_over_as_it_was_judged(warm: Detector) -> None:
+    """The detector is what it were had it stepped the minutes itself, and so is what is ahead of it."""
+    minutes = Open()
+    adopting, stepping = Kept(warm.predictor), Kept(warm.predictor)
+    opened: OpenMinutes[MinuteResult] = OpenMinutes(
+        lambda minute_ms: minutes.known[minute_ms][1], MinuteResult, lambda before, now: False
+    )
+    still_open = sorted(minutes.known)[:TOGETHER]
+    opened.judge(adopting.detector, still_open, still_open, minutes.step)
+    while len(still_open) > 1:
+        over_ms = still_open.pop(0)
+        told = adopting.over(over_ms, lambda ms: opened.step(adopting.detector, ms, never, is_as_before=True))
+        opened.close(over_ms)
+        own, *expected = stepping.over(over_ms, lambda ms: stepping.detector.step(ms, *minutes.known[ms]))
+        assert (told, own.minute_ms) == (expected, over_ms) and len(told) == 1
+        opened.trace_changed(still_open[-1])
+        found = opened.judge(adopting.detector, still_open, opened.changed(still_open), minutes.step)
+        of_stepping = Ahead(stepping.detector).judge(still_open, set(still_open), minutes.step)
+        assert {result.minute_ms: result for result in found} == of_stepping
+
+
+@pytest.mark.parametrize("what", ["trace", "usage", "told", "gap"])
+def test_a_minute_that_does_not_stand_is_stepped(warm: Detector, what: str) -> None:
+    minutes = Open()
+    detector = warmed(warm.predictor)
+    opened: OpenMinutes[MinuteResult] = OpenMinutes(
+        lambda minute_ms: minutes.known[minute_ms][1], MinuteResult, lambda before, now: False
+    )
+    first, *others = still_open = sorted(minutes.known)[:3]
+    opened.judge(detector, still_open, still_open, minutes.step)
+    traces, usage = minutes.known[first]
+    if what == "trace":
+        opened.trace_changed(first)
+    if what == "usage":
+        minutes.known[first] = traces, {**usage, ("tax", "another"): {"cpu": 1.0}}
+    stepped: list[int] = []
+
+    def step(minute_ms: int) -> list[MinuteResult]:
+        stepped.append(minute_ms)
+        return detector.step(minute_ms, *minutes.known[minute_ms])
+
+    over_ms = others[0] if what == "gap" else first
+    opened.step(detector, over_ms, lambda: step(over_ms), is_as_before=what != "told")
+    assert stepped == [over_ms]
+    # What was ahead knows another past: the next one is stepped, too.
+    opened.step(detector, others[-1], lambda: step(others[-1]), is_as_before=True)
+    assert stepped == [over_ms, others[-1]]

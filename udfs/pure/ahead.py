@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from udfs.pure.detect import Detector, Told
 from udfs.pure.windows import bucket_start
@@ -15,8 +15,17 @@ Usage = Mapping[tuple[str, str], Mapping[str, float]]
 TOGETHER = 5
 
 
+class _Stepped(NamedTuple, Generic[Told]):
+    """The detector after a minute; before_ms: the minute that it stepped before that one."""
+
+    minute_ms: int
+    before_ms: int
+    detector: Detector[Told]
+
+
 class Ahead(Generic[Told]):
-    """Open minutes, one after the other, by copies of a detector that are thrown away once its next minute is over.
+    """Open minutes, one after the other, by copies of a detector. It will be what they are once these minutes are over,
+    if nothing changes in them.
 
     A minute gains from those before it and, where the detector tells minutes anew, from those after it: an episode
     that has just begun is found by what there is of all its minutes. What comes before the first change isn't judged
@@ -25,8 +34,8 @@ class Ahead(Generic[Told]):
 
     def __init__(self, detector: Detector[Told]) -> None:
         """detector: after the last minute that is over; it stays as it is."""
-        # Minute -> the detector after it, ascending; the first is the one given, then at most the last TOGETHER.
-        self._after: list[tuple[int, Detector[Told]]] = [(-1, detector)]
+        # By minute, ascending; the first is the one given, then at most the last TOGETHER.
+        self._after: list[_Stepped[Told]] = [_Stepped(-1, -1, detector)]
 
     def judge(
         self, minutes: Sequence[int], changed: Set[int], step: Callable[[Detector[Told], int, bool], list[Told]]
@@ -38,8 +47,8 @@ class Ahead(Generic[Told]):
         returns: minute -> result, where it has traces; it may have others that stand in the light of what changed.
         """
         first_ms = min(changed)
-        self._after[1:] = [(minute_ms, after) for minute_ms, after in self._after[1:] if minute_ms < first_ms]
-        last_ms, detector = self._after[-1]
+        self._after[1:] = [stepped for stepped in self._after[1:] if stepped.minute_ms < first_ms]
+        last_ms, _, detector = self._after[-1]
         todo = [m for m in minutes if m > last_ms and (m in changed or m in minutes[-TOGETHER:])]
         found: dict[int, Told] = {}
         for place, minute_ms in enumerate(todo, -len(todo)):
@@ -49,9 +58,21 @@ class Ahead(Generic[Told]):
             is_newest = minute_ms == minutes[-1]
             found |= {result.minute_ms: result for result in step(detector, minute_ms, not is_newest)}
             if is_kept and not is_newest:
-                self._after.append((minute_ms, detector))
+                self._after.append(_Stepped(minute_ms, last_ms, detector))
+            last_ms = minute_ms
         self._after[1:] = self._after[1:][-TOGETHER:]
         return found | {result.minute_ms: result for result in detector.anew()}
+
+    def after(self, minute_ms: int) -> Detector[Told] | None:
+        """What the given detector will be once it has stepped a minute; None if that is not known."""
+        base, *others = self._after[:2]
+        return next((of.detector for of in others if of[:2] == (minute_ms, base.minute_ms)), None)
+
+    def go_on(self, minute_ms: int, detector: Detector[Told]) -> None:
+        """The minute is over. detector: after it, as ``after`` said it would be."""
+        self._after[:2] = [_Stepped(minute_ms, -1, detector)]
+        for stepped in self._after[1:]:
+            stepped.detector.drop(minute_ms)
 
 
 class OpenMinutes(Generic[Told]):
@@ -121,8 +142,23 @@ class OpenMinutes(Generic[Told]):
                 say.append(result)
         return say
 
+    def step(
+        self, detector: Detector[Told], minute_ms: int, step: Callable[[], list[Told]], is_as_before: bool
+    ) -> list[Told]:
+        """Have the detector itself step a minute that is over: what is ahead has done that, where the minute stands as
+        it was judged last.
+
+        step: does it. is_as_before: nothing else has changed the detector meanwhile.
+        """
+        ahead = self._ahead.after(minute_ms) if self._ahead and is_as_before and self.stands(minute_ms) else None
+        if self._ahead is None or ahead is None:
+            self._ahead = None
+            return step()
+        results = detector.adopt(ahead, minute_ms)
+        self._ahead.go_on(minute_ms, detector)
+        return results
+
     def close(self, over_ms: int) -> None:
         """The detector has learnt from the minutes up to ``over_ms``."""
-        self._ahead = None
         self._judged_by = {minute_ms: usage for minute_ms, usage in self._judged_by.items() if minute_ms > over_ms}
         self._said = {minute_ms: said for minute_ms, said in self._said.items() if minute_ms > over_ms}

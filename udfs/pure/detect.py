@@ -138,9 +138,7 @@ class Detector(Generic[Told]):
         self._minutes += 1
         if self._minutes % TIDY_MINUTES == 0 or self._is_crowded():
             self._forget(minute_ms - FORGET_MS)
-        due = self.due(minute_ms)
-        self._judged = [minute for minute in self._judged if minute not in due]
-        return results + [self._tell(self.pending.pop(minute), is_final=True) for minute in due]
+        return results + self._tell_due(minute_ms)
 
     def again(self, minute_ms: int, traces: Sequence[bytes | Trace], usage: Usage) -> Told | None:
         """Judge a minute by what is known now, without learning from it: one that is not over yet, or one that a
@@ -153,15 +151,16 @@ class Detector(Generic[Told]):
             self.pending[minute_ms] = copy.pending[minute_ms]
         return result
 
-    def admit(self, alarm: FalseAlarm) -> None:
-        """Take in that nothing was wrong when a culprit was seen: from now on more is asked of it. Each alarm once."""
+    def admit(self, alarm: FalseAlarm) -> bool:
+        """Take in that nothing was wrong when a culprit was seen: from now on more is asked of it. Each alarm once:
+        returns whether it is the first time."""
         if alarm.key in self._admitted:
-            return
+            return False
         self._admitted.add(alarm.key)
         base, pods = self._baselines, self._pods
         service = base.services.get(alarm.culprit)
         if service < 0:
-            return
+            return True
         of_service = np.array([service])
         operations = np.flatnonzero([name.split(SEPARATOR)[0] == alarm.culprit for name in base.operations.names])
         for kind, minutes in self._impact.on(alarm.of_ms, alarm.culprit).items():
@@ -169,6 +168,7 @@ class Detector(Generic[Told]):
                 self._beliefs.admit(kind, of_service, np.flatnonzero(pods.service == service), operations, minutes)
                 if kind == KINDS[OVERUSE]:
                     self._usage.admit(service, minutes)
+        return True
 
     def ahead(self) -> Detector[Told]:
         """A copy that may step minutes which aren't over: what it has to tell anew is of those that are at hand."""
@@ -180,6 +180,27 @@ class Detector(Generic[Told]):
     def anew(self) -> list[Told]:
         """What a copy that is ``ahead`` says by now of the minutes that it has stepped, and would tell anew."""
         return [self._tell(self.pending[minute], is_final=False) for minute in self._judged]
+
+    def adopt(self, ahead: Detector[Told], minute_ms: int) -> list[Told]:
+        """Step a minute as a copy has done that was ahead and is of no other use from now on.
+
+        returns: of the minutes of LAG_MINUTES before, told anew.
+        """
+        judged = self._judged + [minute for minute in ahead._judged if minute == minute_ms]
+        self.pending |= {minute: ahead.pending[minute] for minute in judged if minute == minute_ms}
+        self.__dict__.update(ahead.__getstate__())
+        self._judged = judged
+        return self._tell_due(minute_ms)
+
+    def drop(self, minute_ms: int) -> None:
+        """Have a copy that is ahead tell the minutes until this one no more: they are over."""
+        self._judged = [minute for minute in self._judged if minute > minute_ms]
+        self.pending = {minute: case for minute, case in self.pending.items() if minute > minute_ms}
+
+    def _tell_due(self, minute_ms: int) -> list[Told]:
+        due = self.due(minute_ms)
+        self._judged = [minute for minute in self._judged if minute not in due]
+        return [self._tell(self.pending.pop(minute), is_final=True) for minute in due]
 
     def due(self, minute_ms: int) -> list[int]:
         """The minutes that the step of ``minute_ms`` will tell anew: they have to be in ``pending``."""
