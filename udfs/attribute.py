@@ -255,22 +255,15 @@ class Attribute(KeyedProcessFunction):
         prices = unit_price.periods(stands)
         bill = attribute.bill_of(unit_price.noted(stands, prices))
         settled = {window_ms: self._settled.get(window_ms) for window_ms in touched | (after & bill.keys())}
-        of_use = {
-            window_ms
-            for period in {
-                (charge["start_ms"], charge["end_ms"])
-                for window_ms in settled
-                for charge, _ in bill.get(window_ms, ())
-                if charge["per"] == "unit"
-            }
-            for window_ms in price.windows_of(*period)
-        }
+        of_use = self._of_use(settled, bill)
         beside = {
             window_ms: self._settled.get(window_ms)
             for window_ms in of_use - settled.keys()
             if progress.kept_ms <= window_ms < progress.closed_ms
         }
-        still_open = [attribute.read_told(attribute.usage_told(text)) for text in self._events[USAGE].values()]
+        is_open = any(window_ms >= progress.closed_ms for window_ms in of_use)
+        told = self._events[USAGE].values() if is_open else ()
+        still_open = [attribute.read_told(attribute.usage_told(text)) for text in told]
         rows = attribute.restated(
             resource_id, settled, bill, self._prices(), self._idle_policy, progress.known, beside, still_open
         )
@@ -288,6 +281,13 @@ class Attribute(KeyedProcessFunction):
             progress.known = replace(progress.known, prices=kept)
             self._progress.update(progress)
         self._is_rebilled.update(True)
+
+    @staticmethod
+    def _of_use(windows: Collection[int], bill: Mapping[int, attribute.Bill]) -> set[int]:
+        """The windows of all periods of what is charged by the unit in some."""
+        charges = [charge for ms in windows for charge, _ in bill.get(ms, ()) if charge["per"] == "unit"]
+        periods = {(charge["start_ms"], charge["end_ms"]) for charge in charges}
+        return {window_ms for period in periods for window_ms in price.windows_of(*period)}
 
     def _is_recent_alone(self, held: _Recent, changed: set[int], clock_ms: int | None) -> bool:
         """Whether nothing but usage of the windows that changed has to be worked off."""
