@@ -150,13 +150,12 @@ class OpenMinutes(Generic[Told]):
 
         step: does it. is_as_before: nothing else has changed the detector meanwhile.
         """
-        ahead = self._ahead.after(minute_ms) if self._ahead and is_as_before and self.stands(minute_ms) else None
-        if self._ahead is None or ahead is None:
-            self._ahead = None
-            return step()
-        results = detector.adopt(ahead, minute_ms)
-        self._ahead.go_on(minute_ms, detector)
-        return results
+        if self._ahead and is_as_before and self.stands(minute_ms) and (ahead := self._ahead.after(minute_ms)):
+            results = detector.adopt(ahead, minute_ms)
+            self._ahead.go_on(minute_ms, detector)
+            return results
+        self._ahead = None
+        return step()
 
     def close(self, over_ms: int) -> None:
         """The detector has learnt from the minutes up to ``over_ms``."""

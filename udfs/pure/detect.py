@@ -186,10 +186,12 @@ class Detector(Generic[Told]):
 
         returns: of the minutes of LAG_MINUTES before, told anew.
         """
-        judged = self._judged + [minute for minute in ahead._judged if minute == minute_ms]
-        self.pending |= {minute: ahead.pending[minute] for minute in judged if minute == minute_ms}
+        judged = self._judged
         self.__dict__.update(ahead.__getstate__())
         self._judged = judged
+        if minute_ms in ahead.pending:
+            self._judged.append(minute_ms)
+            self.pending[minute_ms] = ahead.pending[minute_ms]
         return self._tell_due(minute_ms)
 
     def drop(self, minute_ms: int) -> None:
@@ -292,8 +294,8 @@ class Detector(Generic[Told]):
         predicted = self._audited(case, usual, here, learns)
         if learns:
             self._learn(case, cells, frame, reading, odds, renewed, here)
-        if predicted:
-            self._skill.learn(*predicted, self.weights[: len(predicted[0].known)])
+            if predicted:
+                self._skill.learn(*predicted, self.weights[: len(predicted[0].known)])
         self.pending[minute_ms] = case
         self._judged.append(minute_ms)
         return self.tell(replace(case, believed=told.believed), self.predictor)
@@ -362,7 +364,8 @@ class Detector(Generic[Told]):
     ) -> tuple[Tokens, Prediction, Prediction] | None:
         """Ask the model of a few traces, and take down in the case how far it has proven itself until now.
 
-        returns: what was asked, what is usual, and what the model said; None where nothing is learnt of it.
+        learns: False where nobody wants what the model says, but the thresholds.
+        returns: what was asked, what is usual, and what the model said; None where it wasn't asked.
         """
         if isinstance(self.predictor, Usual):
             if self._ema:
@@ -379,8 +382,6 @@ class Detector(Generic[Told]):
         found = self.predictor.predict(asked, usual)
         if self._ema:
             case.thresholds = self._thresholds(case, calibrated(case.gain, case.tokens, usual, found), here)
-        if not learns:
-            return None
         return asked._replace(service=here[asked.service]), usual, found
 
     def _thresholds(self, case: Case, found: Prediction, here: np.ndarray) -> np.ndarray:

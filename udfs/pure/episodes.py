@@ -224,7 +224,7 @@ class Episodes:
 
 
 def _sums(values: np.ndarray, subject: np.ndarray, subjects: int) -> np.ndarray:
-    """Sums of the rows of each subject.  # (subjects, ...)  As np.add.at makes them, in a fraction of its time."""
+    """Sums of the rows of each subject.  # (subjects, ...)  As by np.add.at but for rounding, and much faster."""
     found = np.zeros((subjects, *values.shape[1:]))
     if len(subject):
         order = np.argsort(subject, kind="stable")
