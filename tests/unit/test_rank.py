@@ -302,14 +302,14 @@ def test_excess_on_a_machine_is_worth_its_capacity_and_changes_no_bill(used, pol
     assert {basis for _, _, basis, *_ in excess_of(row)} == {"capacity"}
 
 
-def nodes(*hours, used=0.8, sku="SKU-1", idle_policy="proportional"):
+def nodes(*hours, used=0.8, of_memory=0.3, sku="SKU-1", idle_policy="proportional"):
     """Rows of 8-core machines with 0.3 of their cost in memory, each a resource that so many hours are charged of."""
     rows = []
     for number, part in enumerate(hours):
         cost, quantity = str(Decimal("0.34") * Decimal(str(part))), str(part)
         node = charge("m", cost, [["cpu", "0.7"], ["memory", "0.3"]], per="hour") | NODE
         node |= {"consumed_quantity": quantity, "machine": {"cpu": "8", "memory": "100"}, "sku_id": sku}
-        of = {"cpu": {"cart": used * part * 8 * 1800}, "memory": {"cart": 0.3 * part * 100 * 1800}}
+        of = {"cpu": {"cart": used * part * 8 * 1800}, "memory": {"cart": of_memory * part * 100 * 1800}}
         bill = {window_ms: [(node, parts)] for window_ms, parts in cost_by_window(node).items()}
         rows += allocate_window(f"{sku}/{number}", HOUR, {HOUR: of}, bill, set(of), idle_policy=idle_policy)
     return orjson.loads(orjson.dumps(rows, default=str))
@@ -349,6 +349,13 @@ PAID_FOR = {"cpu": ("capacity", 1.0), "memory": ("capacity", 1.0)}
 @pytest.mark.parametrize("policy", ["proportional", "none"])
 def test_machines_told_one_by_one_are_a_pool_where_their_number_follows_the_use(hours, used, expected, policy):
     assert price_of_cart(nodes(*hours, used=used, idle_policy=policy)) == expected
+
+
+@pytest.mark.parametrize("of_memory", [0.9, 1.1])
+def test_machines_that_give_more_than_is_paid_for_are_a_pool_of_what_is_fullest(of_memory):
+    """As of a group that is billed as one: what is used beyond what is paid for makes a unit no cheaper."""
+    full = {"cpu": ("pool", round(1 / 0.7, 9)), "memory": ("pool", 0.0)}
+    assert price_of_cart(nodes(1, 1, 0.5, used=1.2, of_memory=of_memory)) == full
 
 
 def test_machines_of_another_sku_are_another_pool():

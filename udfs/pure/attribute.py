@@ -103,7 +103,7 @@ METERED, POOL, CAPACITY, LIST, USED_SHARE = "metered", "pool", "capacity", "list
 GROWING = frozenset({METERED, POOL})
 
 # No autoscaler adds machines to a pool that is emptier than that in all dimensions.
-BUSY = Fraction(1, 2)
+_BUSY = Fraction(1, 2)
 
 # A unit rate is a quotient; as many digits as DECIMAL(28, 12) has, so that a rate times a usage
 # is good to the last decimal.
@@ -949,11 +949,8 @@ def _price_of_more(
 def _pool_prices(
     window_start_ms: int, usage: Usage, charges: Bill, paid_before: Callable[[int, str], Mapping[str, str]]
 ) -> dict[tuple[str, str], Decimal]:
-    """What one more unit of usage costs by (dimension, currency) in a pool whose machines come and go with the use.
-
-    paid_before: of ``Past.paid``. Machines are added for the dimension that is fullest: what all of a machine costs
-    goes with its use, and use of the others costs nothing more. {} of a pool that is less than half full in each.
-    """
+    """``pool_prices`` of a group of machines that is billed as one, by (dimension, currency). paid_before: of
+    ``Past.paid``."""
     of_dimension: dict[str, dict[str, list[tuple[Mapping[str, Any], int]]]] = defaultdict(lambda: defaultdict(list))
     for charge, parts in charges:
         for dimension, cost in parts.items():
@@ -967,12 +964,23 @@ def _pool_prices(
             if paid and _is_scaled(dimension, of_use, paid, paid_before(window_start_ms, dimension).get(currency)):
                 cost += sum(each for _, each in entries)
                 full[dimension] = sum(map(Fraction, usage.get(dimension, {}).values()), Fraction(0)) / paid, paid
-        fullest = max(full, key=lambda dimension: (full[dimension], dimension), default=None)
-        if fullest is not None and full[fullest][0] >= BUSY:
-            share, paid = full[fullest]
-            prices |= {(dimension, currency): Decimal(0) for dimension in full}
-            prices[fullest, currency] = RATE_DIGITS.divide(to_decimal(cost), _decimal(paid * min(share, Fraction(1))))
+        prices |= {(dimension, currency): price for dimension, price in pool_prices(cost, full).items()}
     return prices
+
+
+def pool_prices(cost: int, full: Mapping[str, tuple[Fraction, Fraction]]) -> dict[str, Decimal]:
+    """What one more unit of usage costs by dimension, in a pool whose machines come and go with the use.
+
+    cost: of all of its machines, in units of 1e-12. full: {dimension: (use over what is paid for, usage that is paid
+    for)}. Machines are added for the dimension that is fullest: what all of a machine costs goes with its use, and use
+    of the others costs nothing more. {} of a pool that is less than half full in each.
+    """
+    fullest = max(full, key=lambda dimension: (full[dimension], dimension), default=None)
+    if fullest is None or full[fullest][0] < _BUSY:
+        return {}
+    share, paid = full[fullest]
+    price = RATE_DIGITS.divide(to_decimal(cost), _decimal(paid * min(share, Fraction(1))))
+    return dict.fromkeys(full, Decimal(0)) | {fullest: price}
 
 
 def _is_scaled(dimension: str, charges: Iterable[Mapping[str, Any]], paid: Fraction, paid_before: str | None) -> bool:

@@ -2,8 +2,7 @@
 
 Grain: the machines of the same SKUs that a window's bill pays for, in one currency; the nodes of a cluster, say, which
 are a resource each. Where some of them came or went, more use is more machines, and the price of one more unit is that
-of a group that is billed as one (POOL, see ``_pool_prices`` in attribute): machines are added for the dimension that is
-fullest, so all that they cost goes with its use, and use of the others costs nothing more.
+of a group that is billed as one (see ``pool_prices`` in attribute).
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from udfs.pure.attribute import BUSY, CAPACITY, POOL, RATE_DIGITS
+from udfs.pure.attribute import CAPACITY, POOL, pool_prices
+from udfs.pure.price import to_units
 
 Row = Mapping[str, Any]
 
@@ -42,9 +42,7 @@ def of_pools(allocations: Sequence[Row]) -> list[Row]:
 
 def _repriced(row: Row, prices: Mapping[tuple[str, str, str], Decimal]) -> Row:
     price = prices.get((row["resource_id"], row["billing_currency"], row["dimension"]))
-    if price is None or row.get("marginal_basis") != CAPACITY:
-        return row
-    return {**row, "marginal_basis": POOL, "marginal_rate": format(price, "f")}
+    return row if price is None else {**row, "marginal_basis": POOL, "marginal_rate": format(price, "f")}
 
 
 def _skus(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -57,22 +55,15 @@ def _skus(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def _prices(machines: Sequence[Mapping[str, Row]]) -> dict[str, Decimal]:
-    """Price of one more unit by dimension, of machines by dimension; {} where none came or went, or none is added to
-    what is less than half full."""
-    cost = Fraction(0)
-    full: dict[str, tuple[Fraction, Fraction]] = {}  # how full, and use
+    """``pool_prices`` of machines, each {dimension: row}; {} where none came or went."""
+    cost = 0
+    full: dict[str, tuple[Fraction, Fraction]] = {}
     for dimension in {dimension for machine in machines for dimension in machine}:
         rows = [machine[dimension] for machine in machines if dimension in machine]
         paid = [Fraction(row["capacity"]) for row in rows]
-        number = sum(paid) / max(paid)
+        whole = sum(paid, Fraction(0))
+        number = whole / max(paid)
         if number > 1 and _ROUNDED < number % 1 < 1 - _ROUNDED:
-            whole = sum(paid, Fraction(0))
-            share = min(sum(Fraction(row["total_usage"]) for row in rows) / whole, Fraction(1))
-            full[dimension] = share, share * whole
-            cost += sum((Fraction(Decimal(row["resource_cost"])) for row in rows), Fraction(0))
-    fullest = max(full, key=lambda dimension: (full[dimension][0], dimension), default=None)
-    if fullest is None or full[fullest][0] < BUSY:
-        return {}
-    price = cost / full[fullest][1]
-    of_fullest = RATE_DIGITS.divide(Decimal(price.numerator), Decimal(price.denominator))
-    return dict.fromkeys(full, Decimal(0)) | {fullest: of_fullest}
+            full[dimension] = sum((Fraction(row["total_usage"]) for row in rows), Fraction(0)) / whole, whole
+            cost += sum(to_units(row["resource_cost"]) for row in rows)
+    return pool_prices(cost, full)
