@@ -36,7 +36,8 @@ AIM_OF_ORACLE = {METERED: 0.90, "mixed": 0.90, "machine": 0.80}
 # Of a mix of faults, what is aimed at of the detector; and of all worlds, the most false incidents.
 AIMS_OF_MIX = {"source": {"AC@1": 0.85}, "faint": {F1: 0.85, "AC@1": 0.70}, "novel": {F1: 0.75, "AC@1": 0.60}}
 FALSE_MOST = 1.0
-SEEN = ("normal flagged", "false incidents", F1, "AC@1")
+ALARMS = {"false incidents": "", "false incidents as told": ", as told"}
+SEEN = ("normal flagged", *ALARMS, F1, "AC@1")
 
 # The paired test of our savings against those of AIOps only has to be as sure, corrected for all tests of the bill.
 P_MOST = 0.001
@@ -185,9 +186,9 @@ def aims(long: pd.DataFrame) -> list[Aim]:
             flagged = of["normal flagged"]
             found.append((f"normal traces left alone, {family}", 0.99, flagged._replace(mean=1 - flagged.mean)))
             found += [(f"{name}, {family}", least, of[name]) for name, least in AIMS_OF_MIX.get(family, {}).items()]
-            alarms = of["false incidents"]
-            what = f"false incidents a day and 20 services, {family}"
-            at_most.append(Aim(what, FALSE_MOST, alarms, alarms.mean <= FALSE_MOST, is_most=True))
+            for name, which in ALARMS.items():
+                what = f"false incidents a day and 20 services{which}, {family}"
+                at_most.append(Aim(what, FALSE_MOST, of[name], of[name].mean <= FALSE_MOST, is_most=True))
     aims = [Aim(what, least, of, of.mean >= least) for what, least, of in found] + at_most
     ours, theirs, oracles = (
         _by_world(long, "dollars", arm, f"USD, k = {SHOWN}", "source", METERED)

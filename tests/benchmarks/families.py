@@ -80,6 +80,7 @@ MEASURES = {
     "locked minutes": "the most minutes in a row with more than half of the normal traces flagged",
     "warming": "share of all traces that are judged without being known well; these are never flagged",
     "false incidents": "a day and 20 services: runs of false alarms on a service, outside of its true faults",
+    "false incidents as told": "the same by the runs of all alarms on a service: what is left of a true one is none",
     "precision at 1 %": "where 1 % of traces are anomalous, from recall and normal flagged",
     "PR-AUC": "area under the precision-recall curve of the score",
     "recall at 1 %": "by the score, where 1 % of the normal traces may be flagged; at 3 % as well",
@@ -92,7 +93,15 @@ MEASURES = {
     "µs a span": "CPU time of the detector alone",
 }
 
-PLACES = {"traces": 0, "faults": 0, "locked minutes": 0, "false incidents": 1, "detect CPU s": 1, "µs a span": 1}
+PLACES = {
+    "traces": 0,
+    "faults": 0,
+    "locked minutes": 0,
+    "false incidents": 1,
+    "false incidents as told": 1,
+    "detect CPU s": 1,
+    "µs a span": 1,
+}
 DEFAULT_PLACES = 3
 
 

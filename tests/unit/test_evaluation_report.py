@@ -160,13 +160,15 @@ def test_false_incidents_are_an_aim_and_one_that_is_missed_is_told() -> None:
     arms = {money.OURS: [5.0] * 2, HINDSIGHT: [6.0] * 2, ORACLE: [5.5] * 2}
     told = pd.concat([
         dollars(dict.fromkeys(claims.OTHERS, [2.0] * 2) | arms | {f"{money.OURS}, an hour later": [3.0] * 2}),
-        detected(("false incidents", 2.0, 3.0), ("normal flagged", 0.001, 0.002)),
+        detected(
+            ("false incidents", 2.0, 3.0), ("false incidents as told", 0.0, 1.0), ("normal flagged", 0.001, 0.002)
+        ),
     ])  # fmt: skip
     assert "Missed: false incidents a day and 20 services, deploy: 2.500 ± 6.353, at most 1.00 was" in report._misses(
         told
     )
-    [aim] = [of for of in report.summary(told)["aims"] if "incidents" in of["what"] and of["n"]]
-    assert (aim["most"], aim["met"], aim["sure"]) == (1.0, False, False)
+    aims = [of for of in report.summary(told)["aims"] if "incidents" in of["what"] and of["n"]]
+    assert [(aim["most"], aim["met"], aim["sure"]) for aim in aims] == [(1.0, False, False), (1.0, True, False)]
 
 
 def test_a_chance_is_binned_by_how_far_a_score_is_above_its_threshold() -> None:

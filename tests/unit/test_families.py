@@ -83,6 +83,7 @@ def test_false_alarms_are_counted_apart_from_faults_and_after_the_first_hour() -
     assert measures["traces"] == 22
     assert measures["normal flagged"] == pytest.approx(3 / 20)
     assert measures["false incidents"] == pytest.approx(1 / 20 * 24 * 60 * 2)
+    assert measures["false incidents as told"] == measures["false incidents"]
     assert measures["normal flagged as retry_loop"] == pytest.approx(1 / 20)
     assert measures["normal flagged as latency_spike"] == pytest.approx(2 / 20)
     assert (measures["recall"], measures["precision"]) == (1.0, 0.4)
@@ -90,6 +91,13 @@ def test_false_alarms_are_counted_apart_from_faults_and_after_the_first_hour() -
     assert measures["AC@1"] == 1.0, "cart and web have one trace each: equal scores, by name"
     assert measures["AC@1 of traces"] == 0.5
     assert sum(k for _, _, k in more["by minute"]) == 3
+
+
+def test_an_incident_that_goes_on_after_its_fault_is_told_once() -> None:
+    seen = world([("a", 70, "x"), *((f"n{i}", 60 + i, None) for i in range(40))], [("x", "cart", 70, 71)])
+    after, apart = verdict("n15", "shop/cart", 75), verdict("n39", "shop/cart", 99)
+    measures, _ = f.judge(verdicts(verdict("a", "shop/cart", 70), after, apart), seen, source())
+    assert (measures["false incidents"], measures["false incidents as told"]) == (144.0, 72.0)
 
 
 def test_a_fault_without_a_flag_counts_as_wrong() -> None:
