@@ -195,5 +195,6 @@ def aims(long: pd.DataFrame) -> list[Aim]:
         for arm in (money.OURS, money.AIOPS, ORACLE)
     )
     gain, p = ratio((ours - theirs).tolist(), oracles.tolist()), tests(long, METERED)[money.AIOPS, SHOWN].p_holm
-    what = f"dollars at k = {SHOWN}, of the oracle's, above AIOps only, with p < {P_MOST} by Holm (it is {p:.2g})"
+    known = "not known" if math.isnan(p) else f"{p:.2g}"
+    what = f"dollars at k = {SHOWN}, of the oracle's, above AIOps only, with p < {P_MOST} by Holm (it is {known})"
     return [*aims[:3], Aim(what, 0.25, gain, gain.mean >= 0.25 and p < P_MOST), *aims[3:]]
