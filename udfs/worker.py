@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import select
 import signal
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 # What the engine runs as its worker's main module.
 WORKER = "pyflink.fn_execution.beam.beam_boot"
@@ -36,14 +40,29 @@ def stop_sampling() -> None:
 
 
 def end_with_the_engine() -> None:
-    """Have a worker end when the engine ends the script that runs it; elsewhere nothing is done.
+    """Have a worker end when the engine ends the script that runs it, or ends itself; elsewhere nothing is done.
 
     The engine does so once its servers have waited for the worker, a minute each (GrpcFnServer.close). One that hangs
-    would stay for ever, with its memory.
+    would stay for ever, with its memory. So would the worker of a TaskManager that was killed: its script lives on.
     """
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     if specification is not None and specification.name == WORKER:
         end_with_parent()
+        _end_with_grandparent()
+
+
+def _end_with_grandparent() -> None:
+    """End this process when the one that started its parent ends; where that can't be told, nothing is done."""
+    with suppress(OSError, AttributeError, ValueError):
+        # After the command's name, which may hold anything: state, parent.
+        parent = Path(f"/proc/{os.getppid()}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1]
+        ended = os.pidfd_open(int(parent))
+
+        def wait() -> None:
+            select.select([ended], [], [])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=wait, name="engine", daemon=True).start()
 
 
 def end_with_parent() -> None:

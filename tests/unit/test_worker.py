@@ -71,3 +71,23 @@ def test_a_worker_ends_when_the_engine_ends_its_script_and_nothing_else_does(nam
         assert worker.is_running() or ends
         psutil.wait_procs([worker], timeout=60)
         assert not worker.is_running()
+
+
+# The engine starts the script, and is killed.
+ENGINE = "import subprocess, sys; subprocess.run(['sh', '-c', sys.argv[1]])"
+
+
+def test_a_worker_ends_with_an_engine_that_is_killed() -> None:
+    code = shlex.quote(CODE.format(name=WORKER, sleep_s=600))
+    command = [sys.executable, "-c", ENGINE, SCRIPT.format(python=sys.executable, code=code)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as engine:
+        assert engine.stdout.readline() == "here\n"
+        (script,) = psutil.Process(engine.pid).children()
+        started = script.children(recursive=True)
+        (worker,) = (each for each in started if "python" in each.name())
+        assert worker.is_running()
+        engine.kill()
+        gone, alive = psutil.wait_procs([script, *started], timeout=60)
+        for left in alive:
+            left.kill()
+        assert worker in gone and not alive
