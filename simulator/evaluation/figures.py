@@ -26,7 +26,7 @@ from simulator.evaluation.cells import (
     SHOWN,
 )  # fmt: skip
 from simulator.evaluation.claims import METERED, savings, values
-from simulator.evaluation.statistics import estimate
+from simulator.evaluation.statistics import estimate, in_worlds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,8 +90,9 @@ def _cumulative(results: Sequence[dict[str, Any]]) -> Drawn | None:
     return Drawn(
         "Cumulative cost of anomalies, by who decides what to repair (the source's Fig. 1)",
         _png(figure),
-        f"Counterfactual cost with {SHOWN} repairs a day, each ten minutes after its window; mean of {len(runs)} worlds"
-        f' ({_seeds(results)}), metered bills. "{money.SOURCES}" is the source\'s fused operation.',
+        f"Counterfactual cost with {SHOWN} repairs a day, each ten minutes after its window; mean of"
+        f' {in_worlds(len(runs))} ({_seeds(results)}), metered bills. "{money.SOURCES}" is the source\'s'
+        " fused operation.",
     )
 
 
@@ -187,7 +188,7 @@ def _bars(long: pd.DataFrame) -> Drawn | None:
     return Drawn(
         "F1 and savings, by arm (the source's Fig. 7)",
         _png(figure),
-        f"Savings with {SHOWN} repairs a day, of what hindsight averts with as many; {saved[money.OURS].n} worlds,"
+        f"Savings with {SHOWN} repairs a day, of what hindsight averts with as many; {in_worlds(saved[money.OURS].n)},"
         " metered bills, bars of 95 % t-intervals. All arms but the simple rule and FinOps have the same verdicts, so"
         " their F1 is one figure: the order of a ranking flags no trace.",
     )
@@ -211,11 +212,11 @@ def _calibration(results: Sequence[dict[str, Any]]) -> Drawn | None:
     return Drawn(
         "Calibration of verdicts",
         _png(figure),
-        f"{int(traces.sum()):,} traces of {len(bins)} worlds ({_seeds(results)}). The score less the threshold, as log"
-        f" odds; bins of 20 traces and more. Expected calibration error {error:.3f}, since most traces leave no doubt;"
-        f" of the {int(traces[unsure].sum()):,} that are told .1 to .9, {told:.2f} on average, {was:.2f} are anomalous."
-        " Warming verdicts tell no chance and are left out. The threshold makes up for how rare anomalies are in quiet"
-        " times, not for the 12 % of these worlds.",
+        f"{int(traces.sum()):,} traces of {in_worlds(len(bins))} ({_seeds(results)}). The score less the threshold, as"
+        f" log odds; bins of 20 traces and more. Expected calibration error {error:.3f}, since most traces leave no"
+        f" doubt; of the {int(traces[unsure].sum()):,} that are told .1 to .9, {told:.2f} on average, {was:.2f} are"
+        " anomalous. Warming verdicts tell no chance and are left out. The threshold makes up for how rare anomalies"
+        " are in quiet times, not for the 12 % of these worlds.",
     )
 
 
@@ -234,7 +235,7 @@ def _money_known(results: Sequence[dict[str, Any]]) -> Drawn | None:
     return Drawn(
         "What is told of the money, and what is true",
         _png(figure),
-        f"{len(rows):,} rows of ranked_anomalies of {len(results)} worlds ({_seeds(results)}), metered bills;"
+        f"{len(rows):,} rows of ranked_anomalies of {in_worlds(len(results))} ({_seeds(results)}), metered bills;"
         " logarithmic but around 0. Marks at a true cost of 0 are false alarms, or blame a service that caused"
         " nothing.",
     )
@@ -261,8 +262,8 @@ def _against_k(long: pd.DataFrame) -> Drawn | None:
     return Drawn(
         "Savings against the number of repairs a day",
         _png(figure),
-        f"Mean of {n} worlds, metered bills; bands are 95 % t-intervals. A repair comes ten minutes after its window,"
-        " so part of the cost is spent before anyone can act, and some faults are over by then.",
+        f"Mean of {in_worlds(n)}, metered bills; bands are 95 % t-intervals. A repair comes ten minutes after its"
+        " window, so part of the cost is spent before anyone can act, and some faults are over by then.",
     )
 
 
@@ -289,7 +290,7 @@ def _false_alarms(long: pd.DataFrame) -> Drawn | None:
     return Drawn(
         "False alarms, by family of worlds",
         _png(figure),
-        "; ".join(f"{family}: {own[own['family'] == family]['world'].nunique()} worlds" for family in families)
+        "; ".join(f"{family}: {in_worlds(own[own['family'] == family]['world'].nunique())}" for family in families)
         + ". Bars are means, dots are worlds.",
     )
 
@@ -311,7 +312,8 @@ def _png(figure: Figure) -> bytes:
 
 
 def _seeds(results: Sequence[dict[str, Any]]) -> str:
-    return f"seeds {in_runs({of['cell']['seed'] for of in results})}"
+    seeds = {of["cell"]["seed"] for of in results}
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {in_runs(seeds)}"
 
 
 def in_runs(numbers: Iterable[int]) -> str:

@@ -55,7 +55,7 @@ from simulator.evaluation.claims import (
     verdict,
 )
 from simulator.evaluation.figures import Drawn
-from simulator.evaluation.statistics import Estimate, estimate
+from simulator.evaluation.statistics import Estimate, estimate, in_worlds
 
 NOT_THERE = "There is no world of the source's family with such a bill here."
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -296,7 +296,7 @@ def _dollars(long: pd.DataFrame, billing: str) -> str:
     return _html_table(
         ["ranked by", "", *averted, *of_best, "repairs of nothing", "USD a repair"],
         rows,
-        f"{billing} bills, {n} worlds: {what}",
+        f"{billing} bills, {in_worlds(n)}: {what}",
     )
 
 
@@ -310,7 +310,7 @@ def _tests(long: pd.DataFrame, billing: str) -> str:
     n = next(iter(found.values())).difference.n
     if n < 2:
         return f"<p>{html.escape(billing)} bills: one world, so no test.</p>"
-    return _html_table(head, rows, f"{billing} bills, {n} worlds, {len(found)} tests")
+    return _html_table(head, rows, f"{billing} bills, {in_worlds(n)}, {len(found)} tests")
 
 
 def _p(value: float) -> str:
@@ -364,7 +364,7 @@ def _detection(long: pd.DataFrame) -> str:
                 for arm in (DETECTOR, RULE, AT_ONCE, *ABLATIONS)
                 if known and (of_family["arm"] == arm).any()
             ]
-            caption = f"{family}, {what}: {n} {'world' if n == 1 else 'worlds'}"
+            caption = f"{family}, {what}: {in_worlds(n)}"
             tables += [_html_table(["", *(title for _, title, _ in known)], rows, caption)] if rows else []
     return "\n".join(tables)
 

@@ -21,6 +21,11 @@ class Estimate(NamedTuple):
     n: int
 
 
+def in_worlds(n: int) -> str:
+    """How many worlds, for people."""
+    return f"{n} {'world' if n == 1 else 'worlds'}"
+
+
 class Paired(NamedTuple):
     """Ours less another arm's, in the same worlds: a paired t-test, two-sided.
 
