@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import orjson
-from pyflink.common import Row, Types
+from pyflink.common import Row, RowKind, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
@@ -27,9 +27,15 @@ RANKED, UNIT_COSTS, UNIT_COSTS_BY_ATTRIBUTE = "ranked", "unit_costs", "unit_cost
 # What ``follow`` reads: anomalies in short; the end of the last minute that is over (ms, as text); what people say.
 WINDOWS, OVER, FEEDBACK = "windows", "over", "feedback"
 
+# Of so many windows it is remembered when they were sent.
+WINDOWS_REMEMBERED = 1_000
+
 
 class Rank(KeyedProcessFunction):
     """Rows (kind, window, event_key, payload) of one window -> its ranked anomalies, ranks and all, and its unit costs.
+
+    A window is sent as soon as an incident of it changes, if it was not sent lately; else, and what it costs, when a
+    timer fires.
 
     State: the window's incidents and requests by minute and part, and its allocations by resource; a digest of what
     was sent last of each kind.
@@ -38,10 +44,10 @@ class Rank(KeyedProcessFunction):
     def __init__(
         self, order: str, emit_every_ms: int | None = None, keep_ms: int | None = None, traits: Sequence[str] = ()
     ) -> None:
-        """order: what rank 1 has most of, one of rank.ORDERS. emit_every_ms: at most so often a changed window is
-        sent, in the engine's time; None = at the end of the input. keep_ms: so long after its last change a
-        window's evidence is kept, in the engine's time; None = for ever. traits: attributes by which unit costs are
-        told."""
+        """order: what rank 1 has most of, one of rank.ORDERS. emit_every_ms: a changed window is sent within so long,
+        and at most twice in it, in the engine's time; None = at the end of the input. keep_ms: so long after its last
+        change a window's evidence is kept, in the engine's time; None = for ever. traits: attributes by which unit
+        costs are told."""
         self._order = order
         self._emit_every_ms, self._keep_ms, self._traits = emit_every_ms, keep_ms, traits
 
@@ -61,6 +67,9 @@ class Rank(KeyedProcessFunction):
                 (OVER, "sent_over"),
             )
         }
+        # When each window was last sent, in the engine's time, and those of which nothing has changed since.
+        self._sent_ms: dict[int, int] = {}
+        self._unchanged: set[int] = set()
         # Incidents come often while their minute is open, and change no unit cost.
         self._is_restated = context.get_state(ValueStateDescriptor("is_restated", Types.BOOLEAN()))
 
@@ -78,18 +87,25 @@ class Rank(KeyedProcessFunction):
                 tick(context, self._emit_every_ms)
             return
         self._evidence[kind].apply(row.get_row_kind(), event_key, payload)
+        self._unchanged.discard(window_ms)
         if kind != INCIDENTS:
             self._is_restated.update(True)
         context.timer_service().register_event_time_timer(END_OF_INPUT)
-        if self._emit_every_ms is not None:
+        if self._emit_every_ms is None:
+            return
+        now_ms = context.timer_service().current_processing_time()
+        # The version that takes the place of one which was taken back follows it.
+        is_whole = row.get_row_kind() in (RowKind.INSERT, RowKind.UPDATE_AFTER)
+        rests_ms = now_ms - self._sent_ms.get(window_ms, -self._emit_every_ms)
+        if kind == INCIDENTS and is_whole and rests_ms >= self._emit_every_ms:
+            yield from self._anomalies(window_ms, now_ms)
+        else:
             tick(context, self._emit_every_ms)
-        yield from ()
 
     def on_timer(self, timestamp: int, context: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
         window_ms = context.get_current_key()
-        ranked, windows = self._ranked(window_ms)
-        yield from self._rows(RANKED, window_ms, ranked)
-        yield from self._rows(WINDOWS, window_ms, windows)
+        if window_ms not in self._unchanged:
+            yield from self._anomalies(window_ms, context.timer_service().current_processing_time())
         if self._is_restated.value():
             self._is_restated.clear()
             requests = dict(self._evidence[REQUESTS].items())
@@ -101,6 +117,17 @@ class Rank(KeyedProcessFunction):
             yield from self._rows(UNIT_COSTS, window_ms, unit_costs(window_ms, demands, allocations))
             by_attribute = unit_costs_by_attribute(window_ms, self._traits, demands, allocations)
             yield from self._rows(UNIT_COSTS_BY_ATTRIBUTE, window_ms, by_attribute)
+
+    def _anomalies(self, window_ms: int, now_ms: int) -> Iterator[Row]:
+        """The window's anomalies, if they are others than those sent last."""
+        ranked, windows = self._ranked(window_ms)
+        yield from self._rows(RANKED, window_ms, ranked)
+        yield from self._rows(WINDOWS, window_ms, windows)
+        if len(self._sent_ms) >= WINDOWS_REMEMBERED:
+            self._sent_ms.clear()
+            self._unchanged.clear()
+        self._sent_ms[window_ms] = now_ms
+        self._unchanged.add(window_ms)
 
     def _allocations(self) -> list[dict]:
         return [row for payload in self._evidence[ALLOCATIONS].values() for row in unpacked(payload)]
