@@ -96,8 +96,8 @@ class Rank(KeyedProcessFunction):
         now_ms = context.timer_service().current_processing_time()
         # The version that takes the place of one which was taken back follows it.
         is_whole = row.get_row_kind() in (RowKind.INSERT, RowKind.UPDATE_AFTER)
-        rests_ms = now_ms - self._sent_ms.get(window_ms, -self._emit_every_ms)
-        if kind == INCIDENTS and is_whole and rests_ms >= self._emit_every_ms:
+        is_rested = now_ms >= self._sent_ms.get(window_ms, 0) + self._emit_every_ms
+        if kind == INCIDENTS and is_whole and is_rested:
             yield from self._anomalies(window_ms, now_ms)
         else:
             tick(context, self._emit_every_ms)

@@ -36,6 +36,7 @@ AIM_OF_ORACLE = {METERED: 0.90, "mixed": 0.90, "machine": 0.80}
 # Of a mix of faults, what is aimed at of the detector; and of all worlds, the most false incidents.
 AIMS_OF_MIX = {"source": {"AC@1": 0.85}, "faint": {F1: 0.85, "AC@1": 0.70}, "novel": {F1: 0.75, "AC@1": 0.60}}
 FALSE_MOST = 1.0
+# How false incidents are counted (see tests.benchmarks.families), and what is said of it.
 ALARMS = {"false incidents": "", "false incidents as told": ", as told"}
 SEEN = ("normal flagged", *ALARMS, F1, "AC@1")
 

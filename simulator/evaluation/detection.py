@@ -146,10 +146,10 @@ def _false_alarms(
     for service, start, end in zip(world.faults["otel_service_name"], starts, ends):
         of[service].append(((start - begin) / MINUTE_MS, (end - begin) / MINUTE_MS))
     culprits = table["culprit_service_name said"].fillna("?").to_numpy(object)
+    known = len(np.unique(minutes[normal]))
     for name, which in (("false incidents", alarms), ("false incidents as told", flags)):
         runs = a.incidents(minutes[which], culprits[which])
-        count = len(a.false_incidents(runs, of))
-        measures[name] = a.a_day(count, len(np.unique(minutes[normal])), world.services)
+        measures[name] = a.a_day(len(a.false_incidents(runs, of)), known, world.services)
     for kind, traces in table.loc[alarms, "anomaly_kind said"].fillna("no kind").value_counts().items():
         measures[f"normal flagged as {kind}"] = float(traces / max(normal.sum(), 1))
     return measures

@@ -28,7 +28,7 @@ class RankStage(Stage):
         self.now_ms = 10 * EVERY_MS
 
     def take(self, culprits: Sequence[str], of: RowKind = INSERT, minute: int = 0, kind: str = INCIDENTS) -> list:
-        """What is sent at once of the culprits of a minute, as names of ranked rows; None: nothing is sent."""
+        """Take in the culprits of a minute; the culprits of each ranking that is sent at once."""
         payload = orjson.dumps([[incident(name, 9.0) for name in culprits], {name: 5 for name in culprits}])
         row = Row(kind, WINDOW_MS, str(WINDOW_MS + minute * MINUTE_MS), payload if kind == INCIDENTS else DEMAND)
         row.set_row_kind(of)
@@ -37,6 +37,7 @@ class RankStage(Stage):
         return self.ranked(before)
 
     def ranked(self, since: int) -> list:
+        """The culprits of each ranking that was sent since so many rows."""
         return [
             sorted(of["otel_service_name"] for of in rows) for kind, *_, rows in self.sent[since:] if kind == RANKED
         ]
@@ -91,4 +92,4 @@ def test_a_bounded_run_sends_nothing_before_the_end() -> None:
     stage._take(stage._function.process_element(Row(INCIDENTS, WINDOW_MS, str(WINDOW_MS), payload), stage))
     assert not stage.sent and not stage.timers
     stage.end()
-    assert [row[0] for row in stage.sent][0] == RANKED
+    assert stage.sent[0][0] == RANKED
