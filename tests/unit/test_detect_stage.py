@@ -17,11 +17,12 @@ from pyflink.common import Row, RowKind
 from tests.unit.keyed_stage import Stage
 from tests.unit.test_detect import World, minute
 from udfs import detect
+from udfs.changelog import PULSE
 from udfs.detect import AHEAD_TRACES, TRACES, USAGE, DetectAsItComes, DetectAtEnd
 from udfs.judge import INCIDENTS, VERDICTS, Judge, case_rows
 from udfs.pure.assemble import SEPARATOR
 from udfs.pure.detect import EPISODES
-from udfs.pure.pace import Pace
+from udfs.pure.pace import STARTING_MS, Pace
 from udfs.pure.predict import DEFAULT_MODELS
 from udfs.pure.windows import MINUTE_MS, USAGE_BUCKET_MS, bucket_start
 
@@ -340,6 +341,35 @@ def test_a_restart_sets_the_clock_anew() -> None:
     assert stage.open_minutes() == 21
     stage.seconds(5)
     assert stage.open_minutes() == 2
+
+
+def test_a_start_that_takes_longer_than_silence_may_last_ends_nothing() -> None:
+    """The sources begin minutes after this stage: what it holds isn't over, and what comes then isn't late."""
+    stage = DetectStage(PACE)
+    for number in range(20):
+        start_ms, traces, _ = frames(number)
+        stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    stage.start_again()
+    stage.frame(PULSE, 0, "")
+    stage.seconds(120)
+    assert stage.is_open(frames(19)[0])
+    start_ms, traces, _ = frames(20)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.seconds(2)
+    assert stage.is_open(start_ms)
+    stage.seconds(PACE.idle_ms // 1_000)
+    assert stage.open_minutes() == 0
+
+
+def test_a_start_after_which_nothing_comes_ends_what_is_held() -> None:
+    stage = DetectStage(PACE)
+    start_ms, traces, _ = frames(0)
+    stage.frame(TRACES, start_ms, lines(traces))
+    stage.start_again()
+    stage.frame(PULSE, 0, "")
+    stage.seconds((STARTING_MS + PACE.idle_ms) // 1_000 + 2)
+    assert stage.open_minutes() == 0
 
 
 def test_the_model_tells_its_last_minutes_anew_once_nothing_comes() -> None:

@@ -10,6 +10,9 @@ from udfs.pure.horizon import AGREE, SKEW_MS, Horizon
 from udfs.pure.versioned import Versioned
 from udfs.pure.windows import MINUTE_MS
 
+# The engine starts its tasks one by one. So long after a start, what hasn't come yet may not have been read yet.
+STARTING_MS = 180_000
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -21,8 +24,9 @@ class Pace:
     partition at a time, so that newest time has to have stood for ``settle_ms`` of the engine's time, or for
     ``settle_backlog_ms`` where it is ``backlog_ms`` behind the engine's.
     A stream that brings nothing for ``idle_ms`` of it holds nothing back, and where none does, all that is there is
-    over. Until then a verdict is out all the same, every ``emit_every_ms`` or as often as half the stage's time allows,
-    by what is known and without learning.
+    over; where the engine goes on from what it held, silence counts from when something came, or from ``STARTING_MS``
+    after that start. Until then a verdict is out all the same, every ``emit_every_ms`` or as often as half the stage's
+    time allows, by what is known and without learning.
     """
 
     emit_every_ms: int = 1_000
@@ -41,7 +45,7 @@ class _Stream(Versioned):
     STATE_VERSION: ClassVar[int] = 2
 
     horizon: Horizon = field(default_factory=Horizon)
-    changed_at: int = 0
+    changed_at: int = 0  # when it brought something last, or when it should have begun to
     reached: list[tuple[int, int]] = field(default_factory=list)  # (engine's time, newest minute then), both ascending
 
     @classmethod
@@ -93,6 +97,8 @@ class Progress(Versioned):
         """A stream brought records of some minutes, and took back others."""
         of = self.streams.setdefault(stream, _Stream())
         self.begun_at = now_ms if self.begun_at < 0 else self.begun_at
+        for other in self.streams.values():  # the sources have begun
+            other.changed_at = min(other.changed_at, now_ms)
         of.changed_at = self.changed_at = now_ms
         for minute_ms in came:
             of.horizon.take(minute_ms, pace.skew_ms)
@@ -107,10 +113,11 @@ class Progress(Versioned):
             of.changed_at = now_ms
             of.reached = []
             of.look(pace, clock_ms)
+            of.changed_at = now_ms + STARTING_MS
 
     def is_idle(self, now_ms: int, pace: Pace) -> bool:
         """Whether nothing came for so long that what is there is all there is."""
-        return now_ms - max(self.begun_at, self.changed_at) >= pace.idle_ms
+        return now_ms - max([self.begun_at, *(of.changed_at for of in self.streams.values())]) >= pace.idle_ms
 
     def newest(self, stream: str, pace: Pace, clock_ms: int | None) -> int:
         """The newest minute of a stream that is believed by now; -1 = none."""
