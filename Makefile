@@ -69,7 +69,7 @@ test: setup $(CHECKS)
 	@$(PYTEST) -m "not slow"
 
 test-all: train $(CHECKS)
-	@$(PYTEST)
+	@$(PYTEST) --durations 40 --durations-min 20
 
 test-long: setup
 	@ANOMALY_COST_LONG=1 $(PYTEST) -m long
