@@ -121,8 +121,6 @@ def checkpointing(configuration: Config) -> dict[str, str]:
         return retries | {CHECKPOINT_INTERVAL: NEVER}
     return retries | {
         CHECKPOINT_INTERVAL: f"{configuration.checkpoint_ms} ms",
-        # Those that were missed while one took longer would else be caught up on, one right after the other.
-        "execution.checkpointing.min-pause": f"{configuration.checkpoint_ms // 2} ms",
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "2",
         "execution.checkpointing.tolerable-failed-checkpoints": "100",
