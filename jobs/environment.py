@@ -37,15 +37,16 @@ CHECKPOINT_INTERVAL = "execution.checkpointing.interval"
 # An interval of ours: the engine has no word for it, and takes none for that of the cluster's configuration.
 NEVER = "never"
 
-# The JVM of an embedded run holds client, JobManager and TaskManager. Serial collection: on two
-# cores a parallel one takes them from the workers. The first compiler alone: planning takes half the CPU time, and so
-# does a start; most of the work on a row is Python's, so that the second one costs more than it gains. Code has room
-# as with both. Classes have theirs from the start: full collections would make it bit by bit.
-# What it says when it crashes goes where all its output goes.
-EMBEDDED_JAVA_OPTIONS = (
-    "-Xmx2g -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:MetaspaceSize=256m"
-    " -XX:+ErrorFileToStderr"
+# For a JVM that lives for minutes, on few cores. Serial collection: a parallel one takes them from the workers. The
+# first compiler alone: planning takes half the CPU time, and so does a start; most of the work on a row is Python's, so
+# that the second one costs more than it gains. Code has room as with both. Classes have theirs from the start: full
+# collections would make it bit by bit.
+SHORT_LIVED_JAVA_OPTIONS = (
+    "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:MetaspaceSize=256m"
 )
+# The JVM of an embedded run holds client, JobManager and TaskManager. What it says when it crashes goes where all its
+# output goes.
+EMBEDDED_JAVA_OPTIONS = f"-Xmx2g {SHORT_LIVED_JAVA_OPTIONS} -XX:+ErrorFileToStderr"
 
 _TEMPORARY = "tmp"
 _ACCOUNT_KEPT = 200_000

@@ -31,6 +31,7 @@ import yaml
 
 from jobs.config import flatten, load_engine_settings
 from jobs.connectors import jars
+from jobs.environment import SHORT_LIVED_JAVA_OPTIONS
 from tests.services import _free_ports, _is_alive, _tail
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,9 +71,6 @@ _SETTINGS = {
     "python.executable": sys.executable,
     "python.client.executable": sys.executable,
 }
-
-# Each lives for minutes: what the second compiler would save is less than what it takes.
-_JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:MetaspaceSize=256m"
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -188,7 +186,7 @@ class Cluster:
             "metrics.reporters": "prom",
             "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
             "metrics.reporter.prom.port": ",".join(map(str, reporters)),
-            "env.java.opts.all": f"{wheel['env.java.opts.all']} {_JAVA_OPTIONS}",
+            "env.java.opts.all": f"{wheel['env.java.opts.all']} {SHORT_LIVED_JAVA_OPTIONS}",
             # What it crashes of stands in its log.
             "env.java.opts.taskmanager": "-XX:+ErrorFileToStderr",
             **settings,

@@ -10,7 +10,7 @@ from udfs.pure.horizon import AGREE, SKEW_MS, Horizon
 from udfs.pure.versioned import Versioned
 from udfs.pure.windows import MINUTE_MS
 
-# The engine starts its tasks one by one. So long after a start, what hasn't come yet may not have been read yet.
+# The engine starts its tasks one by one: so long after a start, the sources may not have begun to read.
 STARTING_MS = 60_000
 
 
@@ -45,7 +45,7 @@ class _Stream(Versioned):
     STATE_VERSION: ClassVar[int] = 2
 
     horizon: Horizon = field(default_factory=Horizon)
-    changed_at: int = 0  # when it brought something last, or when it should have begun to
+    changed_at: int = 0
     reached: list[tuple[int, int]] = field(default_factory=list)  # (engine's time, newest minute then), both ascending
 
     @classmethod
@@ -85,7 +85,7 @@ class Progress(Versioned):
     STATE_VERSION: ClassVar[int] = 2
 
     streams: dict[str, _Stream] = field(default_factory=dict)
-    begun_at: int = -1
+    begun_at: int = -1  # since when silence counts, whoever is silent
     judged_ms: int = -1  # the last minute that is over
     late: set[int] = field(default_factory=set)  # minutes that changed after they were over
     changed_at: int = 0  # when anything changed last
@@ -96,9 +96,7 @@ class Progress(Versioned):
     def take(self, stream: str, came: Iterable[int], gone: Iterable[int], now_ms: int, pace: Pace) -> None:
         """A stream brought records of some minutes, and took back others."""
         of = self.streams.setdefault(stream, _Stream())
-        self.begun_at = now_ms if self.begun_at < 0 else self.begun_at
-        for other in self.streams.values():  # the sources have begun
-            other.changed_at = min(other.changed_at, now_ms)
+        self.begun_at = now_ms if self.begun_at < 0 else min(self.begun_at, now_ms)
         of.changed_at = self.changed_at = now_ms
         for minute_ms in came:
             of.horizon.take(minute_ms, pace.skew_ms)
@@ -107,17 +105,16 @@ class Progress(Versioned):
 
     def restart(self, now_ms: int, pace: Pace, clock_ms: int | None) -> None:
         """The engine was started again: what stood before its end may be far behind what it reads now."""
-        self.begun_at = now_ms
+        self.begun_at = now_ms + STARTING_MS
         self.ahead_since = now_ms if self.ahead_since >= 0 else -1
         for of in self.streams.values():
             of.changed_at = now_ms
             of.reached = []
             of.look(pace, clock_ms)
-            of.changed_at = now_ms + STARTING_MS
 
     def is_idle(self, now_ms: int, pace: Pace) -> bool:
         """Whether nothing came for so long that what is there is all there is."""
-        return now_ms - max([self.begun_at, *(of.changed_at for of in self.streams.values())]) >= pace.idle_ms
+        return now_ms - max(self.begun_at, self.changed_at) >= pace.idle_ms
 
     def newest(self, stream: str, pace: Pace, clock_ms: int | None) -> int:
         """The newest minute of a stream that is believed by now; -1 = none."""
@@ -131,7 +128,7 @@ class Progress(Versioned):
                 stream.horizon.confirm(stream.all_ms(pace, clock_ms), pace.skew_ms)
             return max([self.judged_ms, *(stream.horizon.firm_ms for stream in self.streams.values())])
         found = [self.streams.get(name) for name in streams]
-        awake = [of for of in found if now_ms - (of.changed_at if of else self.begun_at) < pace.idle_ms]
+        awake = [of for of in found if now_ms - max(self.begun_at, of.changed_at if of else -1) < pace.idle_ms]
         newest_ms = min((of.look(pace, clock_ms) for of in awake if of), default=-1)
         settle_ms = pace.settle_ms if engine_ms - newest_ms < pace.backlog_ms else pace.settle_backlog_ms
         stood = [of.stood_ms(now_ms, settle_ms) if of else -1 for of in awake]
