@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 
 import orjson
 import pandas as pd
@@ -28,9 +28,14 @@ _COLLECTED = "ROW<fragments MAP<STRING, BYTES>, pods MAP<STRING, BYTES>, rejects
 
 
 class _Collect(ScalarFunction):
-    """A request a row; an empty line is nothing."""
+    """A request a row; an empty line is nothing.
 
-    # What a request becomes, beside its rejects.
+    What requests that come together say of one trace, or of one consumer, goes on as one fragment: a trace's spans come
+    from many exporters that flush each second. It stands in the first of these rows, the others are empty. They are
+    read as sets of spans or points, so it doesn't matter which requests came together.
+    """
+
+    # What requests become, beside their rejects.
     parts: tuple[str, ...] = ("fragments", "pods")
     # The metric that counts the records that can be used.
     counted: str | None = None
@@ -44,20 +49,37 @@ class _Collect(ScalarFunction):
         return False
 
     @abstractmethod
-    def collect(self, line: bytes) -> tuple:
-        """The parts of a request, and its rejects."""
+    def collect(self, *lines: bytes) -> tuple:
+        """The parts of requests, and their rejects."""
 
     def records(self, fragments: dict[str, bytes]) -> int:
-        """How many records the fragments of a request hold."""
+        """How many records the fragments of requests hold."""
         return 0
 
     def eval(self, lines: pd.Series) -> pd.DataFrame:
         """BYTES -> a row of the parts and the rejects."""
-        collected = dict(zip((*self.parts, "rejects"), zip(*map(self.collect, lines)), strict=True))
-        self._rejected.inc(sum(map(len, collected["rejects"])))
-        if self._records:
-            self._records.inc(sum(map(self.records, collected["fragments"])))
-        return pd.DataFrame(collected)
+        rows: list[tuple] = []
+        for together in _together(lines):
+            *parts, rejects = self.collect(*together)
+            self._rejected.inc(len(rejects))
+            if self._records:
+                self._records.inc(self.records(parts[0]))
+            rows += [(*parts, rejects), *[(*({} for _ in parts), [])] * (len(together) - 1)]
+        return pd.DataFrame(rows, columns=[*self.parts, "rejects"])
+
+
+def _together(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Requests in a row that hold no more bytes than one may."""
+    together: list[bytes] = []
+    held = 0
+    for line in lines:
+        held += len(line)
+        if together and held > otlp.MAX_REQUEST_BYTES:
+            yield together
+            together, held = [], len(line)
+        together.append(line)
+    if together:
+        yield together
 
 
 class _CollectSpans(_Collect):
@@ -68,8 +90,8 @@ class _CollectSpans(_Collect):
     def __init__(self, resources: Resources, traits: Set[str]) -> None:
         self._resources, self._traits = resources, traits
 
-    def collect(self, line: bytes) -> tuple:
-        return otlp.collect_spans(line, self._resources, self._traits)
+    def collect(self, *lines: bytes) -> tuple:
+        return otlp.collect_spans(*lines, resources=self._resources, traits=self._traits)
 
     def records(self, fragments: dict[str, bytes]) -> int:
         return sum(len(spans) for packed in fragments.values() for _, _, _, spans, *_ in orjson.loads(packed)[1])
@@ -83,8 +105,8 @@ class _CollectMetrics(_Collect):
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
 
-    def collect(self, line: bytes) -> tuple:
-        return otlp.collect_metrics(line, self._resources)
+    def collect(self, *lines: bytes) -> tuple:
+        return otlp.collect_metrics(*lines, resources=self._resources)
 
     def records(self, fragments: dict[str, bytes]) -> int:
         # A point stands in its bucket and in neighbours.
@@ -100,8 +122,8 @@ class _CollectLogs(_Collect):
 
     parts = ("fragments",)
 
-    def collect(self, line: bytes) -> tuple:
-        return otlp.collect_logs(line)
+    def collect(self, *lines: bytes) -> tuple:
+        return otlp.collect_logs(*lines)
 
 
 def collect_spans(resources: Resources, traits: Set[str] = frozenset()) -> UserDefinedScalarFunctionWrapper:

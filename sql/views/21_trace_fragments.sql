@@ -1,5 +1,5 @@
--- assemble: what each request says of each trace, spans and logs side by side.
--- grain: one (request, trace) a row
+-- assemble: what requests say of each trace, spans and logs side by side.
+-- grain: one (requests that came together, trace) a row
 create temporary view trace_fragments as
 select f.trace_id, f.fragment
 from (select collected_spans.collected.fragments as fs from collected_spans)

@@ -35,14 +35,14 @@ class _Value:
         self._held = None
 
 
-class _Metrics:
+class Metrics:
     """What a function counts: ``counters`` by name, and what each gauge tells."""
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = defaultdict(int)
         self.gauges: dict[str, Callable[[], int]] = {}
 
-    def add_group(self, name: str) -> _Metrics:
+    def add_group(self, name: str) -> Metrics:
         return self
 
     def counter(self, name: str) -> _Counter:
@@ -71,7 +71,7 @@ class Stage:
         self.timers: set[int] = set()
         self.sent: list[tuple[str, int, str, list]] = []
         self.rows: dict[tuple[str, int, str], list] = {}
-        self.metrics = _Metrics()
+        self.metrics = Metrics()
         function.open(self)
 
     # ---- what the engine gives the function -----------------------------------------------------
@@ -82,7 +82,7 @@ class Stage:
     def get_state(self, descriptor) -> _Value:
         return self._states.setdefault(("value", descriptor.name), _Value())
 
-    def get_metrics_group(self) -> _Metrics:
+    def get_metrics_group(self) -> Metrics:
         return self.metrics
 
     def timer_service(self) -> Stage:

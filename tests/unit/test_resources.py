@@ -293,7 +293,7 @@ def allocated(charges: list[dict], requests: list[dict], resources: Resources) -
     """Rows of cost_allocations of all resources, by the pure functions alone."""
     usage: dict[str, list] = {}
     for request in requests:
-        for key, fragment in collect_metrics(orjson.dumps(request), resources)[0].items():
+        for key, fragment in collect_metrics(orjson.dumps(request), resources=resources)[0].items():
             bucket, _, _, service, resource_id, *_ = key.split(SEPARATOR)
             used = meter(int(bucket), [fragment])["windows"]
             usage.setdefault(resource_id, []).append((user_of(service, key), used))
@@ -357,7 +357,7 @@ def test_spans_and_metrics_are_tied_by_the_same_rules() -> None:
     aliases = pickle.loads(pickle.dumps(Resources([Alias("pool", "ip-*")])))
     owner = resource("cart", "cart-1", "ip-1", more={"host.id": "i-0abc"})
     request = {"resourceSpans": [{"resource": owner, "scopeSpans": [{"spans": []}]}]}
-    assert collect_spans(orjson.dumps(request), aliases)[1] == {"shop/cart-1": b'["cart","pool"]'}
+    assert collect_spans(orjson.dumps(request), resources=aliases)[1] == {"shop/cart-1": b'["cart","pool"]'}
     # One instance's reading is not another's, though the attributes are the same.
     assert collect_spans(orjson.dumps(request))[1] == {"shop/cart-1": b'["cart","i-0abc"]'}
 

@@ -73,12 +73,12 @@ def read_telemetry(
     fragments: dict[str, list[bytes]] = defaultdict(list)
     claims: dict[str, list[bytes]] = defaultdict(list)
     for line in metrics:
-        found, pods, _ = collect_metrics(line, resources)
+        found, pods, _ = collect_metrics(line, resources=resources)
         for consumer, fragment in found.items():
             fragments[consumer].append(fragment)
         _add(claims, pods)
     for line in traces:
-        _add(claims, collect_spans(line, resources)[1])
+        _add(claims, collect_spans(line, resources=resources)[1])
     telemetry = Telemetry(names=resources.names, ids=resources.ids)
     for consumer, parts in fragments.items():
         bucket, uid, name, _, resource_id, *_ = consumer.split(SEPARATOR)

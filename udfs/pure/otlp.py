@@ -159,6 +159,14 @@ def _objects(parent: dict, field: str, stream: str, rejects: list[str]) -> Itera
             rejects.append(reject(stream, reason, {field: [child]}))
 
 
+def _of_all(
+    lines: Iterable[bytes], signal: _Signal, rejects: list[str], resources: Resources = NO_ALIASES
+) -> Iterator[tuple[_Resource, Iterator[Any]]]:
+    """The records of several requests, as of ``_records``."""
+    for line in lines:
+        yield from _records(line, signal, rejects, resources)
+
+
 def _records(
     record: bytes, signal: _Signal, rejects: list[str], resources: Resources = NO_ALIASES
 ) -> Iterator[tuple[_Resource, Iterator[Any]]]:
@@ -540,9 +548,9 @@ def operation_name(span_name: str) -> str:
 
 
 def collect_spans(
-    line: bytes, resources: Resources = NO_ALIASES, traits: Set[str] = frozenset()
+    *lines: bytes, resources: Resources = NO_ALIASES, traits: Set[str] = frozenset()
 ) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
-    """Spans of one request: (fragments by trace id, owners by pod, rejects).
+    """Spans of requests, all that they say of a trace together: (fragments by trace id, owners by pod, rejects).
 
     traits: attributes of spans by which unit costs are told.
 
@@ -558,7 +566,7 @@ def collect_spans(
     traces: dict[str, list] = {}
     pods: dict[str, bytes] = {}
     rejects: list[str] = []
-    for resource, spans in _records(line, _TRACES, rejects, resources):
+    for resource, spans in _of_all(lines, _TRACES, rejects, resources):
         _note_owner(pods, resource)
         service = resource.service or UNKNOWN_SERVICE
         by_trace: dict[str, list] = {}  # trace id as written -> its spans of this resource
@@ -736,8 +744,8 @@ _SEVERITY_TEXTS = _SEVERITIES | {
 }
 
 
-def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
-    """Log records of one request that belong to a trace: (fragments by trace id, rejects).
+def collect_logs(*lines: bytes) -> tuple[dict[str, bytes], list[str]]:
+    """Log records of requests that belong to a trace: (fragments by trace id, rejects).
 
     A fragment is JSON ``["logs", [[service, span_id or "", severity_number 0..24, time_ns, crc32
     of the body], ...]]``. Records without trace context are rejected, once for each workload and
@@ -745,7 +753,7 @@ def collect_logs(line: bytes) -> tuple[dict[str, bytes], list[str]]:
     """
     traces: dict[str, list] = {}
     rejects: list[str] = []
-    for resource, records in _records(line, _EVENTS, rejects):
+    for resource, records in _of_all(lines, _EVENTS, rejects):
         service = resource.service or UNKNOWN_SERVICE
         for record in records:
             severity = _severity(record)
@@ -821,9 +829,9 @@ _NOT_A_USAGE_METRIC = "metric not used: cost is allocated by " + ", ".join(sorte
 
 
 def collect_metrics(
-    line: bytes, resources: Resources = NO_ALIASES
+    *lines: bytes, resources: Resources = NO_ALIASES
 ) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
-    """Usage points of one request: (fragments by usage key, owners by pod, rejects).
+    """Usage points of requests: (fragments by usage key, owners by pod, rejects).
 
     A usage key is ``bucket_start_ms, pod_uid, pod_name, service, resource_id``, and of a node of a group of machines
     its name and cores (digits or ""), joined by SEPARATOR. A fragment is JSON ``[[dimension, preference, series, kind,
@@ -836,7 +844,7 @@ def collect_metrics(
     points: dict[str, list] = {}
     pods: dict[str, bytes] = {}
     rejects: list[str] = []
-    for resource, metrics in _records(line, _MEASURES, rejects, resources):
+    for resource, metrics in _of_all(lines, _MEASURES, rejects, resources):
         _note_owner(pods, resource)
         for metric in metrics:
             name, unit = _text(metric.get("name")), _text(metric.get("unit"))
