@@ -29,6 +29,10 @@ PARTITIONS = 3
 # No test waits longer than this for what has to come: on two idle cores a minute, but another test runs beside it.
 PATIENCE_S = 600
 
+# Settings of a stream of which nobody wants to know how soon its rows are there. By default rows wait a tenth as long,
+# which costs a core where other tests run beside it.
+UNHURRIED = ("--set", "table.exec.mini-batch.allow-latency=1 s", "--set", "python.fn-execution.bundle.time=1000")
+
 # What differs from run to run by intent.
 _PASSING = {"rejected_records": ("rejected_at",)}
 

@@ -10,16 +10,15 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import boto3
-import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
 from jobs import bill
-from jobs.tables import SCHEMAS
 from tests.bills import Export, Write, correction, recency
 from tests.services import Broker, Database, kafka_broker
 from tests.simulated import simulate
 from tests.streamed import (
+    UNHURRIED,
     Producer,
     charges,
     comparable,
@@ -27,7 +26,6 @@ from tests.streamed import (
     empty,
     end,
     ended,
-    run,
     send_telemetry,
     start,
     wait_for,
@@ -48,10 +46,8 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Write]]:
+def bucket() -> Iterator[tuple[str, Write]]:
     """URL of a prefix of a bucket of S3's, and what writes below it."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -71,7 +67,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Write]]:
 
 @pytest.mark.parametrize("layout", ["aws_create_new", *(pytest.param(of, marks=pytest.mark.long_only) for of in LONG)])
 def test_the_tables_are_those_of_a_bounded_run_at_each_delivery(
-    layout: str, bucket: tuple[str, Write], broker: Broker, database: Database, tmp_path: Path
+    job, layout: str, bucket: tuple[str, Write], broker: Broker, database: Database, tmp_path: Path
 ) -> None:
     url, write = bucket
     world = simulate(tmp_path / "world", 24, "metered")
@@ -97,18 +93,14 @@ def test_the_tables_are_those_of_a_bounded_run_at_each_delivery(
     send_telemetry(to, world)
     to.close()
     command = ["--from", url, "--to", broker.url, "--state", str(tmp_path / "sent"), "--once"]
-    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s", "--set", centers)
+    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s", "--set", centers,
+                    *UNHURRIED)  # fmt: skip
     try:
         for delivery, hour in zip(deliveries, (2, 3, 23), strict=True):
             export.deliver(delivery)
             export.say("recency/recency-1", recency(day.replace(hour=hour), day))
             assert bill.main(command) == 0
-            # A process of its own: the workers of the tests' engine don't know the bucket's login.
-            target = tmp_path / f"tables-{hour}"
-            settings = ["--set", centers, "--set", f"billing.from={url}"]
-            done = run("--input", str(world), "--output", str(target), *settings)
-            assert done.returncode == 0, done.stderr
-            tables = {name: pq.read_table(target / f"{name}.parquet") for name in SCHEMAS}
+            tables = job(world, centers, f"billing.from={url}")
             billed = {
                 row["window_start"] < day.replace(hour=hour)
                 for row in tables["cost_allocations"].to_pylist()

@@ -17,7 +17,7 @@ from jobs.tables import SCHEMAS
 from tests.cluster import Cluster
 from tests.e2e.conftest import BoundedRun
 from tests.services import Broker, Database
-from tests.streamed import PATIENCE_S, ROOT, UNUSABLE, Tables, differing, empty, stored, wait_for
+from tests.streamed import PATIENCE_S, ROOT, UNHURRIED, UNUSABLE, Tables, differing, empty, stored, wait_for
 from tests.unit.test_docker import JOB_METRICS
 
 pytestmark = pytest.mark.services
@@ -29,7 +29,7 @@ def arguments(broker: Broker, database: Database, bounded: BoundedRun) -> tuple[
     empty(database)
     return (
         "--input", broker.url, "--output", database.url,
-        "--set", "idle.after=15 s", "--set", "checkpoint.every=2 s",
+        "--set", "idle.after=15 s", "--set", "checkpoint.every=2 s", *UNHURRIED,
     )  # fmt: skip
 
 

@@ -20,7 +20,19 @@ from tests.e2e.test_respond import Running
 from tests.receiver import Receiver, pagerduty_error
 from tests.services import Broker, Database, alertmanager, kafka_broker
 from tests.simulated import simulate
-from tests.streamed import PATIENCE_S, Producer, charges, create_topics, empty, end, ended, send_charges, start, wait
+from tests.streamed import (
+    PATIENCE_S,
+    UNHURRIED,
+    Producer,
+    charges,
+    create_topics,
+    empty,
+    end,
+    ended,
+    send_charges,
+    start,
+    wait,
+)
 
 pytestmark = pytest.mark.services
 
@@ -90,7 +102,7 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
         )
     pager, told = Receiver(pagerduty_error), Receiver()
     to = Producer(broker)
-    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=10 min")
+    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=10 min", *UNHURRIED)
     fails = ended(process)
     with alertmanager(f"{told.url}/told") as alerts:
         respond = Running(database, _policy(tmp_path, pager, alerts.url, chosen))

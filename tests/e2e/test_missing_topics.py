@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.literal import MINUTE_MS, NOON_MS, resource, span, span_request
 from tests.services import Broker, Database, kafka_broker
-from tests.streamed import Producer, empty, end, ended, parquet, run, start, stored, wait
+from tests.streamed import UNHURRIED, Producer, empty, end, ended, start, stored, wait
 
 pytestmark = pytest.mark.services
 
@@ -32,16 +31,15 @@ def spans_alone() -> Iterator[Broker]:
 
 
 def test_spans_alone_are_judged_with_an_end_and_without(
-    spans_alone: Broker, database: Database, tmp_path: Path
+    job, spans_alone: Broker, database: Database, capfd: pytest.CaptureFixture
 ) -> None:
-    done = run("--input", spans_alone.url, "--bounded", "--output", str(tmp_path), "--set", "detector=usual")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert WARNING in done.stderr
-    assert len(parquet(tmp_path)["trace_verdicts"]) == TRACES
+    tables = job(spans_alone.url, "detector=usual")
+    assert WARNING in capfd.readouterr().err
+    assert len(tables["trace_verdicts"]) == TRACES
 
     empty(database)
     process = start("--input", spans_alone.url, "--output", database.url, "--set", "detector=usual",
-                    "--set", "idle.after=5 s")  # fmt: skip
+                    "--set", "idle.after=5 s", *UNHURRIED)  # fmt: skip
     try:
         wait("verdicts", lambda: len(stored(database)["trace_verdicts"]) >= TRACES, ended(process))
     finally:

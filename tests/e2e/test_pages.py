@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 from tests.pages import ROOT, commands, shell
 from tests.receiver import Receiver
 from tests.services import Broker, Database, free_port, kafka_broker
-from tests.streamed import PATIENCE_S, Producer, end, ended, wait
+from tests.streamed import PATIENCE_S, UNHURRIED, Producer, end, ended, wait
 
 pytestmark = pytest.mark.services
 
@@ -189,7 +189,8 @@ def _go(at: Shell, broker: Broker, url: str, client: object, endpoint: str, chat
             return connection.execute(query).fetchall() if is_there else []
 
     job = "anomaly-cost run --input kafka://HOST:9092 --output postgresql://USER@HOST/DATABASE --state DIR"
-    places = {"kafka://HOST:9092": broker.url, **tables, "DIR": f"{folder / 'state'} --set 'idle.after=15 s'"}
+    settings = shlex.join(["--set", "idle.after=15 s", *UNHURRIED])
+    places = {"kafka://HOST:9092": broker.url, **tables, "DIR": f"{folder / 'state'} {settings}"}
     with at.keeps(job, places, signal.SIGTERM) as job_until:
         load = ".venv/bin/locust -f simulator/locustfile.py --headless -u 4 -r 4 -t 60s --input DIR --speed 60"
         at.types(

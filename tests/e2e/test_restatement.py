@@ -16,6 +16,7 @@ from tests.services import Broker, Database, kafka_broker
 from tests.simulated import simulate
 from tests.streamed import (
     ROOT,
+    UNHURRIED,
     Producer,
     charges,
     comparable,
@@ -107,7 +108,7 @@ def test_a_price_at_once_then_the_bills_then_the_corrections(
     to = Producer(broker)
     send_charges(to, early)
     send_telemetry(to, world)
-    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s")
+    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=15 s", *UNHURRIED)
     try:
         wait_for(database, before, ended(process))
         statuses, first = _status(database, "ranked_anomalies"), _ranks(database)
