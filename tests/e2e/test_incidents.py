@@ -20,19 +20,7 @@ from tests.e2e.test_respond import Running
 from tests.receiver import Receiver, pagerduty_error
 from tests.services import Broker, Database, alertmanager, kafka_broker
 from tests.simulated import simulate
-from tests.streamed import (
-    PATIENCE_S,
-    UNHURRIED,
-    Producer,
-    charges,
-    create_topics,
-    empty,
-    end,
-    ended,
-    send_charges,
-    start,
-    wait,
-)
+from tests.streamed import PATIENCE_S, Producer, charges, create_topics, empty, end, ended, send_charges, start, wait
 
 pytestmark = pytest.mark.services
 
@@ -102,7 +90,7 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
         )
     pager, told = Receiver(pagerduty_error), Receiver()
     to = Producer(broker)
-    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=10 min", *UNHURRIED)
+    process = start("--input", broker.url, "--output", database.url, "--set", "idle.after=10 min")
     fails = ended(process)
     with alertmanager(f"{told.url}/told") as alerts:
         respond = Running(database, _policy(tmp_path, pager, alerts.url, chosen))
@@ -112,7 +100,7 @@ def test_one_fault_is_one_incident_from_its_first_trace_to_its_end(
                 if at < ends:
                     to.send(topic, line)
             to.flush()
-            wait("open incident", lambda: _incidents(database, service), fails)
+            wait("open incident that costs", lambda: _costs(database, chosen), fails)
             respond.start()
             pager.wait_for(lambda bodies: _of(bodies, service), PATIENCE_S)
             # respond and the pager are away while the bill lands, twenty times as dear as it was. Killed before it
@@ -207,6 +195,13 @@ def _actions(events: list[Any]) -> list[str]:
 
 def _severities(events: list[Any]) -> set[str]:
     return {event["payload"]["severity"] for event in events if "payload" in event}
+
+
+def _costs(database: Database, chosen: dict[str, Any]) -> bool:
+    return any(
+        of["window_start"] == chosen["window_start"] and (of["excess_cost"] or 0) > 0
+        for of in _incidents(database, chosen["otel_service_name"])
+    )
 
 
 def _is_billed(database: Database, chosen: dict[str, Any]) -> bool:
