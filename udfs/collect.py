@@ -28,7 +28,7 @@ _COLLECTED = "ROW<fragments MAP<STRING, BYTES>, pods MAP<STRING, BYTES>, rejects
 
 
 class _Collect(ScalarFunction):
-    """A request a row; an empty line is nothing.
+    """A request a row; an empty line is nothing, and neither is a message without a value.
 
     What requests that come together say of one trace, or of one consumer, goes on as one fragment: a trace's spans come
     from many exporters that flush each second. It stands in the first of these rows, the others are empty. They are
@@ -68,11 +68,11 @@ class _Collect(ScalarFunction):
         return pd.DataFrame(rows, columns=[*self.parts, "rejects"])
 
 
-def _together(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _together(lines: Iterable[bytes | None]) -> Iterator[list[bytes]]:
     """Requests in a row that hold no more bytes than one may."""
     together: list[bytes] = []
     held = 0
-    for line in lines:
+    for line in (line or b"" for line in lines):
         held += len(line)
         if together and held > otlp.MAX_REQUEST_BYTES:
             yield together

@@ -25,7 +25,7 @@ MESSAGES = LENGTHS.mutated_messages
 UNOWNED = "usage of a pod whose billed resource is unknown"
 
 
-def messages() -> dict[str, list[bytes]]:
+def messages() -> dict[str, list[bytes | None]]:
     """Topic -> messages, a quarter of them each."""
     rng = random.Random(SEED)
     found = {}
@@ -34,17 +34,19 @@ def messages() -> dict[str, list[bytes]]:
         found[STREAMS[signal]] = [mutated(rng, rng.choice(originals), originals) for _ in range(MESSAGES // 4)]
     row = orjson.dumps(ROW)
     found["focus_charges"] = [mutated(rng, row, [row]) for _ in range(MESSAGES // 4)]
+    for sent in found.values():
+        sent.append(None)  # a message without a value
     return found
 
 
-def rejects(sent: dict[str, list[bytes]]) -> set[tuple[str, str, str]]:
+def rejects(sent: dict[str, list[bytes | None]]) -> set[tuple[str, str, str]]:
     """(stream, reason, payload) of all that can't be used, each once."""
     told: set[str] = set()
     for signal, topic in STREAMS.items():
         for message in filter(None, sent[topic]):
             told.update(REQUESTS[signal][1](message)[-1])
     for message in sent["focus_charges"]:
-        kind, value = collect_charge_record(message, "2024-01-01T00:00:00.000")
+        kind, value = collect_charge_record(message or b"", "2024-01-01T00:00:00.000")
         if kind == "reject":
             told.add(value)
     return {(row["stream"], row["reason"], row["payload"]) for row in map(orjson.loads, told)}
@@ -59,7 +61,7 @@ def test_no_message_stops_the_job_and_each_unusable_one_is_told(database: Databa
         to = Producer(broker)
         for topic, records in sent.items():
             for record in records:
-                to.send(topic, record)
+                to.send(topic, record, key=b"key" if record is None else None)
         to.flush()
         to.close()
         done = run("--input", broker.url, "--bounded", "--output", str(tmp_path / "tables"), "--output", database.url)

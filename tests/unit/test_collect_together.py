@@ -21,7 +21,8 @@ from udfs.pure.meter import meter
 from udfs.pure.resources import NO_ALIASES
 
 OWNERS = [resource("cart", "cart-1", "node-1"), resource("pay", "pay-1", "node-2")]
-UNUSABLE = [b"{ not json", b"\n"]
+# The last is a message of Kafka's without a value.
+UNUSABLE = [b"{ not json", b"\n", None]
 TRACES, MINUTES = range(1, 11), range(10)
 
 
@@ -73,7 +74,7 @@ def stream(request: pytest.FixtureRequest) -> Stream:
     return STREAMS[request.param]
 
 
-def collected(stream: Stream, batches: list[list[bytes]]) -> tuple[dict, dict, set, Metrics, int]:
+def collected(stream: Stream, batches: list[list[bytes | None]]) -> tuple[dict, dict, set, Metrics, int]:
     """What is read of all fragments, the pods' owners, rejects, what was counted, and how many fragments there are."""
     metrics = Metrics()
     stream.function.open(SimpleNamespace(get_metrics_group=lambda: metrics))
