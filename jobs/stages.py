@@ -34,8 +34,11 @@ STAGE_IS_PROMPTER = 5
 # Where the input ends detect works off all minutes at its end, in bundles of so many timers, not of 1,000: the judges
 # have work meanwhile.
 DETECT_AT_END_BUNDLE = 32
+# ... and is given so many of them at once, not 1,000: one of 10,000 spans has a megabyte.
+DETECT_AT_END_BATCH = 16
 
 _BUNDLE_SIZE, _BUNDLE_TIME = "python.fn-execution.bundle.size", "python.fn-execution.bundle.time"
+_BATCH_SIZE = "python.map-state.iterate-response-batch-size"
 
 # What SQL calls, by name; what depends on the configuration is in Stages.collect.
 FUNCTIONS = {
@@ -136,7 +139,7 @@ class Stages:
         """The engine's, of one stage."""
         found = {_BUNDLE_TIME: str(self.bundle_ms // STAGE_IS_PROMPTER)}
         if verb == "detect" and not self.is_endless:
-            found[_BUNDLE_SIZE] = str(DETECT_AT_END_BUNDLE)
+            found |= {_BUNDLE_SIZE: str(DETECT_AT_END_BUNDLE), _BATCH_SIZE: str(DETECT_AT_END_BATCH)}
         return found
 
 

@@ -67,7 +67,7 @@ _SETTINGS = {
     "taskmanager.memory.process.size": "1728m",
     "taskmanager.memory.managed.size": "512m",
     "heartbeat.interval": "2 s",
-    "heartbeat.timeout": "15 s",
+    "heartbeat.timeout": "30 s",
     "python.executable": sys.executable,
     "python.client.executable": sys.executable,
 }

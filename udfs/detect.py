@@ -41,6 +41,10 @@ USAGE_KEPT_MS = 2 * USAGE_BUCKET_MS
 # Minutes that are open, and may change, where nothing is behind: those of Pace, the one that is going on, and some air.
 MINUTES_OPEN_USUALLY = 5
 
+# Where the input ends: bytes of minutes that are read at once. To ask the state for each one takes about as long as the
+# work on a small one.
+READ_AHEAD_BYTES = 32 << 20
+
 # Traces ahead of event time that are held until it has come so far; what comes beyond is rejected for good.
 AHEAD_MAX = 10_000
 
@@ -194,12 +198,14 @@ class DetectAtEnd(Detect):
         self._frames: dict[str, Latest[int, str]] = {TRACES: Latest(context, TRACES, Types.LONG()), USAGE: self._usage}
         # The last minute that isn't ahead of the others; of all traces, so it is found before the first is judged.
         self._last_ms = context.get_state(ValueStateDescriptor("last_ms", Types.LONG()))
+        self._read: dict[int, str] = {}  # minute -> its frame: a copy of what is in state, from where the work is on
 
     def process_element(self, row: Row, context: KeyedProcessFunction.Context) -> Iterator[Row]:
         kind, time_ms, frame = row
         if kind == FEEDBACK:
             self._take_feedback(frame)
             return
+        self._read.clear()
         frames = self._frames[kind]
         if frames.get(time_ms) is None:
             context.timer_service().register_event_time_timer(END_OF_INPUT)
@@ -216,7 +222,7 @@ class DetectAtEnd(Detect):
             yield from self._last_words(detector)
             return
         minute_ms = timestamp - MINUTE_MS
-        traces = _packed(self._frames[TRACES].get(minute_ms) or "")
+        traces = _packed(self._frame(minute_ms))
         if traces and minute_ms > self._last_minute(context):
             yield from map(self._ahead_row, map(unpack, traces))
         else:
@@ -226,11 +232,22 @@ class DetectAtEnd(Detect):
         if timestamp == bucket_start(minute_ms) + USAGE_BUCKET_MS:
             self._forget_usage(bucket_start(minute_ms))
 
+    def _frame(self, minute_ms: int) -> str:
+        """Of traces; the state, which lacks the minutes that were worked off, gives the next ones first."""
+        if not self._read:
+            held = 0
+            for of_ms, frame in self._frames[TRACES].items():
+                self._read[of_ms] = frame
+                held += len(frame)
+                if held >= READ_AHEAD_BYTES:
+                    break
+        found = self._read.pop(minute_ms, None)
+        return found if found is not None else self._frames[TRACES].get(minute_ms) or ""
+
     def _last_minute(self, context: KeyedProcessFunction.OnTimerContext) -> int:
         last_ms = self._last_ms.value()
         if last_ms is None:
-            frames = self._frames[TRACES]
-            counts = {minute_ms: len((frames.get(minute_ms) or "").split()) for minute_ms in list(frames.keys())}
+            counts = {minute_ms: len(frame.split()) for minute_ms, frame in self._frames[TRACES].items()}
             clock_ms = clock_at(context.timer_service().current_processing_time())
             last_ms = latest(counts, self._skew_ms, clock_ms)
             self._last_ms.update(last_ms)

@@ -389,6 +389,25 @@ def test_the_model_tells_its_last_minutes_anew_once_nothing_comes() -> None:
     assert stages[0].incidents() == stages[1].incidents()
 
 
+@pytest.mark.parametrize("bytes_at_once", [1, 1 << 30])
+def test_minutes_are_worked_off_in_order_however_many_are_read_at_once(
+    bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """... and whatever the order in which the state gives them."""
+    said = []
+    for order in (range(MINUTES), reversed(range(MINUTES))):
+        stage = DetectStage(None)
+        for bucket_ms, frame in usage_frames().items():
+            stage.frame(USAGE, bucket_ms, frame)
+        for number in order:
+            start_ms, traces, _ = frames(number)
+            stage.frame(TRACES, start_ms, lines(traces))
+        stage.end_of_input()
+        said.append(stage.verdicts())
+        monkeypatch.setattr(detect, "READ_AHEAD_BYTES", bytes_at_once)
+    assert said[0] == said[1] and len(said[0]) == sum(len(frames(number)[1]) for number in range(MINUTES))
+
+
 def test_what_is_over_leaves_no_frame_behind() -> None:
     streamed = stream(list(range(MINUTES)), late={20: 30})
     assert streamed.size()["trace_changes"] == 0
