@@ -34,8 +34,9 @@ STAGE_IS_PROMPTER = 5
 # Where the input ends detect works off all minutes at its end, in bundles of so many timers, not of 1,000: the judges
 # have work meanwhile.
 DETECT_AT_END_BUNDLE = 32
-# ... and is given so many of them at once, not 1,000: one of 10,000 spans has a megabyte.
-DETECT_AT_END_BATCH = 16
+# ... and is given so many of them at once, not 1,000: one of 300,000 spans has 40 MB, and a message of several takes a
+# few times that of the heap.
+DETECT_AT_END_BATCH = 4
 
 _BUNDLE_SIZE, _BUNDLE_TIME = "python.fn-execution.bundle.size", "python.fn-execution.bundle.time"
 _BATCH_SIZE = "python.map-state.iterate-response-batch-size"
