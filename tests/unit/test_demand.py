@@ -16,9 +16,9 @@ START_MS = 1_740_960_000_000
 SERVER, CLIENT = 2, 3
 
 
-def asked(demand: Demand, minute: int, requests: float) -> float:
+def asked(demand: Demand, minute: int, requests: float, pods: float | None = None) -> float:
     """A minute of one service, and what isn't known of its times in it."""
-    demand.follow(START_MS + minute * MINUTE_MS, np.array([requests]))
+    demand.follow(START_MS + minute * MINUTE_MS, np.array([requests]), None if pods is None else np.array([pods]))
     unknown = float(demand.unknown()[0])
     demand.learn()
     return unknown
@@ -39,6 +39,38 @@ def test_a_demand_that_has_lasted_for_some_minutes_is_known() -> None:
     assert max(told) > 0.7
     assert told[-1] < 0.05
     assert max(asked(demand, minute, requests) for minute, requests in enumerate([40] * 60 + [120] * 3, 160)) < 0.1
+
+
+def test_fewer_pods_are_asked_for_more_each() -> None:
+    demand = Demand()
+    told = [asked(demand, minute, 40, 3) for minute in range(120)]
+    assert max(told[10:]) < 0.01
+    # An autoscaler took two of three away while nothing came.
+    told = [asked(demand, minute, 40, 1) for minute in range(160, 200)]
+    assert 0.7 < max(told) < np.log(3) + 0.01
+    assert told[-1] < 0.05  # one that goes on so is known
+    # As many pods more as there are requests more are asked for as much each, but for what the service shares.
+    told = [asked(demand, minute, 120, 3) for minute in range(200, 240)]
+    assert 0.7 < max(told) < np.log(3)
+
+
+def test_nobody_tells_of_pods_for_a_while() -> None:
+    by_pods, without = Demand(), Demand()
+    pods = [0, 0, *[2] * 30, *[0] * 30, *[2] * 30]
+    for minute, count in enumerate(pods):
+        requests = 40.0 + 10 * (minute % 7)
+        assert asked(by_pods, minute, requests, count) == pytest.approx(asked(without, minute, requests))
+
+
+def test_the_state_of_a_release_that_counted_no_pods_is_read() -> None:
+    old, new = Demand(), Demand()
+    for minute in range(60):
+        asked(old, minute, 40)
+        asked(new, minute, 40)
+    restored = Demand.__new__(Demand)
+    restored.__setstate__({name: value for name, value in vars(old).items() if "pod" not in name})
+    told = [[asked(demand, minute, 90, 2) for minute in range(60, 65)] for demand in (restored, new)]
+    assert told[0] == told[1] and told[0][0] > 0.3
 
 
 def test_a_service_that_takes_the_place_of_another_is_known_by_nothing() -> None:

@@ -101,6 +101,17 @@ def test_few_services_have_no_common_load() -> None:
     assert load.shift().tolist() == [0.0, 0.0, 0.0]
 
 
+def test_pods_run_that_used_something_a_moment_ago() -> None:
+    watch = UsageWatch()
+    watch.resize(2)
+    of = {"s\x1fa": 0, "s\x1fb": 0, "t\x1fa": 1}
+    for minute, names in enumerate([["s\x1fa", "t\x1fa"], ["s\x1fa", "s\x1fb"], [], []]):
+        running = watch.running(minute * MINUTE_MS, names).tolist()
+        watch.step(minute * MINUTE_MS, {name: {"cpu": 1.0} for name in names}, of, {})
+        # Of those that are new nobody knows whose they are; usage that isn't there yet is no pod that is gone.
+        assert running == [[0, 0], [1, 1], [2, 1], [2, 0]][minute]
+
+
 class _Pods:
     """Two pods of one service, with a cost per call, a base load and noise."""
 

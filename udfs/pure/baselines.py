@@ -85,9 +85,9 @@ class Baselines:
         self._child_operations.resize(len(self.operations))
         self._curves.resize(len(self.services) * TIMES)
 
-    def read(self, minute_ms: int, frame: Frame) -> Reading:
+    def read(self, minute_ms: int, frame: Frame, pods: np.ndarray | None = None) -> Reading:
         """Compare a minute with the past. Names are entered, the load's level and the demand follow; nothing else is
-        learnt."""
+        learnt. pods: (services that are known,) that run, 0 = nobody tells."""
         operation = self._enter(minute_ms, frame)
         service = self._service_of[operation]
         is_entry = ~frame.has_parent | (service[frame.parent] != service)
@@ -117,7 +117,7 @@ class Baselines:
         raw_log_time = np.log(np.maximum(frame.own_ms, 0.0) + TIME_FLOOR_MS)
         telling = np.flatnonzero(known & (channel == OWN))
         requests = requests_of(frame, groups, service, callee, is_entry, is_silent, len(self.services))
-        self._demand.follow(minute_ms, requests)
+        self._demand.follow(minute_ms, requests, pods)
         surplus = raw_log_time[telling] - self.times.location[profile[telling]]
         self._load.follow(service[telling], surplus, self.times.scale[profile[telling]])
         load = (self._load.shift() + self._curves.shift(self._demand_of_slots()))[load_slot]

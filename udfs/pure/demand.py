@@ -1,10 +1,13 @@
 """How much each service is asked for, and whether it has been asked for as much before.
 
 A service that nears its capacity lets its callers wait while nobody else is busy. That is its demand's, and nobody's
-fault. How slow it gets at a demand that it hasn't had isn't known, so its times say the less.
+fault. How slow it gets at a demand that it hasn't had isn't known, so its times say the less. The same is true of a pod
+of it: where an autoscaler took pods away, each of those that are left is asked for more.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -24,20 +27,30 @@ CHANCE = 2.0
 # used does so by 1, use / (1 - use).
 ELASTICITY = 1.0
 
-_COLUMNS = "_recent", "_minutes", "_known"
+_COLUMNS = "_recent", "_minutes", "_known", "_pods", "_known_of_pod"
 
 
 class Demand:
-    """State: how much each service is asked for now, and at most."""
+    """State: how much each service, and each pod of it, is asked for now, and at most."""
 
     def __init__(self) -> None:
         self._minute_ms = 0
         self._recent = np.zeros(0)  # (services,) requests of the last minutes, fading
         self._minutes = np.zeros(0)  # (services,) since the first request
         self._known = np.zeros(0)  # (services,) log of the greatest demand that is known
+        self._pods = np.zeros(0)  # (services,) that run, 0 = nobody ever told
+        self._known_of_pod = np.zeros(0)  # (services,) as _known, of each of these
 
-    def follow(self, minute_ms: int, requests: np.ndarray) -> None:
-        """Bring the demand up to the minute.  requests: (services,) of it"""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an earlier release, which counted no pods, too."""
+        nothing = np.zeros(len(state["_known"]))
+        self.__dict__.update({"_pods": nothing, "_known_of_pod": nothing.copy()} | state)
+
+    def follow(self, minute_ms: int, requests: np.ndarray, pods: np.ndarray | None = None) -> None:
+        """Bring the demand up to the minute.
+
+        requests: (services,) of it. pods: (services,) that run in it, 0 = nobody tells; as many as before, then.
+        """
         for name in _COLUMNS:
             setattr(self, name, grown(getattr(self, name), len(requests)))
         passed = max((minute_ms - self._minute_ms) // MINUTE_MS, 1)
@@ -47,10 +60,16 @@ class Demand:
         # As if the minutes before its first had been like it.
         self._recent[is_new] *= RECENT_MINUTES
         self._minutes += is_new | (self._minutes > 0)
+        if pods is not None:
+            pods = grown(pods, len(requests))
+            is_told = (self._pods == 0) & (pods > 0)
+            # As if there had always been so many.
+            self._known_of_pod[is_told] = self._known[is_told] - np.log(pods[is_told])
+            self._pods = np.where(pods > 0, pods, self._pods)
 
     def unknown(self) -> np.ndarray:
         """By how much log times may be greater, as the demand is greater than any that is known.  # (services,)"""
-        return ELASTICITY * self._beyond()
+        return ELASTICITY * np.maximum(self._beyond(), self._beyond_of_pod())
 
     def is_new(self, services: int) -> np.ndarray:
         """Whether the demand is greater than any that is known, and that is no chance.  # (services,)"""
@@ -60,15 +79,23 @@ class Demand:
     def _beyond(self) -> np.ndarray:
         return np.where(self._minutes > 1, np.maximum(_log(self._recent) - self._known, 0.0), 0.0)
 
+    def _beyond_of_pod(self) -> np.ndarray:
+        is_known = (self._minutes > 1) & (self._pods > 0)
+        return np.where(is_known, np.maximum(self._of_pod() - self._known_of_pod, 0.0), 0.0)
+
+    def _of_pod(self) -> np.ndarray:
+        return _log(self._recent) - np.log(np.maximum(self._pods, 1.0))
+
     def now(self, services: int) -> np.ndarray:
         """Log of the demand on each service; 0 = hardly any.  # (services,)"""
         return grown(_log(self._recent) - np.log(REQUESTS), services)
 
     def learn(self) -> None:
         """Take in the demand of the minute."""
-        gap = _log(self._recent) - self._known
         rises = np.clip(self._minutes, 1.0, KNOWN_MINUTES)
-        self._known += gap / np.where(gap > 0, rises, MEMORY_MINUTES)
+        for known, now in ((self._known, _log(self._recent)), (self._known_of_pod, self._of_pod())):
+            gap = now - known
+            known += gap / np.where(gap > 0, rises, MEMORY_MINUTES)
 
     def reset(self, services: np.ndarray) -> None:
         """These services are others from now on."""

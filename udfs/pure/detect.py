@@ -130,7 +130,8 @@ class Detector(Generic[Told]):
         """
         read = sorted(map(opened, traces), key=lambda trace: trace.trace_id)
         frame = Frame(read) if read else None
-        reading = self._baselines.read(minute_ms, frame) if frame else None
+        running = self._usage.running(minute_ms, map(SEPARATOR.join, usage))
+        reading = self._baselines.read(minute_ms, frame, running) if frame else None
         overuse = self._watch(minute_ms, usage, frame, reading)
         results = []
         if frame and reading:

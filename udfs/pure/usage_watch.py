@@ -9,7 +9,7 @@ Everything is lagged: judge first, then learn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ YOUTH_MINUTES = 10.0
 
 # What work beyond so many standard deviations of the usual takes is known to this share of it.
 WORK_USUAL, WORK_TOLERANCE = 2.0, 0.45
+# A pod that used something so many minutes ago may still run.
+RUNNING_MINUTES = 3
 # The level of a pod's use, that calls have to tell it better than, follows it so fast.
 LEVEL_GAIN = 0.25
 # A replica's own level forgets with this time constant.
@@ -237,6 +239,16 @@ class UsageWatch:
             self._past.append((minute_ms, self._pod_chance.copy(), self._chance.copy(), *told, self.surplus))
             del self._past[: -self._lag - 1]
         return self._log_odds(self._pod_chance, self._chance)
+
+    def running(self, minute_ms: int, names: Iterable[str]) -> np.ndarray:
+        """How many pods of each service run in a minute, by those of this one that are known already, and those that
+        used something in the minutes before it: usage comes late.  # (services,)
+
+        names: consumers of the minute.
+        """
+        heard = self.pods.last_seen > minute_ms - RUNNING_MINUTES * MINUTE_MS
+        heard[[number for number in map(self.pods.get, names) if number >= 0]] = True
+        return np.bincount(self._pod_service[heard], minlength=len(self._chance)).astype(float)
 
     def at(self, minute_ms: int) -> tuple[dict[str, float], dict[str, float]]:
         """As ``step`` returned for a past minute, by all that came since (a backward smoother); and the same of using
