@@ -33,6 +33,12 @@ class Days:
             self.pods.enter(now_ms, names, [""] * len(names), self.services, list(versions.values()))
         return self.changes()
 
+    def uses(self, minutes: int, *names: str) -> None:
+        """Minutes of usage alone."""
+        for _ in range(minutes):
+            self.minute += 1
+            self.pods.hear(START_MS + self.minute * MINUTE_MS, [f"pay{SEPARATOR}{name}" for name in names])
+
     def is_renewed(self, **spans: int) -> bool:
         """By so many spans of each pod in this minute."""
         now_ms = START_MS + self.minute * MINUTE_MS
@@ -140,3 +146,18 @@ def test_a_resource_s_version_comes_to_the_frame() -> None:
     assert len(packed) == 1
     frame = Frame([assemble.unpack(packed.pop())])
     assert dict(zip(frame.pods, frame.versions, strict=True)) == {f"pay{SEPARATOR}p": "1.3", f"pay{SEPARATOR}q": ""}
+
+
+def test_usage_tells_of_pods_while_nobody_is_asked() -> None:
+    days = Days()
+    days.run(90, a="", b="")
+    days.uses(40, "a", "b", "of nobody that traces named")
+    days.run(4, c="")
+    assert days.is_renewed(c=5)  # who was there until a moment ago is gone
+
+    days = Days()
+    days.run(90, a="", b="")
+    for _ in range(4):
+        days.uses(1, "a", "b")
+        days.run(1, c="")
+    assert not days.is_renewed(c=5)  # who wasn't asked is not gone

@@ -133,6 +133,7 @@ class Detector(Generic[Told]):
         running = self._usage.running(minute_ms, map(SEPARATOR.join, usage))
         reading = self._baselines.read(minute_ms, frame, running) if frame else None
         overuse = self._watch(minute_ms, usage, frame, reading)
+        self._pods.hear(minute_ms, map(SEPARATOR.join, usage))
         results = []
         if frame and reading:
             results.append(self._judge(minute_ms, frame, reading, overuse, learns))

@@ -1,9 +1,13 @@
-"""Pods that traces name: since when each is seen, which services have a new release, and what changed at them."""
+"""Pods that traces name: since when each is seen, which services have a new release, and what changed at them.
+
+A pod is heard of by its traces and by its usage: where little is asked, or nothing for a while, usage alone tells who
+lives and who is gone.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,7 @@ PODS_MOST = 4_000
 POD_YOUTH_MINUTES = 30
 SERVICE_AGE_MINUTES = 60
 RENEWED_SHARE = 0.3
-# A pod is gone that has said nothing for so long.
+# A pod is gone that was not heard of for so long.
 SILENT_MINUTES = 3
 
 # Of a service so many changes are remembered, for so long as they may have to do with an incident.
@@ -73,6 +77,10 @@ class Pods:
             self.host[number] = host or self.host[number]
             self._version[number] = version or self._version[number]
         return np.array(numbers)
+
+    def hear(self, minute_ms: int, names: Iterable[str]) -> None:
+        """Note who used something in a minute, of the pods that traces have named."""
+        self.names.see([name for name in names if self.names.get(name) >= 0], minute_ms)
 
     def changes(self, minute_ms: int) -> dict[str, list[Change]]:
         """What changed at each service in the hour until a minute, the oldest first."""
