@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -31,7 +31,7 @@ TRACES = 12  # a minute
 # Who calls whom, and the median own time in ms.
 CALLS = {"gateway": ["cart", "orders"], "orders": ["tax", "stock"], "stock": ["ledger"]}
 OWN_MS = {"gateway": 2.0, "cart": 8.0, "orders": 5.0, "tax": 3.0, "stock": 6.0, "ledger": 4.0}
-PODS = ("a", "b")
+PODS, RELEASED_PODS = ("a", "b"), ("c", "d")
 CPU_PER_MS, IDLE_CPU = 0.001, 0.5
 
 
@@ -47,6 +47,12 @@ class World:
     missing: tuple[str, str] = ("", "")  # (service, the one it no longer calls)
     heavy: Mapping[str, float] = field(default_factory=dict)  # service -> factor on cpu
     share: float = 1.0  # of the traces
+    has_client_spans: bool = True
+    released: str = ""  # service that has other pods
+
+    def pods(self, service: str) -> tuple[str, str]:
+        """Those that it runs in."""
+        return RELEASED_PODS if service == self.released else PODS
 
 
 class _Trace:
@@ -58,7 +64,7 @@ class _Trace:
         """Server span of ``service`` and all below it: (end, error)."""
         world, rng = self.world, self.rng
         span_id = f"{len(self.spans)}"
-        pod = rng.choice(PODS)
+        pod = rng.choice(world.pods(service))
         row: list[Any] = [span_id, parent, f"/{service}", SERVER, 0, 0, 0, ""]
         self.spans.append([service, pod, row])
         own = OWN_MS[service] * rng.lognormvariate(0, 0.2)
@@ -74,10 +80,13 @@ class _Trace:
         return time, error
 
     def call(self, service: str, pod: str, callee: str, parent: str, start: float) -> tuple[float, int]:
+        network = 0.5 * self.rng.lognormvariate(0, 0.2)
+        if not self.world.has_client_spans:
+            end, error = self.serve(callee, parent, start + network + self.world.accept_ms.get(callee, 0.0))
+            return end + network, error
         span_id = f"{len(self.spans)}"
         row: list[Any] = [span_id, parent, "GET", CLIENT, 1, start, start + 1, callee]
         self.spans.append([service, pod, row])
-        network = 0.5 * self.rng.lognormvariate(0, 0.2)
         if callee != self.world.refusing:
             wait = network + self.world.accept_ms.get(callee, 0.0)
             end, row[4] = self.serve(callee, span_id, start + wait)
@@ -105,7 +114,7 @@ def minute(
     usage = {
         (service, pod): {"cpu": CPU_PER_MS * work[service, pod] + IDLE_CPU * idle.uniform(0.0098, 0.0102)}
         for service in OWN_MS
-        for pod in PODS
+        for pod in world.pods(service)
     }
     return start_ms, packed, usage
 
@@ -273,6 +282,14 @@ def test_a_call_that_is_made_no_more_is_told_for_an_hour_at_most(warm) -> None:
     assert flagged(results[:40]) > 0.9
     assert flagged(results[60:]) < 0.02
     assert flagged(run(detector, World(), first=WARM + 120, minutes=60, traces=6)) < 0.02
+
+
+def test_who_asks_without_a_span_for_it_learns_how_far_a_release_is() -> None:
+    detector = Detector()
+    run(detector, World(has_client_spans=False), first=0, minutes=90)
+    far = World(has_client_spans=False, accept_ms={"ledger": 25.0})
+    assert flagged(run(frozen(detector)(), far, first=90, minutes=20)[10:]) > 0.9
+    assert flagged(run(detector, replace(far, released="ledger"), first=90, minutes=20)[10:]) < 0.05
 
 
 def test_what_is_slow_for_a_part_of_its_calls_is_no_shift(warm) -> None:

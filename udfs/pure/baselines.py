@@ -374,11 +374,13 @@ class Baselines:
             callers[self._service_of[self._child_operations.parents(silent[self._service_of])]] = True
         return callers
 
-    def renew(self, services: np.ndarray, samples: float) -> None:
-        """Let the times and the children of these services be learnt quickly: they have a new release."""
+    def renew(self, services: np.ndarray, samples: float, waiting: np.ndarray) -> None:
+        """Let the times and the children of these services be learnt quickly: they have a new release. waiting:
+        operations of others whose own times have the way to them in it."""
         of = np.isin(self._service_of, services)
         self._curves.renew(_slots(services))
         self._child_operations.renew(np.flatnonzero(of), samples)
+        of[waiting] = True
         self._renew_times_of(of, samples)
 
     def renew_times(self, services: np.ndarray, samples: float) -> None:

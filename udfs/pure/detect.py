@@ -472,7 +472,8 @@ class Detector(Generic[Told]):
         lasting = self._are_lasting(reading, states)
         is_ill = (states[:, :, 0].min(axis=1) < 0.5)[reading.service]
         is_wholesale = (states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5)[reading.service]
-        new = renewed[reading.service] | case.is_warming[frame.trace]
+        waits = reading.waits_for(frame, renewed)
+        new = renewed[reading.service] | case.is_warming[frame.trace] | waits
         is_trouble = (is_ill & (odds[cells.of_span] > 0) | is_wholesale) & ~new & ~lasting[reading.blamed]
         times = np.where(is_trouble, ANOMALOUS_WEIGHT, 1.0)
         # Rates are to hold still until it is clear whether an episode begins.
@@ -492,7 +493,7 @@ class Detector(Generic[Told]):
         self._baselines.learn(case.minute_ms, frame, reading, times, events, failures)
         if renewed.any():
             services = np.flatnonzero(renewed)
-            self._baselines.renew(services, RELEASE_SAMPLES)
+            self._baselines.renew(services, RELEASE_SAMPLES, reading.operation[waits])
             self._usage.renew(services)
         if lasting.any():
             self._baselines.renew_times(np.flatnonzero(lasting), RELEASE_SAMPLES)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from udfs.pure.frame import Frame
+
 # Times are compared as logarithms; what is faster than this is all the same.
 TIME_FLOOR_MS = 0.2
 # What an operation's scale of log times is thought to be, and its least value.
@@ -62,3 +64,15 @@ class Reading(NamedTuple):
     def blamed(self) -> np.ndarray:
         """The service that each span's time tells of: who a call goes to, else its own.  # (spans,)"""
         return np.where(self.callee >= 0, self.callee, self.service)
+
+    def waits_for(self, frame: Frame, services: np.ndarray) -> np.ndarray:
+        """Whether the own time of each span has the way to one of these services in it: it asked it itself, without a
+        span for the call.  # (spans,)
+
+        services: (services,) bool.
+        """
+        answers = np.flatnonzero(self.is_entry & frame.has_parent)
+        asking = frame.parent[answers[services[self.service[answers]]]]
+        waits = np.zeros(frame.count, bool)
+        waits[asking[~frame.is_call[asking]]] = True
+        return waits
