@@ -43,8 +43,8 @@ class Demand:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of an earlier release, which counted no pods, too."""
-        nothing = np.zeros(len(state["_known"]))
-        self.__dict__.update({"_pods": nothing, "_known_of_pod": nothing.copy()} | state)
+        known = state["_known"]
+        self.__dict__.update({"_pods": np.zeros(len(known)), "_known_of_pod": known.copy()} | state)
 
     def follow(self, minute_ms: int, requests: np.ndarray, pods: np.ndarray | None = None) -> None:
         """Bring the demand up to the minute.
@@ -63,25 +63,22 @@ class Demand:
         if pods is not None:
             pods = grown(pods, len(requests))
             is_told = (self._pods == 0) & (pods > 0)
-            # As if there had always been so many.
-            self._known_of_pod[is_told] = self._known[is_told] - np.log(pods[is_told])
+            # As if there had always been so many; until then it is that of the service.
+            self._known_of_pod[is_told] -= np.log(pods[is_told])
             self._pods = np.where(pods > 0, pods, self._pods)
 
     def unknown(self) -> np.ndarray:
         """By how much log times may be greater, as the demand is greater than any that is known.  # (services,)"""
-        return ELASTICITY * np.maximum(self._beyond(), self._beyond_of_pod())
+        of_service = self._beyond(_log(self._recent), self._known)
+        return ELASTICITY * np.maximum(of_service, self._beyond(self._of_pod(), self._known_of_pod))
 
     def is_new(self, services: int) -> np.ndarray:
         """Whether the demand is greater than any that is known, and that is no chance.  # (services,)"""
         chance = np.sqrt(self._recent) / (self._recent + REQUESTS)
-        return grown(self._beyond() > CHANCE * chance, services)
+        return grown(self._beyond(_log(self._recent), self._known) > CHANCE * chance, services)
 
-    def _beyond(self) -> np.ndarray:
-        return np.where(self._minutes > 1, np.maximum(_log(self._recent) - self._known, 0.0), 0.0)
-
-    def _beyond_of_pod(self) -> np.ndarray:
-        is_known = (self._minutes > 1) & (self._pods > 0)
-        return np.where(is_known, np.maximum(self._of_pod() - self._known_of_pod, 0.0), 0.0)
+    def _beyond(self, now: np.ndarray, known: np.ndarray) -> np.ndarray:
+        return np.where(self._minutes > 1, np.maximum(now - known, 0.0), 0.0)
 
     def _of_pod(self) -> np.ndarray:
         return _log(self._recent) - np.log(np.maximum(self._pods, 1.0))

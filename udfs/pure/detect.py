@@ -130,10 +130,11 @@ class Detector(Generic[Told]):
         """
         read = sorted(map(opened, traces), key=lambda trace: trace.trace_id)
         frame = Frame(read) if read else None
-        running = self._usage.running(minute_ms, map(SEPARATOR.join, usage))
+        consumers = {SEPARATOR.join(key): amounts for key, amounts in usage.items()}
+        running = self._usage.running(minute_ms, consumers)
         reading = self._baselines.read(minute_ms, frame, running) if frame else None
-        overuse = self._watch(minute_ms, usage, frame, reading)
-        self._pods.hear(minute_ms, map(SEPARATOR.join, usage))
+        overuse = self._watch(minute_ms, consumers, frame, reading)
+        self._pods.hear(minute_ms, consumers)
         results = []
         if frame and reading:
             results.append(self._judge(minute_ms, frame, reading, overuse, learns))
@@ -229,16 +230,22 @@ class Detector(Generic[Told]):
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def _watch(self, minute_ms: int, usage: Usage, frame: Frame | None, reading: Reading | None) -> dict[str, float]:
+    def _watch(
+        self,
+        minute_ms: int,
+        consumers: Mapping[str, Mapping[str, float]],
+        frame: Frame | None,
+        reading: Reading | None,
+    ) -> dict[str, float]:
         """What the guard of over-use asks of each consumer, the minute being taken in."""
         services = self._baselines.services
-        self._baselines.enter_services([service for service, _ in usage], minute_ms)
+        service_of = {name: name.split(SEPARATOR)[0] for name in consumers}
+        self._baselines.enter_services(list(service_of.values()), minute_ms)
         self._usage.resize(len(services))
-        consumers = {SEPARATOR.join(key): amounts for key, amounts in usage.items()}
         self._usage.step(
             minute_ms,
             consumers,
-            {name: services.get(name.split(SEPARATOR)[0]) for name in consumers},
+            {name: services.get(service) for name, service in service_of.items()},
             self._pieces.calls_of_pods(frame, reading) if frame and reading else {},
             self._pieces.noise_of_pods(frame, reading) if frame and reading else {},
         )
@@ -270,7 +277,8 @@ class Detector(Generic[Told]):
         pods = self._pods.enter(minute_ms, frame.pods, frame.hosts, base.services, frame.versions)
         renewed = self._pods.renewed(minute_ms, pods[frame.pod], reading.service, base.service_since)
         renewed |= base.or_callers(self._lasting.is_renewed(len(renewed)), reading)
-        clues = clues_of(base, frame, reading, renewed)
+        waits = reading.waits_for(frame, renewed)
+        clues = clues_of(base, frame, reading, renewed, waits)
         here = np.union1d(reading.service, clues.services())  # services of this minute
         case = self._case(minute_ms, frame, reading, clues.renumbered(here), here, pods, is_warming)
         case.asked_of_use = np.array([asked_of_use.get(name, 0.0) for name in frame.pods])
@@ -295,7 +303,7 @@ class Detector(Generic[Told]):
         case.recurring = self._impact.recurring()
         predicted = self._audited(case, usual, here, learns)
         if learns:
-            self._learn(case, cells, frame, reading, odds, renewed, here)
+            self._learn(case, cells, frame, reading, odds, renewed, waits, here)
             if predicted:
                 self._skill.learn(*predicted, self.weights[: len(predicted[0].known)])
         self.pending[minute_ms] = case
@@ -454,6 +462,7 @@ class Detector(Generic[Told]):
         reading: Reading,
         odds: np.ndarray,
         renewed: np.ndarray,
+        waits: np.ndarray,
         here: np.ndarray,
     ) -> None:
         """Let the tables learn from the minute, less from what seems affected; a new release teaches fully, whatever it
@@ -463,7 +472,8 @@ class Detector(Generic[Told]):
         happens. In the midst of trouble the affected traces teach little, and where it is wholesale so do those that
         seem unaffected, being only the lucky end.
 
-        odds: (service cells, channels and over-use). renewed: (all services,) here: the numbers of the case's.
+        odds: (service cells, channels and over-use). renewed: (all services,) waits: (spans,) for one of these, see
+        Reading.waits_for. here: the numbers of the case's services.
         """
         odds = odds[:, :CHANNELS].max(axis=1)
         of_trace = np.full(len(frame.traces), -np.inf)
@@ -472,7 +482,6 @@ class Detector(Generic[Told]):
         lasting = self._are_lasting(reading, states)
         is_ill = (states[:, :, 0].min(axis=1) < 0.5)[reading.service]
         is_wholesale = (states[:, :, -STRENGTHS:].sum(axis=2).max(axis=1) > 0.5)[reading.service]
-        waits = reading.waits_for(frame, renewed)
         new = renewed[reading.service] | case.is_warming[frame.trace] | waits
         is_trouble = (is_ill & (odds[cells.of_span] > 0) | is_wholesale) & ~new & ~lasting[reading.blamed]
         times = np.where(is_trouble, ANOMALOUS_WEIGHT, 1.0)

@@ -117,10 +117,10 @@ class Level(NamedTuple):
         return counts
 
 
-def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarray) -> Clues:
+def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarray, waits: np.ndarray) -> Clues:
     """What each span of a minute shows, and against whom.
 
-    renewed: (services,) whether a service has a new release.
+    renewed: (services,) whether a service has a new release. waits: (spans,) for one of these, see Reading.waits_for.
     """
     blamed = reading.blamed
     answer = np.full(frame.count, -1)
@@ -128,7 +128,7 @@ def clues_of(base: Baselines, frame: Frame, reading: Reading, renewed: np.ndarra
     answer[frame.parent[answers]] = answers
     place = np.where(blamed == reading.service, np.arange(frame.count), answer)
 
-    surplus = reading.surplus - np.where(renewed[blamed] | reading.waits_for(frame, renewed), RELEASE_SLOWER, 0.0)
+    surplus = reading.surplus - np.where(renewed[blamed] | waits, RELEASE_SLOWER, 0.0)
     # What the load brings is known roughly, and off for all traces of a service together.
     surplus = surplus - LOAD_SLACK * np.maximum(reading.load, 0.0)
     limit = base.counts.slow_limit(reading.profile, reading.slow_level)

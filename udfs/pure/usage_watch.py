@@ -18,6 +18,7 @@ from udfs.pure import overuse
 from udfs.pure.baseline import Vocabulary, grown, rows_of, seen_lately
 from udfs.pure.dimensions import WATCHED as DIMENSIONS
 from udfs.pure.guard import Guard
+from udfs.pure.pods import SILENT_MINUTES
 from udfs.pure.windows import MINUTE_MS
 
 # Whether calls use it up. Memory is a level: it tells of caches, heaps and collectors, and is watched for its cost.
@@ -47,8 +48,6 @@ YOUTH_MINUTES = 10.0
 
 # What work beyond so many standard deviations of the usual takes is known to this share of it.
 WORK_USUAL, WORK_TOLERANCE = 2.0, 0.45
-# A pod that used something so many minutes ago may still run.
-RUNNING_MINUTES = 3
 # The level of a pod's use, that calls have to tell it better than, follows it so fast.
 LEVEL_GAIN = 0.25
 # A replica's own level forgets with this time constant.
@@ -246,7 +245,7 @@ class UsageWatch:
 
         names: consumers of the minute.
         """
-        heard = self.pods.last_seen > minute_ms - RUNNING_MINUTES * MINUTE_MS
+        heard = self.pods.last_seen > minute_ms - SILENT_MINUTES * MINUTE_MS
         heard[[number for number in map(self.pods.get, names) if number >= 0]] = True
         return np.bincount(self._pod_service[heard], minlength=len(self._chance)).astype(float)
 
